@@ -1,0 +1,89 @@
+"""The command line: python -m paperlib run | reproduce | compare | status | figures."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import experiments
+from .runs import Store
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m paperlib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, text: str, *, work: bool = False) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--profile", default="quick", choices=experiments.PROFILES, help="sizes (default: quick)")
+        command.add_argument("--table", default="all", choices=("all", *experiments.TABLES), help="default: all")
+        if work:
+            command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+            command.add_argument("--jobs", type=int, default=0, help="processes at a time; 0 chooses (default)")
+        command.add_argument(
+            "--record", action="store_true", help="work on the committed records in results/, not on build/"
+        )
+        return command
+
+    add("run", "Make the runs that a table lacks, without notebooks.", work=True)
+    add("reproduce", "Execute the notebooks through papermill, making the runs they lack; then compare.", work=True)
+    add("compare", "Compare the tables in build/ with the committed ones.")
+    add("status", "List what a profile has and lacks.")
+    figures = commands.add_parser("figures", help="Rebuild every table and figure of results/ from its records.")
+    figures.set_defaults(profile=None)
+    return parser
+
+
+def _run(args: argparse.Namespace, store: Store) -> int:
+    from .reproduce import following
+    from .sweep import SweepError, sweep
+
+    try:
+        with following(store):
+            sweep(experiments.runs_of(args.profile, args.table), store, args.device, args.jobs)
+    except SweepError as error:
+        print(f"failed:\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _reproduce(args: argparse.Namespace, store: Store) -> int:
+    from .reproduce import reproduce
+
+    return reproduce(store, args.table, args.device, args.jobs)
+
+
+def _compare(args: argparse.Namespace, store: Store) -> int:
+    from .compare import write_comparison
+
+    return write_comparison(store)
+
+
+def _status(args: argparse.Namespace, store: Store) -> int:
+    """One line a run, then the counts; exit status 1 while something is missing."""
+    counts = {"done": 0, "failed": 0, "missing": 0}
+    for run in experiments.runs_of(args.profile, args.table):
+        record = store.load(run)
+        state = record["status"] if record else "missing"
+        counts[state] += 1
+        note = "".join(f"  {line}" for line in record["error"][-1:]) if state == "failed" else ""
+        print(f"{state:8} {run.key}  {run.label}{note}")
+    print(f"{store.folder}: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    return 0 if counts["done"] == sum(counts.values()) else 1
+
+
+def _figures(args: argparse.Namespace, store: Store | None) -> int:
+    from .report import rebuild
+
+    for path in rebuild():
+        print(path)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    commands = {"run": _run, "reproduce": _reproduce, "compare": _compare, "status": _status, "figures": _figures}
+    store = Store(args.profile, "results" if args.record else "build") if args.profile else None
+    return commands[args.command](args, store)
+
+

@@ -1,0 +1,361 @@
+"""Scoring augmentations with the teacher alone: contextual mutual information against centroid divergence.
+
+P_x is the teacher's softmax output on an augmented image x, Q_y the mean of P_x over the images of class y. Then
+
+    CMI = mean_x KL(P_x || Q_{y(x)})          large: predictions keep what is not about the label
+    D   = mean_y -log Q_y[y]                  small: on average a class is still recognised
+    M   = D - CMI                             the paper's score, lower is better
+
+(Kur & Zhao, arXiv 2509.03850; CMI is the conditional mutual information I(X; Yhat | Y) of Yang et al., 2023, and Ye et
+al., ICLR 2024.) Natural logarithms throughout; probabilities at temperature 1; sums in float64.
+
+**One pass or two.** The released code fits the centroids on one random pass over the images and evaluates on another. Here
+one pass serves both: `rank` stores the teacher's probabilities of one augmented pass and computes everything from them. The
+centroid is the mean that minimises mean_x KL(P_x || Q), so with its own centroids CMI comes out lower than with another
+pass's, by about (free parameters) / (2 images), which vanishes with the number of images and is alike for all candidates.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from . import data as datasets
+from .augment import AUGMENTATIONS, augment, generator, parse
+
+TINY = 1e-300  # below the smallest probability a float64 softmax gives: keeps 0 log 0 = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """One augmentation, scored; all in nats. entropy and cross_entropy are means over images of H(P_x), -sum t log P_x."""
+
+    score: float
+    cmi: float
+    divergence: float
+    entropy: float
+    cross_entropy: float
+
+
+def _check_probabilities(p: Tensor) -> None:
+    if not isinstance(p, Tensor) or not p.is_floating_point() or p.ndim != 2 or 0 in p.shape:
+        raise ValueError(f"expected a non-empty (N, C) float tensor, got {getattr(p, 'dtype', type(p).__name__)} "
+                         f"{tuple(getattr(p, 'shape', ()))}")  # fmt: skip
+    if not torch.isfinite(p).all():
+        raise ValueError(f"found {p[~torch.isfinite(p)][0].item()} where finite numbers are expected")
+
+
+def _soft(targets: Tensor, images: int, classes: int) -> Tensor:
+    """Hard (N,) or soft (N, C) targets -> checked (N, C) float64."""
+    if not targets.is_floating_point():
+        datasets.check_labels(targets, images, classes)
+        return torch.nn.functional.one_hot(targets, classes).double()
+    if targets.shape != (images, classes):
+        raise ValueError(f"soft labels must be ({images}, {classes}), got {tuple(targets.shape)}")
+    totals = targets.double().sum(1)
+    wrong = ~((totals - 1).abs() < 1e-3) | ~(targets >= 0).all(1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"soft labels must be non-negative and sum to 1; row {row} sums to {totals[row].item()}")
+    return targets.double()
+
+
+def class_centroids(probabilities: Tensor, targets: Tensor, transposed: bool = False) -> Tensor:
+    """Mean prediction of each class: Q_y = sum_x t_x[y] P_x / sum_x t_x[y].
+
+    probabilities  (N, C) float, rows summing to 1. targets  (N,) int64, or (N, C) float soft labels.
+    transposed     the released code's variant for soft labels, a fault: it accumulates [predicted, label] instead of
+                   [label, predicted] and divides the rows by the label counts. Its rows do not sum to 1.
+    Returns (C, C): row y is Q_y; dtype and device of `probabilities`.
+    Raises ValueError for NaN, labels out of range, soft labels that do not sum to 1, or a class with no image.
+
+    >>> class_centroids(torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1]))
+    tensor([[0.7500, 0.2500],
+            [0.0000, 1.0000]])
+    """
+    _check_probabilities(probabilities)
+    t = _soft(targets, *probabilities.shape)
+    return _centroids(probabilities.double(), t, transposed).to(probabilities.dtype)
+
+
+def _centroids(p: Tensor, t: Tensor, transposed: bool = False) -> Tensor:
+    counts = t.sum(0)
+    if not (counts > 0).all():
+        raise ValueError(f"class {int((counts <= 0).nonzero()[0])} has no image: its centroid is undefined")
+    sums = p.T @ t if transposed else t.T @ p
+    return sums / counts.unsqueeze(1)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    _check_probabilities(logits)
+    return logits.double().log_softmax(1)
+
+
+def _divergences(log_p: Tensor, t: Tensor, q: Tensor) -> Tensor:
+    """(N,) KL(P_x || Q_t), Q_t the mixture of centroids by the image's label."""
+    return (log_p.exp() * (log_p - (t @ q).clamp(min=TINY).log())).sum(1)
+
+
+def cmi(logits: Tensor, targets: Tensor, centroids: Tensor | None = None) -> Tensor:
+    """Contextual mutual information, mean_x KL(P_x || Q_t) with Q_t = sum_y t_y Q_y; scalar, nats, at least 0.
+
+    logits     (N, C) float of the teacher on augmented images. targets  (N,) int64, or (N, C) soft labels.
+    centroids  (C, C) as from `class_centroids`, for example of another pass; None: of these very images. For hard labels
+               the value is then mean_x [H(Q_{y(x)}) - H(P_x)].
+    Raises ValueError as `class_centroids`.
+
+    >>> round(cmi(torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 9.0]]), torch.tensor([0, 0, 1])).item(), 4)
+    0.2185
+    """
+    log_p = _log_softmax(logits)
+    t = _soft(targets, *logits.shape)
+    q = _centroids(log_p.exp(), t) if centroids is None else centroids.double()
+    if q.shape != (logits.shape[1],) * 2:
+        raise ValueError(f"centroids must be {(logits.shape[1],) * 2}, got {tuple(q.shape)}")
+    # Rounding can take a divergence of identical distributions below 0. The transposed centroids are no distributions:
+    # theirs may be negative in earnest, and stays so.
+    value = _divergences(log_p, t, q).mean()
+    return (value.clamp(min=0) if centroids is None else value).to(logits.dtype)
+
+
+def centroid_divergence(centroids: Tensor) -> Tensor:
+    """D = mean_y -log Q_y[y] = mean_y KL(onehot_y || Q_y); scalar, nats, at least 0.
+
+    centroids  (C, C) as from `class_centroids`. Raises ValueError for another shape or values outside 0 .. 1.
+
+    >>> centroid_divergence(torch.eye(3))
+    tensor(0.)
+    """
+    _check_probabilities(centroids)
+    if centroids.shape[0] != centroids.shape[1]:
+        raise ValueError(f"centroids must be square, got {tuple(centroids.shape)}")
+    own = centroids.diagonal().double()
+    if not ((own >= 0) & (own <= 1 + 1e-6)).all():
+        raise ValueError(f"a centroid's own probability must lie in 0..1, got {own[(own < 0) | (own > 1 + 1e-6)][0].item()}")
+    return own.clamp(TINY, 1).log().neg().mean().abs().to(centroids.dtype)  # abs: no negative zero
+
+
+def score(logits: Tensor, targets: Tensor, cmi_weight: float = 1.0) -> Score:
+    """The paper's score M = D - cmi_weight * CMI of one augmented pass, lower is better, and its parts.
+
+    logits  (N, C) float of the teacher. targets  (N,) int64 labels, or (N, C) float soft labels.
+    Raises ValueError for NaN, labels out of range, soft labels that do not sum to 1, or a class with no image.
+
+    >>> round(score(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])).score, 4)
+    0.1269
+    """
+    log_p = _log_softmax(logits)
+    t = _soft(targets, *logits.shape)
+    q = _centroids(log_p.exp(), t)
+    return _score(log_p, t, q, cmi_weight)
+
+
+def _score(log_p: Tensor, t: Tensor, q: Tensor, cmi_weight: float) -> Score:
+    value, divergence = float(_divergences(log_p, t, q).mean().clamp(min=0)), float(centroid_divergence(q))
+    return Score(
+        score=divergence - cmi_weight * value,
+        cmi=value,
+        divergence=divergence,
+        entropy=float(-(log_p.exp() * log_p).sum(1).mean()),
+        cross_entropy=float(-(t * log_p).sum(1).mean()),
+    )
+
+
+def teacher_stddev(probabilities: Tensor, group_sizes: Sequence[int]) -> Tensor:
+    """T. stddev (Wang et al., NeurIPS 2022): how much the mean prediction varies from group to group; lower is better.
+
+    Mean over classes of the unbiased standard deviation, over groups of consecutive images, of the group's mean
+    prediction.
+
+    probabilities  (N, C) float. group_sizes  images in each group, in order; images beyond their sum are left out.
+    Returns a scalar of the dtype of `probabilities`. Raises ValueError for fewer than two groups (undefined), an empty
+    group, or more images than there are.
+
+    >>> teacher_stddev(torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.5, 0.5]]), [2, 1])
+    tensor(0.2121)
+    """
+    _check_probabilities(probabilities)
+    sizes = [int(size) for size in group_sizes]
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"T. stddev needs at least two groups of at least one image, got sizes {sizes}")
+    if sum(sizes) > len(probabilities):
+        raise ValueError(f"the groups hold {sum(sizes)} images, there are {len(probabilities)}")
+    parts = probabilities[: sum(sizes)].double().split(sizes)
+    return torch.stack([part.mean(0) for part in parts]).std(0).mean().to(probabilities.dtype)
+
+
+def bootstrap(
+    logits: Tensor, targets: Tensor, replicates: int = 200, seed: int = 0, cmi_weight: float = 1.0
+) -> dict[str, np.ndarray]:
+    """Replicates of score, cmi and divergence under re-weighting of the images.
+
+    The Bayesian bootstrap (Rubin, 1981): weights are exponential instead of counts, so no class is ever left without an
+    image. CutMix images count as independent although two share each original.
+
+    logits, targets  as for `score`. Returns {"score", "cmi", "divergence"}: (replicates,) float64 each.
+    Their 2.5th and 97.5th percentiles make a 95 % interval.
+    """
+    log_p = _log_softmax(logits)
+    hard = not targets.is_floating_point()
+    t, p = _soft(targets, *logits.shape), log_p.exp()
+    negative_entropy = (p * log_p).sum(1)
+    rng = generator(seed, 0xB007)
+    values = {name: np.empty(replicates) for name in ("cmi", "divergence")}
+    for b in range(replicates):
+        w = torch.from_numpy(rng.standard_exponential(len(p))).to(p.device)
+        w /= w.sum()
+        counts = (weighted := t * w.unsqueeze(1)).sum(0)
+        q = weighted.T @ p / counts.unsqueeze(1)
+        log_q = q.clamp(min=TINY).log()
+        if hard:  # the cross term is then the entropy of the centroids: no logarithm per image
+            cross = (counts * (q * log_q).sum(1)).sum()
+        else:
+            cross = w @ (p * (t @ q).clamp(min=TINY).log()).sum(1)
+        values["cmi"][b] = w @ negative_entropy - cross
+        values["divergence"][b] = -log_q.diagonal().mean()
+    return {"score": values["divergence"] - cmi_weight * values["cmi"], **values}
+
+
+# ------------------------------------------------------------------------------------------------------- a teacher
+
+
+@torch.no_grad()
+def predict(
+    teacher: nn.Module, data: datasets.Dataset, augmentation: str, seed: int = 0, batch: int = 100, padding: int = 4
+) -> tuple[Tensor, Tensor]:
+    """The teacher's logits on one augmented pass over the training images, and the targets that go with them.
+
+    Images are taken in a seeded random order, the same for every augmentation, so that neither T. stddev's groups nor
+    CutMix's partners depend on how the data set is sorted. The teacher runs in eval mode and is left in the mode it was in.
+
+    Returns (N, C) float32 logits and (N,) int64 labels or (N, C) float32 soft labels, on the data's device.
+    Raises ValueError if the teacher's number of classes is not the data set's.
+    """
+    order = torch.from_numpy(generator(seed, 0x0DE5).permutation(len(data.train_images))).to(data.train_images.device)
+    policy_key = AUGMENTATIONS.index(augmentation) if augmentation in AUGMENTATIONS else len(AUGMENTATIONS)
+    training = teacher.training
+    teacher.eval()
+    logits, targets = [], []
+    try:
+        for k, index in enumerate(order.split(batch)):
+            views, target = augment(
+                data.train_images[index], data.train_labels[index], augmentation, generator(seed, policy_key, k),
+                len(data.classes), data.mirror, padding,
+            )  # fmt: skip
+            output = teacher(data.normalise(views)).float()
+            if output.shape != (len(index), len(data.classes)):
+                raise ValueError(
+                    f"the teacher gives logits of shape {tuple(output.shape)} for {len(index)} images; the data set "
+                    f"{data.name!r} has {len(data.classes)} classes"
+                )
+            logits.append(output)
+            targets.append(target)
+    finally:
+        teacher.train(training)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def _as_dataset(data, mean, std, mirror) -> datasets.Dataset:
+    if isinstance(data, datasets.Dataset):
+        if mean is not None or std is not None or mirror is not None:
+            raise ValueError("a Dataset brings its own mean, std and mirror: leave these arguments out")
+        return data
+    if mean is None or std is None:
+        raise ValueError("images and labels alone need mean and std: what the teacher's input is normalised with")
+    images, labels = data
+    datasets.check_images(images)
+    datasets.check_labels(labels, len(images), classes=int(labels.max()) + 1 if labels.numel() else 0)
+    names = tuple(map(str, range(int(labels.max()) + 1)))
+    return datasets.Dataset(
+        "own data", images, labels, images[:1], labels[:1], names, tuple(mean), tuple(std), mirror is not False
+    )
+
+
+def rank(
+    teacher: nn.Module,
+    data: datasets.Dataset | tuple[Tensor, Tensor],
+    augmentations: Sequence[str] = AUGMENTATIONS,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    mirror: bool | None = None,
+    padding: int = 4,
+    seed: int = 0,
+    batch: int = 100,
+    cmi_weight: float = 1.0,
+    stddev_group: int = 500,
+    replicates: int = 200,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> pd.DataFrame:
+    """Score augmentations with the teacher alone, one pass over the images each, and put the best first.
+
+    teacher        any torch classifier of (N, 3, H, W) normalised float images; on the images' device.
+    data           a `paperlib.data.Dataset`, of which the training images are used, or a pair: (N, 3, H, W) uint8 images
+                   and (N,) int64 labels. A pair needs `mean` and `std` of the channels (scale 0 .. 1) and may turn off
+                   mirroring.
+    augmentations  names among `AUGMENTATIONS`. padding  pixels of the random crop.
+    batch          images a forward pass; CutMix draws one box for each, 100 as in the released code.
+    cmi_weight     of CMI in the score. stddev_group  images in one group of T. stddev, 500 in the released code, to which
+                   as many views with crop and mirror alone are added, taken from one pass shared by all candidates.
+    replicates     of the bootstrap; 0 leaves the intervals out.
+    progress       called with (done, total, augmentation) before each pass and at the end.
+
+    Returns one row an augmentation: rank, augmentation, score, cmi, divergence, entropy, cross_entropy (nats),
+    teacher_stddev (NaN if there are fewer than two groups), cmi_released and score_released (with the released code's
+    centroids, see `class_centroids`; they differ under CutMix only), 95 % intervals NAME_low and NAME_high of score, cmi
+    and divergence, and images.
+    Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, labels out of range, a class with no
+    image, a teacher with another number of classes, or one that gives NaN.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    >>> images, labels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 2
+    >>> table = rank(net, (images, labels), ["none", "augmix+cutmix"], mean=(0.5,) * 3, std=(0.25,) * 3, stddev_group=20)
+    >>> list(table.columns[:3])
+    ['rank', 'augmentation', 'score']
+    """
+    for name in augmentations:
+        parse(name)
+    data = _as_dataset(data, mean, std, mirror)
+    groups = [stddev_group] * (len(data.train_images) // stddev_group)
+    base = predict(teacher, data, "none", seed, batch, padding)
+    rows = []
+    for done, name in enumerate(augmentations):
+        if progress:
+            progress(done, len(augmentations), name)
+        logits, targets = base if name == "none" else predict(teacher, data, name, seed, batch, padding)
+        row = {"augmentation": name, **evaluate(logits, targets, cmi_weight, replicates, seed)}
+        row["teacher_stddev"] = _paired_stddev(logits, base[0], groups) if len(groups) > 1 else float("nan")
+        rows.append(row)
+    if progress:
+        progress(len(augmentations), len(augmentations), "")
+    table = pd.DataFrame(rows).sort_values("score", ignore_index=True)
+    table.insert(0, "rank", range(1, len(table) + 1))
+    return table
+
+
+def evaluate(logits: Tensor, targets: Tensor, cmi_weight: float, replicates: int, seed: int) -> dict[str, float]:
+    """Everything one stored pass says of its augmentation but T. stddev: the columns described at `rank`."""
+    log_p, t = _log_softmax(logits), _soft(targets, *logits.shape)
+    q = _centroids(log_p.exp(), t)
+    row = asdict(_score(log_p, t, q, cmi_weight))
+    # The fault sits in the released code's path for soft labels; hard labels take another one.
+    row["cmi_released"] = row["cmi"]
+    if targets.is_floating_point():
+        row["cmi_released"] = float(_divergences(log_p, t, _centroids(log_p.exp(), t, transposed=True)).mean())
+    row["score_released"] = row["divergence"] - cmi_weight * row["cmi_released"]
+    if replicates:
+        for name, values in bootstrap(logits, targets, replicates, seed, cmi_weight).items():
+            row[f"{name}_low"], row[f"{name}_high"] = map(float, np.percentile(values, [2.5, 97.5]))
+    return row | {"images": len(logits)}
+
+
+def _paired_stddev(logits: Tensor, base: Tensor, groups: list[int]) -> float:
+    """T. stddev over groups that hold the augmented views and as many base-augmented views of the same images."""
+    n = sum(groups)
+    both = torch.cat(
+        [half for pair in zip(logits[:n].split(groups), base[:n].split(groups), strict=True) for half in pair]
+    )
+    return float(teacher_stddev(both.double().softmax(1), [2 * size for size in groups]))

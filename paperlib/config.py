@@ -1,0 +1,187 @@
+"""What determines a run: frozen dataclasses, and the key that is a hash of them. No torch here.
+
+A run holds everything that changes its result and nothing else; the profile it was made for, the device and the number
+of threads are noted in its record, not in its key. A student's or a score's teacher is nested in it, so a change of the
+teacher's recipe changes their keys too.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+KEY_VERSION = 1  # part of every key: raise it when the same configuration comes to mean another computation
+
+
+def _require(condition: bool, text: str) -> None:
+    if not condition:
+        raise ValueError(text)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set by name, and class-balanced subsets of it; None keeps all images."""
+
+    name: str
+    train: int | None = None
+    test: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are trained: cosine from `lr` to 0, stepped per epoch, no warm-up.
+
+    optimiser     "sgd" (momentum 0.9, not Nesterov) or "adam" (default betas; weight decay as L2).
+    quantizer_lr  of a second Adam, without weight decay, for bounds, steps and output scales; students only.
+    """
+
+    epochs: int
+    batch: int
+    lr: float
+    weight_decay: float
+    optimiser: str = "adam"
+    quantizer_lr: float = 0.0
+
+    def __post_init__(self):
+        _require(self.optimiser in ("sgd", "adam"), f"unknown optimiser {self.optimiser!r}; known: sgd, adam")
+        _require(self.epochs >= 1, f"a run needs at least 1 epoch, got {self.epochs}")
+        _require(self.batch >= 2, f"a batch needs at least 2 images, got {self.batch}")
+        _require(self.lr > 0, f"the learning rate must be positive, got {self.lr}")
+        for name in ("weight_decay", "quantizer_lr"):
+            _require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+class Run:
+    """Base of the runs below."""
+
+    kind = ""
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits, equal for equal configurations on every machine."""
+        return key_of(self.kind, asdict(self))
+
+    @property
+    def teachers(self) -> tuple["TeacherRun", ...]:
+        """The runs whose weights this one needs."""
+        return (self.teacher,)
+
+    @property
+    def label(self) -> str:
+        """What a progress line calls it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TeacherRun(Run):
+    """A full-precision network trained on labels, by the paper's recipe with CutMix on every batch."""
+
+    kind = "teacher"
+    data: Data
+    model: str
+    recipe: Recipe
+    augmentation: str = "none+cutmix"
+    seed: int = 0
+
+    @property
+    def teachers(self) -> tuple["TeacherRun", ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        return f"teacher {self.model} on {self.data.name}, {self.augmentation}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class ScoreRun(Run):
+    """All candidates scored with one teacher: `paperlib.cmi.rank` on the training images of `data`."""
+
+    kind = "score"
+    data: Data
+    teacher: TeacherRun
+    augmentations: tuple[str, ...]
+    batch: int = 100
+    stddev_group: int = 500
+    replicates: int = 200
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"score of {len(self.augmentations)} augmentations, {self.data.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class StudentRun(Run):
+    """A low-bit student of a teacher of the same architecture, started from its weights."""
+
+    kind = "student"
+    data: Data
+    teacher: TeacherRun
+    augmentation: str
+    recipe: Recipe
+    weight_bits: int
+    activation_bits: int
+    method: str = "ewgs"
+    method_options: dict[str, Any] = field(default_factory=dict)
+    loss: str = "kd"
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        bits = f"W{self.weight_bits}A{self.activation_bits}"
+        return f"student {self.teacher.model} {bits} {self.method}+{self.loss}, {self.augmentation}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class TourRun(Run):
+    """What the tour shows of a teacher: its prediction for one training image, and the class centroids, per candidate."""
+
+    kind = "tour"
+    data: Data
+    teacher: TeacherRun
+    augmentations: tuple[str, ...]
+    image: int = 0
+    batch: int = 100
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"tour of {self.data.name}"
+
+
+RUN_TYPES: dict[str, type[Run]] = {cls.kind: cls for cls in (TeacherRun, ScoreRun, StudentRun, TourRun)}
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text. NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key_of(kind: str, config: dict[str, Any]) -> str:
+    """The key of a run of this kind with this configuration (as `dataclasses.asdict` or a record's JSON gives it).
+
+    >>> key_of("teacher", {"seed": 0, "model": "vgg8"}) == key_of("teacher", {"model": "vgg8", "seed": 0})
+    True
+    """
+    if kind not in RUN_TYPES:
+        raise ValueError(f"unknown kind of run {kind!r}; known: {', '.join(RUN_TYPES)}")
+    return hashlib.sha256(canonical({"version": KEY_VERSION, "kind": kind, **config}).encode()).hexdigest()[:16]
+
+
+def check_parameters(values: dict[str, Any], cls: type) -> Any:
+    """`cls(**values)` after checking every name and type against the dataclass; for values from a notebook or a shell.
+
+    Raises ValueError for an unknown name, TypeError for a value of another type (an int may stand for a float).
+    """
+    known = {f.name: f.type for f in fields(cls)}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"unknown parameter {name!r}; known: {', '.join(known)}")
+        wanted = known[name]
+        if isinstance(wanted, type) and not isinstance(value, wanted) and not (wanted is float and type(value) is int):
+            raise TypeError(f"parameter {name} must be {wanted.__name__}, got {type(value).__name__} {value!r}")
+        if wanted in (int, float) and isinstance(value, bool):
+            raise TypeError(f"parameter {name} must be {wanted.__name__}, got bool {value!r}")
+    return cls(**values)

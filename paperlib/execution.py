@@ -1,0 +1,247 @@
+"""Making one run: configuration in, record out.
+
+A run that is done is never made again; one that was interrupted goes on from its last epoch; one that fails leaves a
+record with the last lines of its error, and is tried again the next time.
+"""
+
+import hashlib
+import os
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import cmi
+from . import data as datasets
+from .augment import augment, generator
+from .config import Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
+from .losses import objective
+from .models import build
+from .quantizers import quantize
+from .runs import Store
+from .training import Task, fit, load_tensors, save_tensors
+
+HEADLINE_EPOCHS = 100  # schedules at least this long report the mean of their last five epochs, shorter ones the last
+
+
+@lru_cache(maxsize=4)
+def load_data(data: Data, device: str) -> datasets.Dataset:
+    """The data set of a run on a device; the last few are kept."""
+    return datasets.subset(datasets.load(data.name), data.train, data.test, data.seed).to(device)
+
+
+def load_teacher(run: TeacherRun, store: Store, device: str) -> torch.nn.Module:
+    """A trained teacher from the cache. Raises FileNotFoundError, naming the run, if its weights are not there."""
+    path = store.weights(run)
+    if not path.exists():
+        raise FileNotFoundError(f"no weights of the {run.label} ({run.key}) in {store.cache}")
+    model = build(run.model, len(load_data(run.data, device).classes), run.seed)
+    model.load_state_dict(load_tensors(path, device)["model"])
+    return model.to(device).eval()
+
+
+def execute(run: Run, store: Store, device: str = "cpu") -> dict[str, Any]:
+    """The record of a run: the stored one if it is done, else made now, with its teacher if that is missing.
+
+    Raises whatever the run raises, after a record with status "failed" was written.
+    """
+    for teacher in run.teachers:
+        if not store.done(run):
+            ensure_teacher(teacher, store, device)
+    with store.lock(run):
+        record = store.load(run)
+        if record is not None and record["status"] == "done":
+            return record
+        return _make(run, store, device)
+
+
+def ensure_teacher(run: TeacherRun, store: Store, device: str) -> None:
+    """Train a teacher unless both its weights and its record are there. Weights never go into git, records do."""
+    with store.lock(run):
+        if not (store.weights(run).exists() and store.done(run)):
+            _make(run, store, device)
+
+
+def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
+    started, cpu_started = time.perf_counter(), time.process_time()
+    try:
+        content = _MAKERS[type(run)](run, store, device)
+    except Exception as error:
+        lines = traceback.format_exception(error)
+        store.save(run, "failed", error="".join(lines).splitlines()[-12:], environment=environment(device))
+        store.log(f"failed: {run.label}: {type(error).__name__}: {error}")
+        raise
+    seconds = content.pop("seconds", time.perf_counter() - started)
+    cpu_seconds = content.pop("cpu_seconds", time.process_time() - cpu_started)
+    record = store.save(
+        run, "done", **content, seconds=seconds, cpu_seconds=cpu_seconds, environment=environment(device)
+    )
+    _checkpoint(run, store).unlink(missing_ok=True)
+    return record
+
+
+def _checkpoint(run: Run, store: Store) -> Path:
+    return store.cache / f"{run.key}.epoch.pt"
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Where a run was made."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@lru_cache(maxsize=1)
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str:
+    """The commit of the code, with "+" if the package was changed since; "unknown" outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        run = {"cwd": folder, "capture_output": True, "text": True, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **run).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--", "."], **run).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changed else "")
+
+
+# ------------------------------------------------------------------------------------------------- kinds of runs
+
+
+def _curve_result(curve: list[dict]) -> dict[str, Any]:
+    accuracies = [row["test_accuracy"] for row in curve]
+    last_five = sum(accuracies[-5:]) / len(accuracies[-5:])
+    return {
+        "accuracy": last_five if len(curve) >= HEADLINE_EPOCHS else accuracies[-1],
+        "accuracy_last": accuracies[-1],
+        "accuracy_last5": last_five,
+        "accuracy_best_on_test": max(accuracies),
+        "curve": curve,
+    }
+
+
+def _seconds(curve: list[dict]) -> dict[str, float]:
+    """Of all epochs, also of those before an interruption."""
+    return {name: sum(row[name] for row in curve) for name in ("seconds", "cpu_seconds")}
+
+
+def _reporter(run: Run, store: Store, epochs: int) -> Callable[[dict], None]:
+    def report(row: dict) -> None:
+        if epochs <= 20 or (row["epoch"] + 1) % (epochs // 20) == 0 or row["epoch"] + 1 == epochs:
+            store.log(
+                f"{run.label}: epoch {row['epoch'] + 1}/{epochs}, {row['test_accuracy']:.2f} %, "
+                f"{row['seconds']:.1f} s an epoch"
+            )
+
+    return report
+
+
+def _teacher_facts(run: TeacherRun, store: Store) -> dict[str, Any]:
+    record = store.load(run)
+    return {
+        "key": run.key,
+        "accuracy": record["result"]["accuracy"],
+        "weights_sha256": record["result"]["weights_sha256"],
+    }
+
+
+def _make_teacher(run: TeacherRun, store: Store, device: str) -> dict[str, Any]:
+    data = load_data(run.data, device)
+    model = build(run.model, len(data.classes), run.seed)
+    task = Task(data, run.augmentation, objective("ce"), run.recipe, run.seed)
+    curve = fit(model, task, _checkpoint(run, store), _reporter(run, store, run.recipe.epochs))
+    save_tensors(store.weights(run), {"model": model.state_dict()})
+    return {"result": _curve_result(curve) | {"weights_sha256": _weights_hash(model)}, **_seconds(curve)}
+
+
+def _weights_hash(model: torch.nn.Module) -> str:
+    """Of the values, not of the file: torch.save does not promise the same bytes."""
+    value = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        value.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return value.hexdigest()
+
+
+def _make_score(run: ScoreRun, store: Store, device: str) -> dict[str, Any]:
+    data, teacher = load_data(run.data, device), load_teacher(run.teacher, store, device)
+
+    def progress(done: int, total: int, name: str) -> None:
+        store.log(f"{run.label}: {done}/{total} {name}")
+
+    table = cmi.rank(
+        teacher, data, run.augmentations, seed=run.seed, batch=run.batch, stddev_group=run.stddev_group,
+        replicates=run.replicates, progress=progress,
+    )  # fmt: skip
+    rows = [{k: None if v != v else v for k, v in row.items()} for row in table.to_dict("records")]
+    return {"result": {"scores": rows}, "teacher": _teacher_facts(run.teacher, store)}
+
+
+def _make_student(run: StudentRun, store: Store, device: str) -> dict[str, Any]:
+    data, teacher = load_data(run.data, device), load_teacher(run.teacher, store, device)
+    student = quantize(teacher, run.method, run.weight_bits, run.activation_bits, **run.method_options)
+    aim = objective(run.loss, **run.loss_options)
+    task = Task(data, run.augmentation, aim, run.recipe, run.seed, teacher)
+    curve = fit(student, task, _checkpoint(run, store), _reporter(run, store, run.recipe.epochs))
+    return {"result": _curve_result(curve), "teacher": _teacher_facts(run.teacher, store), **_seconds(curve)}
+
+
+def _make_tour(run: TourRun, store: Store, device: str) -> dict[str, Any]:
+    data, teacher = load_data(run.data, device), load_teacher(run.teacher, store, device)
+    views = {}
+    for name in run.augmentations:
+        logits, targets = cmi.predict(teacher, data, name, run.seed, run.batch)
+        centroids = cmi.class_centroids(logits.double().softmax(1), targets)
+        image, label = tour_view(data, run, name)
+        with torch.no_grad():
+            prediction = teacher(data.normalise(image.unsqueeze(0))).double().softmax(1)[0]
+        views[name] = {"prediction": prediction.tolist(), "target": label.tolist(), "centroids": centroids.tolist()}
+    return {"result": {"views": views}, "teacher": _teacher_facts(run.teacher, store)}
+
+
+def tour_view(data: datasets.Dataset, run: TourRun, augmentation: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tour's image under one augmentation, (3, H, W) uint8, and its soft label (C,).
+
+    Its CutMix partner is the image before it in the data set. The image keeps its place and is not mirrored, so that the
+    sixteen pictures can be compared.
+    """
+    pair = torch.tensor([run.image - 1, run.image], device=data.train_images.device)
+    views, targets = augment(
+        data.train_images[pair], data.train_labels[pair], augmentation, generator(run.seed, run.image),
+        len(data.classes), mirror=False, padding=0,
+    )  # fmt: skip
+    if not targets.is_floating_point():
+        targets = torch.nn.functional.one_hot(targets, len(data.classes)).float()
+    return views[1], targets[1]
+
+
+_MAKERS: dict[type[Run], Callable[..., dict[str, Any]]] = {
+    TeacherRun: _make_teacher,
+    ScoreRun: _make_score,
+    StudentRun: _make_student,
+    TourRun: _make_tour,
+}
+
+
+def count_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,128 @@
+"""Which runs each table and figure needs, per profile. A profile changes sizes, never the method. No torch here."""
+
+from dataclasses import dataclass
+
+from .config import Data, Recipe, Run, ScoreRun, StudentRun, TeacherRun, TourRun
+
+POLICIES = (
+    "none", "erasing", "randaugment", "trivialaugment", "augmix",
+    "autoaugment_cifar10", "autoaugment_imagenet", "autoaugment_svhn",
+)  # fmt: skip
+CANDIDATES = (*POLICIES, *(f"{name}+cutmix" for name in POLICIES))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One panel of the scatter: a teacher, its scores, and a student per augmentation and seed."""
+
+    data: Data
+    model: str
+    bits: int
+    teacher_recipe: Recipe
+    student_recipe: Recipe
+    seeds: tuple[int, ...] = (0,)
+    teacher_data: Data | None = None  # where the teacher sees more images than the students
+    stddev_group: int = 500
+
+    @property
+    def name(self) -> str:
+        return f"{self.data.name} {self.model} W{self.bits}A{self.bits}"
+
+    @property
+    def teacher(self) -> TeacherRun:
+        return TeacherRun(self.teacher_data or self.data, self.model, self.teacher_recipe)
+
+    @property
+    def score(self) -> ScoreRun:
+        return ScoreRun(self.data, self.teacher, CANDIDATES, stddev_group=self.stddev_group)
+
+    @property
+    def students(self) -> tuple[StudentRun, ...]:
+        return tuple(
+            StudentRun(self.data, self.teacher, name, self.student_recipe, self.bits, self.bits, seed=seed)
+            for seed in self.seeds
+            for name in CANDIDATES
+        )
+
+
+def _paper(name: str, model: str, bits: int, fraction: float, seeds: tuple[int, ...]) -> Setup:
+    """A row of PAPER 7.2, its epochs times `fraction`, teacher and student alike."""
+    ten = name == "cifar10"
+    student_epochs = {"resnet20": 1200, "vgg8": 400, "resnet32": 200, "vgg13": 200}[model]
+    teacher_epochs = {"resnet20": 1200, "vgg8": 400, "resnet32": 720, "vgg13": 720}[model]
+    batch, decay = (256, 1e-4) if ten else (64, 5e-4)
+    lr = 1e-3 if ten else 5e-4
+    return Setup(
+        Data(name), model, bits,
+        Recipe(round(teacher_epochs * fraction), batch, 0.1 if ten else 0.05, decay, "sgd"),
+        Recipe(round(student_epochs * fraction), batch, lr, decay, quantizer_lr=lr / 100),
+        seeds,
+    )  # fmt: skip
+
+
+PAPER_ROWS = (("cifar100", "resnet32", 4), ("cifar100", "vgg13", 2), ("cifar10", "resnet20", 3), ("cifar10", "vgg8", 2))
+
+# The learning rates are the paper's for CIFAR-10. Sizes of the two small profiles are what fits their time.
+PROFILES: dict[str, tuple[Setup, ...]] = {
+    "quick": (
+        Setup(
+            Data("digits"), "resnet8", 2,
+            Recipe(12, 32, 0.1, 1e-4, "sgd"), Recipe(5, 32, 1e-3, 1e-4, quantizer_lr=1e-5), stddev_group=50,
+        ),
+    ),
+    "cpu": (
+        Setup(
+            Data("cifar10", train=20_000), "resnet8", 2,
+            Recipe(16, 128, 0.1, 1e-4, "sgd"), Recipe(5, 128, 1e-3, 1e-4, quantizer_lr=1e-5),
+            teacher_data=Data("cifar10"),
+        ),
+    ),
+    "lite": tuple(_paper(*row, fraction=0.1, seeds=(0,)) for row in PAPER_ROWS),
+    "paper": tuple(_paper(*row, fraction=1, seeds=(0, 1, 2)) for row in PAPER_ROWS),
+}  # fmt: skip
+
+
+def setups(profile: str) -> tuple[Setup, ...]:
+    """The set-ups of a profile. Raises ValueError for an unknown one."""
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}; known: {', '.join(PROFILES)}")
+    return PROFILES[profile]
+
+
+def _tour(profile: str) -> tuple[Run, ...]:
+    first = setups(profile)[0]
+    return (first.teacher, tour(profile), first.score)
+
+
+def tour(profile: str) -> TourRun:
+    """What notebook 00 shows, for the first set-up of a profile."""
+    first = setups(profile)[0]
+    return TourRun(first.data, first.teacher, CANDIDATES, image=7)
+
+
+def _ranking(profile: str) -> tuple[Run, ...]:
+    return tuple(run for setup in setups(profile) for run in (setup.teacher, setup.score, *setup.students))
+
+
+# What `TABLE=` accepts: name -> (the runs it needs, its notebook).
+TABLES = {
+    "tour": (_tour, "00_tour.ipynb"),
+    "ranking": (_ranking, "01_metric_vs_accuracy.ipynb"),
+}
+
+
+def tables(table: str) -> tuple[str, ...]:
+    """("all" or one name) -> names. Raises ValueError for an unknown one."""
+    if table != "all" and table not in TABLES:
+        raise ValueError(f"unknown table {table!r}; known: all, {', '.join(TABLES)}")
+    return tuple(TABLES) if table == "all" else (table,)
+
+
+def runs_of(profile: str, table: str = "all") -> list[Run]:
+    """Every run that a table of a profile needs, teachers first, none twice.
+
+    >>> len(runs_of("quick", "ranking"))
+    18
+    """
+    found = {run.key: run for name in tables(table) for run in TABLES[name][0](profile)}
+    return sorted(found.values(), key=lambda run: len(run.teachers))

@@ -1,0 +1,126 @@
+"""EWGS: learned clipping interval, element-wise gradient scaling (Lee, Kim & Ham, CVPR 2021).
+
+`delta` scales the gradient by the distance to the grid. It is a number (0: the straight-through estimator, which is
+what the paper's released runs use), or "hessian": each layer's weight and activation factors start at 0 and are set
+from the curvature of the loss by `update_deltas`, as EWGS's authors do every ten epochs.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .functional import _check_bits, _check_delta, ewgs_round, normalise_and_clip
+from .layers import Quantizer, QuantizedLayer
+
+
+class EwgsQuantizer(Quantizer):
+    """Interval [lower, upper], learned; q in [0, 1] for activations, 2 (q - 1/2) in [-1, 1] for weights."""
+
+    def __init__(self, bits: int, signed: bool, delta: float | str = 0.0):
+        super().__init__()
+        _check_bits(bits)
+        if delta != "hessian":
+            if isinstance(delta, str):
+                raise ValueError(f"delta must be a number or 'hessian', got {delta!r}")
+            _check_delta(delta)
+        self.levels, self.signed = 2**bits, signed
+        self.by_hessian = delta == "hessian"
+        self.delta = 0.0 if self.by_hessian else float(delta)
+        self.lower = nn.Parameter(torch.zeros(()))
+        self.upper = nn.Parameter(torch.ones(()))
+        self.recorded: Tensor | None = None  # the quantized values, kept while `recording` for `update_deltas`
+        self.recording = False
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        """Weights: +-3 std. Activations: min and 3 std / sqrt(1 - 2 / pi), the std of a half-normal made normal."""
+        std = x.std()
+        self.upper.copy_(3 * std if self.signed else 3 * std / math.sqrt(1 - 2 / math.pi))
+        self.lower.copy_(-3 * std if self.signed else x.min())
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = ewgs_round(normalise_and_clip(x, self.lower, self.upper), self.levels, self.delta)
+        if self.recording:
+            self.recorded = q
+        return 2 * (q - 0.5) if self.signed else q
+
+    def get_extra_state(self) -> float:
+        return self.delta
+
+    def set_extra_state(self, state: float) -> None:
+        self.delta = float(state)
+
+
+def weight(bits: int, **options: float | str) -> EwgsQuantizer:
+    return EwgsQuantizer(bits, signed=True, **options)
+
+
+def activation(bits: int, **options: float | str) -> EwgsQuantizer:
+    return EwgsQuantizer(bits, signed=False, **options)
+
+
+def hutchinson_trace(
+    gradient: Tensor, values: Tensor, rng: torch.Generator, draws: int = 50, tolerance: float = 1e-3
+) -> float:
+    """Trace of the Hessian whose gradient with respect to `values` is `gradient` (with its graph), by +-1 vectors.
+
+    Stops when the running mean changes by less than `tolerance` relative to itself, after `draws` at the most. (The
+    released code of EWGS compares without absolute value, so there a negative running mean always stops at once.)
+    """
+    mean = 0.0
+    for k in range(1, draws + 1):
+        v = torch.randint(0, 2, values.shape, generator=rng).to(values).mul_(2).sub_(1)
+        (product,) = torch.autograd.grad(gradient, values, v, retain_graph=True)
+        estimate = float((product * v).sum())
+        previous, mean = mean, mean + (estimate - mean) / k
+        if k > 1 and abs(mean - previous) <= tolerance * abs(mean):
+            break
+    return mean
+
+
+def update_deltas(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor], seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Set every layer's two factors to delta = max(0, mean over batches of (Tr(H) / N) / (3 std(g))).
+
+    g and H are gradient and Hessian of the loss with respect to the quantized values in [0, 1], N their number, the
+    batch included for activations; std unbiased (EWGS, eq. 10 and supplement). Costs up to 50 backward passes a layer
+    and batch. The model runs in train mode, and its BatchNorm statistics are put back afterwards.
+
+    batches  (images, labels) pairs, three in EWGS. loss  of (logits, labels).
+    Returns {layer name: (weight factor, activation factor)}.
+    Raises ValueError if the model has no layer with delta "hessian".
+    """
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLayer) and getattr(layer.weight_quantizer, "by_hessian", False)
+    }
+    if not layers:
+        raise ValueError("no layer of this model has delta='hessian'")
+    quantizers = [q for layer in layers.values() for q in (layer.weight_quantizer, layer.activation_quantizer)]
+    ratios: list[list[float]] = [[] for _ in quantizers]
+    rng = torch.Generator().manual_seed(seed)
+    training, buffers = model.training, {name: b.clone() for name, b in model.named_buffers()}
+    try:
+        model.train()
+        for q in quantizers:
+            q.recording = True
+        for images, labels in batches:
+            value = loss(model(images), labels)
+            recorded = [q.recorded for q in quantizers]
+            gradients = torch.autograd.grad(value, recorded, create_graph=True)
+            for k, (gradient, values) in enumerate(zip(gradients, recorded, strict=True)):
+                trace = hutchinson_trace(gradient, values, rng)
+                ratios[k].append(trace / values.numel() / (3 * float(gradient.detach().std()) + 1e-30))
+    finally:
+        for q in quantizers:
+            q.recording, q.recorded = False, None
+        model.train(training)
+        for name, b in model.named_buffers():
+            b.copy_(buffers[name])
+    for q, values in zip(quantizers, ratios, strict=True):
+        q.delta = max(0.0, sum(values) / len(values))
+    return {n: (layer.weight_quantizer.delta, layer.activation_quantizer.delta) for n, layer in layers.items()}

@@ -1,0 +1,25 @@
+"""PACT in paper form (Choi et al., 2018): activations with a learned clip alpha; weights as DoReFa's."""
+
+import torch
+from torch import Tensor, nn
+
+from .functional import _check_bits, pact_activation
+from .layers import Quantizer
+
+
+class PactActivation(Quantizer):
+    """alpha starts at `alpha`, 6.0 as in the released configuration, and is learned."""
+
+    def __init__(self, bits: int, alpha: float = 6.0):
+        super().__init__()
+        _check_bits(bits)
+        if not alpha > 0:
+            raise ValueError(f"alpha must be positive, got {alpha}")
+        self.bits = bits
+        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+
+    def initialise(self, x: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pact_activation(x, self.alpha, self.bits)

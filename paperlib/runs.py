@@ -1,0 +1,158 @@
+"""One JSON record per run, written atomically, found again by its key. No torch here.
+
+    results/<profile>/{runs,tables,figures}              committed: what we measured
+    build/<profile>/{runs,tables,figures,notebooks}      yours, made anew; ignored by git
+    build/<profile>/cache                                weights and checkpoints, of both trees
+
+A record is trusted only if its content matches its key and its digest. One that does not is set aside under another name,
+with a warning, and the run is made again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import Run, canonical, key_of
+
+SCHEMA = 1
+TREES = ("build", "results")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files of one profile in one of the two trees, below `root` (the repository)."""
+
+    profile: str
+    tree: str = "build"
+    root: Path = Path()
+
+    def __post_init__(self):
+        if self.tree not in TREES:
+            raise ValueError(f"unknown tree {self.tree!r}; known: {', '.join(TREES)}")
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.tree / self.profile
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def tables(self) -> Path:
+        return self.folder / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.folder / "figures"
+
+    @property
+    def notebooks(self) -> Path:
+        return self.root / "build" / self.profile / "notebooks"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "build" / self.profile / "cache"
+
+    @property
+    def progress(self) -> Path:
+        return self.root / "build" / self.profile / "progress.log"
+
+    def path(self, run: Run) -> Path:
+        return self.runs / f"{run.key}.json"
+
+    def weights(self, run: Run) -> Path:
+        return self.cache / f"{run.key}.pt"
+
+    def load(self, run: Run) -> dict[str, Any] | None:
+        """The record of a run, whatever its status; None if there is none, or none that can be trusted."""
+        return self.read(self.path(run))
+
+    def done(self, run: Run) -> bool:
+        record = self.load(run)
+        return record is not None and record["status"] == "done"
+
+    def read(self, path: Path) -> dict[str, Any] | None:
+        """The record in a file, or None if the file is absent or was set aside just now."""
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        problem = fault(text, path.stem)
+        if problem is None:
+            return json.loads(text)
+        aside = path.with_name(f"{path.name}.rejected-{hashlib.sha256(text).hexdigest()[:8]}")
+        os.replace(path, aside)
+        warnings.warn(f"record {path} {problem}; set aside as {aside.name}", stacklevel=2)
+        return None
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every trusted record of the profile, in the order of their keys."""
+        records = (self.read(path) for path in sorted(self.runs.glob("*.json")))
+        return [record for record in records if record is not None]
+
+    def save(self, run: Run, status: str, **content: Any) -> dict[str, Any]:
+        """Write the record of a run, replacing an earlier one. `content` is JSON; see `paperlib.execution`."""
+        record = {
+            "schema": SCHEMA, "key": run.key, "kind": run.kind, "profile": self.profile, "status": status,
+            "config": json.loads(canonical(asdict(run))), **content,
+        }  # fmt: skip
+        record["digest"] = digest(record)
+        write_atomically(self.path(run), json.dumps(record, indent=1, allow_nan=False) + "\n")
+        return record
+
+    @contextmanager
+    def lock(self, run: Run) -> Iterator[None]:
+        """Hold while making a run, so that two processes never make the same one; released if the process dies."""
+        path = self.cache / f"{run.key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def log(self, message: str) -> None:
+        """Append a line to the progress file: long work reports there, outside the notebook's outputs."""
+        self.progress.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.progress, "a") as file:
+            file.write(message + "\n")
+
+
+def digest(record: dict[str, Any]) -> str:
+    """Hash of a record's content, but for the field `digest` itself."""
+    content = {name: value for name, value in record.items() if name != "digest"}
+    return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
+
+
+def fault(text: bytes, key: str) -> str | None:
+    """What is wrong with a record found under `key`; None if nothing is."""
+    try:
+        record = json.loads(text)
+        if record["schema"] != SCHEMA:
+            return f"has schema {record['schema']!r}, not {SCHEMA}"
+        if record["key"] != key or key_of(record["kind"], record["config"]) != key:
+            return "has a configuration that does not match its key"
+        if record["digest"] != digest(record):
+            return "has a content that does not match its digest"
+        if record["status"] not in ("done", "failed"):
+            return f"has the unknown status {record['status']!r}"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"is not a record ({type(error).__name__}: {error})"
+    return None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that at every moment either the old or the new one is there, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

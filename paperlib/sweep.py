@@ -1,0 +1,111 @@
+"""Many independent runs through one executor interface (`concurrent.futures`).
+
+Here: in this process, or a local pool of spawned processes with threads = cores / jobs. A cluster's executor has the same
+interface and can be passed instead.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+
+import torch
+
+from .config import Run
+from .execution import count_cores, ensure_teacher, execute
+from .runs import Store
+
+
+class SweepError(RuntimeError):
+    """Some runs failed; the others are done. The text names each with its error."""
+
+
+def missing(runs: Sequence[Run], store: Store) -> list[Run]:
+    """Those of the runs that have no record of status "done"."""
+    return [run for run in runs if not store.done(run)]
+
+
+def sweep(
+    runs: Sequence[Run], store: Store, device: str = "cpu", jobs: int = 0, executor: Executor | None = None
+) -> None:
+    """Make every run that is missing: first the teachers, with all cores, then the rest, `jobs` at a time.
+
+    jobs      processes on this machine; 0 chooses one a core on the CPU and one in all on a GPU. With 1, this process.
+    executor  something with `concurrent.futures`' interface to use instead of a local pool.
+
+    Progress goes to `store.progress`, a line an epoch. A failed run does not stop the others.
+    Raises SweepError at the end if some failed; ValueError for a negative number of jobs.
+    """
+    if jobs < 0:
+        raise ValueError(f"jobs must be 0 (choose) or more, got {jobs}")
+    todo = missing(runs, store)
+    if not todo:
+        return
+    jobs = jobs or (1 if device.startswith("cuda") else count_cores())
+    started, total = time.perf_counter(), len(todo)
+    store.log(f"{total} of {len(runs)} runs to make in {store.folder}, {jobs} at a time, on {device}")
+    teachers = {t.key: t for run in todo for t in run.teachers} | {r.key: r for r in todo if not r.teachers}
+    torch.set_num_threads(count_cores())
+    failures: dict[str, str] = {}
+    for teacher in teachers.values():
+        try:
+            ensure_teacher(teacher, store, device)
+        except Exception as error:  # recorded by then; what depends on it is not tried
+            failures[teacher.label] = f"{type(error).__name__}: {error}"
+    lost = {t.key for t in teachers.values() if t.label in failures}
+    todo = [run for run in missing(todo, store) if run.key not in lost and not any(t.key in lost for t in run.teachers)]
+    _Pool(store, device, min(jobs, max(1, len(todo))), executor).make(todo, failures)
+    store.log(f"{total - len(failures)} of {total} runs done, {time.perf_counter() - started:.0f} s")
+    if failures:
+        raise SweepError("\n".join(f"{label}: {error}" for label, error in failures.items()))
+
+
+class _Pool:
+    def __init__(self, store: Store, device: str, jobs: int, executor: Executor | None):
+        self.store, self.device, self.jobs, self.executor = store, device, jobs, executor
+
+    def make(self, todo: Sequence[Run], failures: dict[str, str]) -> None:
+        if self.executor is None and self.jobs == 1:
+            for done, run in enumerate(todo):
+                self._collect(lambda run=run: execute(run, self.store, self.device), run, failures, done + 1, len(todo))
+            return
+        executor = self.executor or ProcessPoolExecutor(
+            self.jobs, multiprocessing.get_context("spawn"), _start_worker, (max(1, count_cores() // self.jobs), os.getpid())
+        )
+        try:
+            futures = {executor.submit(execute, run, self.store, self.device): run for run in todo}
+            for done, future in enumerate(as_completed(futures), start=1):
+                self._collect(future.result, futures[future], failures, done, len(todo))
+        except BaseException:  # Ctrl-C: leave at once; what runs now loses at most one epoch
+            for process in getattr(executor, "_processes", None) or ():
+                executor._processes[process].terminate()
+            raise
+        finally:
+            if self.executor is None:
+                executor.shutdown(cancel_futures=True)
+
+    def _collect(self, result, run: Run, failures: dict[str, str], done: int, total: int) -> None:
+        try:
+            record = result()
+            self.store.log(f"[{done}/{total}] {run.label}: {_headline(record)}")
+        except Exception as error:
+            failures[run.label] = f"{type(error).__name__}: {error}"
+
+
+def _headline(record: dict) -> str:
+    accuracy = record["result"].get("accuracy")
+    return f"{record['seconds']:.0f} s" + ("" if accuracy is None else f", {accuracy:.2f} %")
+
+
+def _start_worker(threads: int, parent: int) -> None:
+    """In each spawned process: its share of the cores, and an end when the parent is gone."""
+    torch.set_num_threads(threads)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)  # the parent was killed: nobody will collect this result
+
+    threading.Thread(target=watch, daemon=True).start()
