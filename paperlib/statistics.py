@@ -1,0 +1,156 @@
+"""Does a ranking agree with the accuracies? Rank correlations with exact p-values, and regret. NumPy alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+EXACT_STATES = 2**16  # the exact distribution is computed up to this many states: 16 values without ties
+RANDOM_PERMUTATIONS = 100_000
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """value in -1 .. 1 (NaN if one side is constant); p, two-sided; n points; exact: whether p counts all permutations."""
+
+    value: float
+    p: float
+    n: int
+    exact: bool
+
+
+def mid_ranks(x: np.ndarray) -> np.ndarray:
+    """(n,) -> (n,) ranks from 1, ties sharing the mean of theirs.
+
+    >>> mid_ranks(np.array([10.0, 30.0, 20.0, 20.0])).tolist()
+    [1.0, 4.0, 2.5, 2.5]
+    """
+    _, index, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[index]
+
+
+def _check(x, y) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"two equally long lists of at least 2 numbers expected, got shapes {x.shape} and {y.shape}")
+    for value in (*x, *y):
+        if not np.isfinite(value):
+            raise ValueError(f"numbers to correlate must be finite, got {value}")
+    return x, y
+
+
+def spearman(x, y) -> Correlation:
+    """Spearman's rho, Pearson's correlation of mid-ranks, with its permutation p-value.
+
+    x, y  (n,) numbers. Raises ValueError for fewer than two points or a number that is not finite.
+
+    >>> spearman([1, 2, 3, 4], [1, 2, 3, 4])
+    Correlation(value=1.0, p=0.08333333333333333, n=4, exact=True)
+    """
+    x, y = _check(x, y)
+    a, b = mid_ranks(x), mid_ranks(y)
+    if a.std() == 0 or b.std() == 0:
+        return Correlation(float("nan"), float("nan"), len(x), True)
+    value = float(np.clip(np.corrcoef(a, b)[0, 1], -1, 1))
+    # Twice the mid-ranks are integers, so the sum of products is one too; its mean over all orders is `centre`.
+    a2, b2 = np.rint(2 * a).astype(int) - 2, np.rint(2 * b).astype(int) - 2
+    scale = np.gcd.reduce(np.concatenate([a2, b2]))
+    a2, b2 = a2 // scale, b2 // scale
+    p, exact = _p_value("spearman", a2, b2, int(a2 @ b2), a2.sum() * b2.sum() / len(x))
+    return Correlation(value, p, len(x), exact)
+
+
+def kendall(x, y) -> Correlation:
+    """Kendall's tau-b with its permutation p-value; see `spearman`.
+
+    >>> kendall([1, 2, 3, 4], [1, 2, 4, 3]).value
+    0.6666666666666666
+    """
+    x, y = _check(x, y)
+    if len(set(x)) < len(x):
+        x, y = y, x  # tau is symmetric; the exact count wants no ties on the first side
+    sign_x, sign_y = (np.sign(v[:, None] - v[None, :]) for v in (x, y))
+    scale = np.sqrt((sign_x**2).sum() * (sign_y**2).sum())
+    if scale == 0:
+        return Correlation(float("nan"), float("nan"), len(x), True)
+    total = int((sign_x * sign_y).sum()) // 2
+    p, exact = _p_value("kendall", np.searchsorted(np.unique(x), x), np.searchsorted(np.unique(y), y), total, 0.0)
+    return Correlation(float(2 * total / scale), p, len(x), exact)
+
+
+def _p_value(kind: str, a: np.ndarray, b: np.ndarray, observed: int, centre: float) -> tuple[float, bool]:
+    """P(|T - centre| >= |observed - centre|) over all orders of b, for integers a and b.
+
+    T is the sum of products ("spearman") or concordant minus discordant pairs ("kendall"). Exact where that is feasible,
+    else by random permutations with the (k + 1) / (m + 1) estimate of Phipson & Smyth (2010), valid at any m.
+    """
+    distance = abs(observed - centre) - 1e-9
+    states = np.prod(np.unique(b, return_counts=True)[1] + 1.0)
+    if states <= EXACT_STATES and (kind == "spearman" or len(set(a.tolist())) == len(a)):
+        totals, ways = _distribution(kind, tuple(sorted(a.tolist())), tuple(sorted(b.tolist())))
+        return float(ways[np.abs(totals - centre) >= distance].sum() / ways.sum()), True
+    rng, hits = np.random.default_rng(0), 0
+    sign = np.sign(a[:, None] - a[None, :])
+    for _ in range(RANDOM_PERMUTATIONS // 1000):
+        permuted = rng.permuted(np.tile(b, (1000, 1)), axis=1)
+        if kind == "spearman":
+            values = permuted @ a
+        else:
+            values = (np.sign(permuted[:, :, None] - permuted[:, None, :]) * sign).sum((1, 2)) / 2
+        hits += int((np.abs(values - centre) >= distance).sum())
+    return (hits + 1) / (RANDOM_PERMUTATIONS + 1), False
+
+
+@lru_cache(maxsize=64)
+def _distribution(kind: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """All totals that T takes over the orders of b, and in how many orders (up to a constant) it takes each.
+
+    Dynamic programming over the places: a state counts, for each distinct value of b, how many are used up. Its cost
+    depends on the values alone, so rankings of the same candidates share it.
+    """
+    values, counts = np.unique(b, return_counts=True)
+    states, weights, low = np.zeros((1, len(values)), int), np.ones((1, 1)), 0
+    for i in range(len(b)):
+
+        def gain(k: int, used: np.ndarray, i: int = i) -> np.ndarray:
+            """What value k adds to T at place i, for every state."""
+            if kind == "spearman":
+                return np.full(len(used), a[i] * values[k])
+            return used[:, :k].sum(1) - used[:, k + 1 :].sum(1)
+
+        states, weights, low = _place(states, weights, low, counts, gain)
+    return low + np.arange(weights.shape[1]), weights[0]
+
+
+def _place(states: np.ndarray, weights: np.ndarray, low: int, counts: np.ndarray, gain: Callable):
+    """Put each unused value at the next place: (S, V) states, (S, R) numbers of ways with totals low, low + 1, ..."""
+    moves = []
+    for k in range(len(counts)):
+        free = np.flatnonzero(states[:, k] < counts[k])
+        moves.append((k, free, np.asarray(gain(k, states[free]), int)))
+    shifts = np.concatenate([shift for _, _, shift in moves])
+    least, most = int(shifts.min()), int(shifts.max())
+    place = np.cumprod([1, *(counts[:-1] + 1)])
+    codes = [(states[free] @ place) + place[k] for k, free, _ in moves]
+    all_codes, first = np.unique(np.concatenate(codes), return_index=True)
+    one = np.eye(len(counts), dtype=int)
+    targets = np.concatenate([states[free] + one[k] for k, free, _ in moves])[first]
+    result = np.zeros((len(all_codes), weights.shape[1] + most - least))
+    for (k, free, shift), code in zip(moves, codes, strict=True):
+        ways = (counts[k] - states[free, k])[:, None] * weights[free]
+        rows = np.searchsorted(all_codes, code)
+        for s in np.unique(shift):
+            members = shift == s
+            result[rows[members], s - least : s - least + weights.shape[1]] += ways[members]
+    return targets, result, low + least
+
+
+def regret(metric, accuracy) -> float:
+    """Accuracy points lost by taking the candidate with the lowest metric instead of the most accurate one; at least 0.
+
+    >>> regret([0.3, 0.1, 0.2], [90.0, 88.0, 91.5])
+    3.5
+    """
+    metric, accuracy = _check(metric, accuracy)
+    return float(accuracy.max() - accuracy[int(np.argmin(metric))])

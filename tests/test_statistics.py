@@ -1,0 +1,69 @@
+"""Rank correlations against scipy's values and against brute force over all permutations."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from paperlib.statistics import kendall, mid_ranks, regret, spearman
+
+PAIRS = {
+    "no ties": ([3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.6], [2.0, 7.0, 1.0, 8.0, 2.8, 1.8, 4.0]),
+    "ties in y": ([3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.6], [2.0, 7.0, 7.0, 8.0, 2.0, 2.0, 4.0]),
+    "perfect": ([1.0, 2.0, 3.0, 4.0, 5.0], [5.0, 4.0, 3.0, 2.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("x, y", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("ours, theirs", [(spearman, scipy.stats.spearmanr), (kendall, scipy.stats.kendalltau)])
+def test_value_and_exact_p_value(ours, theirs, x, y):
+    found = ours(x, y)
+    assert found.exact
+    assert found.value == pytest.approx(theirs(x, y).statistic)
+    every = np.array([theirs(x, list(order)).statistic for order in permutations(y)])
+    assert found.p == pytest.approx((np.abs(every) >= abs(found.value) - 1e-12).mean())
+
+
+
+@pytest.mark.parametrize("function", [spearman, kendall])
+def test_sixteen_points_are_exact(function):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=16), rng.normal(size=16)
+    found = function(x, y)
+    assert found.exact
+    if function is kendall:
+        assert found.p == pytest.approx(scipy.stats.kendalltau(x, y, method="exact").pvalue)
+    else:  # the t approximation is good at 16 points and moderate correlations
+        assert found.p == pytest.approx(scipy.stats.spearmanr(x, y).pvalue, abs=0.01)
+    assert function(x, x).p == pytest.approx(2 / 20922789888000, rel=1e-9)  # 2 of 16! orders
+
+
+def test_ties_on_both_sides_fall_back_to_random_permutations():
+    x, y = [1, 1, 2, 3, 4, 5], [1, 2, 2, 3, 4, 4]
+    found = kendall(x, y)
+    every = np.array([scipy.stats.kendalltau(x, list(o)).statistic for o in permutations(y)])
+    assert not found.exact
+    assert found.p == pytest.approx((np.abs(every) >= abs(found.value) - 1e-12).mean(), abs=0.005)
+
+
+def test_a_constant_side_has_no_correlation():
+    assert np.isnan(spearman([1, 1, 1], [1, 2, 3]).value)
+    assert np.isnan(kendall([1, 2, 3], [4, 4, 4]).p)
+
+
+def test_bad_numbers_are_named():
+    with pytest.raises(ValueError, match="nan"):
+        spearman([1, float("nan")], [1, 2])
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        kendall([1, 2, 3], [1, 2])
+
+
+def test_mid_ranks_as_scipy():
+    x = np.random.default_rng(1).integers(0, 5, 30)
+    assert np.array_equal(mid_ranks(x), scipy.stats.rankdata(x))
+
+
+def test_regret():
+    assert regret([1, 2, 3], [70.0, 60.0, 50.0]) == 0
+    assert regret([3, 2, 1], [70.0, 60.0, 50.0]) == 20
