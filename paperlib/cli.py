@@ -1,4 +1,4 @@
-"""The command line: python -m paperlib run | reproduce | compare | status | figures."""
+"""The command line: python -m paperlib run | reproduce | compare | status | figures | notebooks."""
 
 import argparse
 import sys
@@ -30,11 +30,13 @@ def _parser() -> argparse.ArgumentParser:
     add("status", "List what a profile has and lacks.")
     figures = commands.add_parser("figures", help="Rebuild every table and figure of results/ from its records.")
     figures.set_defaults(profile=None)
+    notebooks = commands.add_parser("notebooks", help="Execute the committed notebooks in place, on committed records.")
+    notebooks.set_defaults(profile=None)
     return parser
 
 
 def _run(args: argparse.Namespace, store: Store) -> int:
-    from .reproduce import following
+    from .progress import following
     from .sweep import SweepError, sweep
 
     try:
@@ -79,10 +81,19 @@ def _figures(args: argparse.Namespace, store: Store | None) -> int:
     return 0
 
 
+def _notebooks(args: argparse.Namespace, store: Store | None) -> int:
+    from .reproduce import refresh
+
+    for path in refresh():
+        print(path)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = _parser().parse_args(arguments)
-    commands = {"run": _run, "reproduce": _reproduce, "compare": _compare, "status": _status, "figures": _figures}
+    commands = {"run": _run, "reproduce": _reproduce, "compare": _compare, "status": _status}
+    commands |= {"figures": _figures, "notebooks": _notebooks}
     store = Store(args.profile, "results" if args.record else "build") if args.profile else None
     return commands[args.command](args, store)
 

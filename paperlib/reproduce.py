@@ -1,35 +1,78 @@
-"""Notebooks through papermill, with progress in the terminal."""
+"""Notebooks through papermill."""
 
+import logging
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from pathlib import Path
 
-from .runs import Store
+import nbformat
+from traitlets import Enum
+
+from . import experiments, report
+from .compare import write_comparison
+from .progress import following
+from .runs import Store, write_atomically
 
 
-@contextmanager
-def following(store: Store) -> Iterator[None]:
-    """Print what is appended to the progress file, from any process, while the body runs."""
-    store.progress.parent.mkdir(parents=True, exist_ok=True)
-    store.progress.touch()
-    stop = threading.Event()
+def _execute(source: Path, target: Path, parameters: dict) -> None:
+    """One notebook through papermill; timestamps, which would change every time, are left out of what is kept."""
+    import papermill
+    from jupyter_client.manager import AsyncKernelManager
 
-    def follow() -> None:
-        with open(store.progress) as file:
-            file.seek(0, 2)
-            while True:
-                last = stop.is_set()
-                for line in file:
-                    print(line, end="", flush=True, file=sys.stdout)
-                if last:
-                    return
-                stop.wait(0.5)
+    class LocalKernelManager(AsyncKernelManager):
+        """Talks to the kernel through sockets in the file system, which no other user of the machine can read."""
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+        transport = Enum(["ipc"], default_value="ipc")
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    papermill.execute_notebook(
+        source, target, parameters, cwd=str(source.parent), kernel_name="python3", progress_bar=False,
+        kernel_manager_class=LocalKernelManager,
+    )  # fmt: skip
+    notebook = nbformat.read(target, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    write_atomically(target, nbformat.writes(notebook) + "\n")
+
+
+def reproduce(store: Store, table: str, device: str, jobs: int) -> int:
+    """Execute the notebooks of a table on a store, making the runs it lacks; then write tables and figures and compare.
+
+    Returns the exit status: 0, or 1 if a notebook failed (its executed copy, with the error, is kept).
+    """
+    from papermill.exceptions import PapermillExecutionError
+
+    started = time.perf_counter()
+    parameters = {
+        "PROFILES": [store.profile], "TREE": store.tree, "CACHED_ONLY": False, "DEVICE": device, "JOBS": jobs,
+    }  # fmt: skip
+    executed = []
+    with following(store):
+        for name in experiments.tables(table):
+            notebook = experiments.TABLES[name][1]
+            print(f"notebook {notebook}, profile {store.profile}", flush=True)
+            executed.append(store.notebooks / notebook)
+            try:
+                _execute(store.root / "notebooks" / notebook, executed[-1], parameters)
+            except PapermillExecutionError as error:
+                print(f"failed: {error}\nthe notebook so far: {executed[-1]}", file=sys.stderr)
+                return 1
+    written = [*report.write(store), *executed]
+    if store.tree == "build":
+        write_comparison(store)
+    print(f"\nwritten in {time.perf_counter() - started:.0f} s:")
+    for path in written:
+        print(f"  {path}")
+    return 0
+
+
+def refresh(root: Path = Path()) -> list[Path]:
+    """Execute the committed notebooks in place, with the parameters they hold, on the committed records."""
+    paths = [root / "notebooks" / notebook for _, notebook in experiments.TABLES.values()]
+    for path in paths:
+        _execute(path, path, {})
+    return paths

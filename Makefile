@@ -1,0 +1,65 @@
+# Every target builds the environment first if need be. `make help` says what each costs.
+#   PROFILE  quick (default), cpu, lite, paper      DEVICE  cpu (default), cuda
+#   TABLE    all (default), tour, ranking           JOBS    processes at a time; 0 chooses
+#   RECORD=1 work on the committed records in results/ instead of build/
+
+PROFILE ?= quick
+DEVICE ?= cpu
+TABLE ?= all
+JOBS ?= 0
+RECORD ?=
+
+VENV := .venv
+# To use an environment of your own (conda, for example): make PYTHON=python reproduce
+PYTHON ?= $(VENV)/bin/python
+BOOTSTRAP ?= python3
+PAPERLIB := $(PYTHON) -m paperlib
+READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
+
+.DEFAULT_GOAL := help
+.PHONY: help env reproduce run status compare figures notebooks lab test lock clean
+
+help:  ## this list
+	@echo "make TARGET [PROFILE=$(PROFILE)] [DEVICE=$(DEVICE)] [TABLE=$(TABLE)] [JOBS=$(JOBS)] [RECORD=1]"; echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+env: $(VENV)/.ready  ## the environment in .venv: 2 to 5 minutes, 6 GB
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(BOOTSTRAP) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'
+	$(BOOTSTRAP) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 4 minutes, cpu 1 hour on 2 cores
+	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) --jobs $(JOBS) $(if $(RECORD),--record)
+
+run: $(READY)  ## the same runs without notebooks
+	$(PAPERLIB) run --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) --jobs $(JOBS) $(if $(RECORD),--record)
+
+status: $(READY)  ## what a profile has and lacks: seconds
+	@$(PAPERLIB) status --profile $(PROFILE) --table $(TABLE) $(if $(RECORD),--record) || true
+
+compare: $(READY)  ## your tables beside the committed ones: seconds
+	$(PAPERLIB) compare --profile $(PROFILE)
+
+figures: $(READY)  ## every table and figure of results/ from the committed records, without torch: seconds
+	$(PAPERLIB) figures
+
+notebooks: $(READY)  ## execute the committed notebooks in place on the committed records: half a minute
+	$(PAPERLIB) notebooks
+
+lab: $(READY)  ## JupyterLab
+	$(PYTHON) -m jupyterlab notebooks
+
+test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 4 minutes on 2 cores
+	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --nbval --sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+
+lock: $(READY)  ## write requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-header --quiet --output-file requirements.lock
+
+clean:  ## remove build/, not the environment
+	rm -rf build

@@ -1,0 +1,56 @@
+"""What a notebook calls first: check its parameters, find the repository, make or demand its runs."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import experiments, report
+from .config import check_parameters
+from .runs import Store
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The `parameters` cell of every notebook, in lower case.
+
+    profiles     names of profiles to show. tree  "results" (committed) or "build" (yours).
+    cached_only  demand that all runs are there instead of making them. device, jobs  for making them.
+    """
+
+    profiles: list = field(default_factory=lambda: ["quick"])
+    tree: str = "results"
+    cached_only: bool = True
+    device: str = "cpu"
+    jobs: int = 0
+
+
+def repository() -> Path:
+    """The folder that holds `results`, from here upwards. Raises FileNotFoundError if there is none."""
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "pyproject.toml").exists() and (folder / "paperlib").is_dir():
+            return folder
+    raise FileNotFoundError(f"{here} is not inside a checkout of this repository")
+
+
+def stores(table: str, **parameters: Any) -> list[Store]:
+    """The stores of the profiles a notebook shows, with every run of its table in them.
+
+    Raises ValueError or TypeError for parameters that are not `Parameters`', `report.MissingRuns` if runs are missing
+    and `cached_only` is set.
+    """
+    wanted = check_parameters(parameters, Parameters)
+    found = []
+    for profile in wanted.profiles:
+        store = Store(profile, wanted.tree, repository())
+        runs = experiments.runs_of(profile, table)
+        if wanted.cached_only:
+            report.require(store, runs, f"make reproduce PROFILE={profile} TABLE={table}")
+        else:
+            from .sweep import sweep  # brings torch, which showing results does not need
+
+            sweep(runs, store, wanted.device, wanted.jobs)
+        found.append(store)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # stderr would count as output
+    return found

@@ -1,0 +1,202 @@
+"""Records in, tables and figures out. Needs no GPU, no data set, no training, no torch.
+
+Every function takes records or a table made of them; nothing here knows a number that no record holds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from . import experiments
+from .config import Run
+from .experiments import Setup
+from .runs import Store, write_atomically
+from .statistics import kendall, regret, spearman
+
+# Teacher-only rankers, all "lower is better", as column -> (name, sign that makes it so).
+RANKERS = {
+    "score": ("score D - CMI (ours)", 1),
+    "score_released": ("score, released centroids", 1),
+    "divergence": ("divergence D alone", 1),
+    "cmi": ("- CMI alone", -1),
+    "cross_entropy": ("teacher cross-entropy", 1),
+    "entropy": ("teacher entropy", 1),
+    "teacher_stddev": ("T. stddev (minimal variance)", 1),
+}
+COLUMNS = [
+    "dataset", "model", "augmentation", "score", "cmi", "divergence", "teacher_stddev", "accuracy_mean", "accuracy_sd",
+    "n", "rank", "bits", "score_low", "score_high", "entropy", "cross_entropy", "cmi_released", "score_released",
+    "images", "teacher_accuracy",
+]  # fmt: skip
+
+
+class MissingRuns(LookupError):
+    """Some records are not there; the text lists them and the command that makes them."""
+
+
+def require(store: Store, runs: list[Run], command: str) -> None:
+    """Raise MissingRuns unless every run is done."""
+    absent = [run for run in runs if not store.done(run)]
+    if absent:
+        shown = "\n".join(f"  {run.key}  {run.label}" for run in absent[:5])
+        more = f"\n  and {len(absent) - 5} more" if len(absent) > 5 else ""
+        raise MissingRuns(f"{len(absent)} runs are missing in {store.runs}:\n{shown}{more}\nMake them with: {command}")
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def _setup_rows(setup: Setup, store: Store) -> list[dict[str, Any]]:
+    scores = store.load(setup.score)
+    if scores is None or scores["status"] != "done":
+        return []
+    rows = []
+    for line in scores["result"]["scores"]:
+        students = [store.load(s) for s in setup.students if s.augmentation == line["augmentation"]]
+        accuracies = pd.Series([s["result"]["accuracy"] for s in students if s and s["status"] == "done"], dtype=float)
+        facts = {"dataset": setup.data.name, "model": setup.model, "bits": setup.bits,
+                 "accuracy_mean": accuracies.mean(), "accuracy_sd": accuracies.std(), "n": len(accuracies),
+                 "teacher_accuracy": scores["teacher"]["accuracy"]}  # fmt: skip
+        rows.append(facts | line)
+    return rows
+
+
+def ranking_table(store: Store) -> pd.DataFrame:
+    """One row per data set, model and augmentation of the profile, by score: teacher-only metrics, students' accuracy.
+
+    accuracy_mean and accuracy_sd (percent, over n seeds; NaN where there are too few), rank 1 is the lowest score.
+    Set-ups without a score record are left out. See `COLUMNS`; metrics are in nats.
+    """
+    rows = [row for setup in experiments.setups(store.profile) for row in _setup_rows(setup, store)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.astype({"n": int, "rank": int}) if len(table) else table
+
+
+def groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(name, rows) for each set-up of a ranking table that has an accuracy for every augmentation, in order."""
+    found = []
+    for (dataset, model, bits), rows in table.groupby(["dataset", "model", "bits"], sort=False):
+        if rows["accuracy_mean"].notna().all():
+            found.append((f"{dataset}, {model}, W{bits}A{bits}", rows))
+    return found
+
+
+def agreement_table(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per set-up and ranker: how well each teacher-only metric ranks, and what its pick loses.
+
+    spearman, kendall  correlation of the metric (lower is better) with mean accuracy, so a perfect ranker has -1; with
+    two-sided exact permutation p-values. pick  its choice; regret  accuracy points lost to the best candidate.
+    """
+    rows = []
+    for name, part in groups(table):
+        for column, (ranker, sign) in RANKERS.items():
+            if part[column].isna().any():
+                continue
+            metric, accuracy = sign * part[column].to_numpy(float), part["accuracy_mean"].to_numpy(float)
+            rho, tau = spearman(metric, accuracy), kendall(metric, accuracy)
+            pick = part.iloc[int(metric.argmin())]
+            rows.append({
+                "setup": name, "ranker": ranker, "spearman": rho.value, "spearman_p": rho.p, "kendall": tau.value,
+                "kendall_p": tau.p, "exact": rho.exact and tau.exact, "pick": pick["augmentation"],
+                "pick_accuracy": pick["accuracy_mean"], "regret": regret(metric, accuracy), "candidates": len(part),
+                "seeds": int(part["n"].min()),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame, digits: int = 3) -> str:
+    """A table in GitHub's Markdown; numbers rounded here and nowhere else."""
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            if value != value:
+                return ""
+            return f"{value:.{digits}f}" if abs(value) >= 10**-digits or value == 0 else f"{value:.1e}"
+        return str(value)
+
+    lines = [list(table.columns), ["---"] * len(table.columns), *([cell(v) for v in row] for row in table.to_numpy(object))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+# --------------------------------------------------------------------------------------------------------- figures
+
+STYLE = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 120}
+SHORT = {"autoaugment_cifar10": "AA-CIFAR10", "autoaugment_imagenet": "AA-ImageNet", "autoaugment_svhn": "AA-SVHN",
+         "randaugment": "RandAugment", "trivialaugment": "TrivialAugment", "augmix": "AugMix", "erasing": "Erasing",
+         "none": "none"}  # fmt: skip
+
+
+def scatter(table: pd.DataFrame) -> Figure:
+    """Metric against the student's accuracy, a panel a set-up: error bars over seeds, both picks as horizontal lines."""
+    panels = groups(table)
+    colours = dict(zip(experiments.POLICIES, sns.color_palette("tab10"), strict=False))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(max(8, 6.6 * len(panels)), 5.6), squeeze=False)
+        for axis, (name, rows) in zip(axes[0], panels, strict=False):
+            _panel(axis, name, rows, colours)
+        handles = [plt.Line2D([], [], color=c, marker="s", ls="", label=SHORT[p]) for p, c in colours.items()]
+        handles += [plt.Line2D([], [], color="0.3", marker=m, ls="", mfc=f, label=text)
+                    for m, f, text in (("o", "0.3", "without CutMix"), ("o", "none", "with CutMix"))]  # fmt: skip
+        figure.legend(handles=handles, loc="lower center", ncols=5, frameon=False, fontsize=9, columnspacing=1.2)
+        figure.tight_layout(rect=(0, 0.11, 1, 1))
+    plt.close(figure)
+    return figure
+
+
+def _panel(axis: plt.Axes, name: str, rows: pd.DataFrame, colours: dict) -> None:
+    for row in rows.itertuples():
+        policy, _, mixed = row.augmentation.partition("+")
+        axis.errorbar(
+            row.score, row.accuracy_mean, yerr=None if row.accuracy_sd != row.accuracy_sd else row.accuracy_sd,
+            xerr=[[row.score - row.score_low], [row.score_high - row.score]], fmt="o", ms=7, color=colours[policy],
+            mfc="none" if mixed else colours[policy], mew=1.6, elinewidth=1, capsize=2,
+        )  # fmt: skip
+    ours, least = rows.loc[rows["score"].idxmin()], rows.loc[rows["teacher_stddev"].idxmin()]
+    axis.axhline(ours["accuracy_mean"], color="C2", lw=1.4, label=f"our pick: {ours['augmentation']}")
+    axis.axhline(least["accuracy_mean"], color="C3", lw=1.4, ls="--", label=f"minimal variance: {least['augmentation']}")
+    rho = spearman(rows["score"], rows["accuracy_mean"])
+    axis.set(
+        title=f"{name}   Spearman {rho.value:.2f} (p = {rho.p:.2g}, n = {rho.n})",
+        xlabel="score D - CMI [nats], lower is better", ylabel="student's top-1 accuracy [%]",
+    )
+    axis.legend(fontsize=8, loc="best", framealpha=0.9)
+
+
+def heatmap(centroids: list[list[float]], classes: list[str], title: str, axis: plt.Axes) -> None:
+    """Class centroids as a heat map: row y is the mean prediction for class y."""
+    sns.heatmap(centroids, vmin=0, vmax=1, cmap="rocket_r", square=True, ax=axis, xticklabels=classes, yticklabels=classes,
+                cbar=False, annot=len(classes) <= 10, fmt=".2f", annot_kws={"fontsize": 6})  # fmt: skip
+    axis.set(title=title, xlabel="predicted", ylabel="class")
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def write(store: Store) -> list[Path]:
+    """Write the tables (CSV and Markdown) and figures that the records of a profile allow; returns the files."""
+    table = ranking_table(store)
+    if table.empty:
+        return []
+    files = {store.tables / "ranking.csv": table.to_csv(index=False)}
+    files[store.tables / "ranking.md"] = markdown(table.drop(columns=["images"]))
+    agreement = agreement_table(table)
+    if len(agreement):
+        files[store.tables / "agreement.csv"] = agreement.to_csv(index=False)
+        files[store.tables / "agreement.md"] = markdown(agreement)
+    for path, text in files.items():
+        write_atomically(path, text)
+    written = list(files)
+    if groups(table):
+        path = store.figures / "metric_vs_accuracy.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scatter(table).savefig(path, metadata={"Software": None})
+        written.append(path)
+    return written
+
+
+def rebuild(root: Path = Path()) -> list[Path]:
+    """Every table and figure of results/, from the committed records alone."""
+    return [path for profile in experiments.PROFILES for path in write(Store(profile, "results", root))]
