@@ -1,0 +1,289 @@
+"""Grids, ranges and gradients of every quantizer, and what `quantize` makes of a network."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from paperlib.models import build
+from paperlib.quantizers import (
+    METHODS,
+    QuantizedLayer,
+    dorefa_activation,
+    dorefa_weight,
+    ewgs_activation,
+    ewgs_round,
+    ewgs_weight,
+    initialise,
+    layers_to_quantize,
+    lsq,
+    pact_activation,
+    quantize,
+    quantizer_parameters,
+)
+from paperlib.quantizers.ewgs import update_deltas
+
+X = torch.linspace(-3, 3, 601, dtype=torch.float64)
+GRIDS = {  # name: (function of x and bits, the grid it promises)
+    "ewgs_activation": (lambda x, b: ewgs_activation(x, -0.5, 2.0, 2**b), lambda b: torch.linspace(0, 1, 2**b)),
+    "ewgs_weight": (lambda x, b: ewgs_weight(x, -1.5, 1.5, 2**b), lambda b: torch.linspace(-1, 1, 2**b)),
+    "dorefa_activation": (dorefa_activation, lambda b: torch.linspace(0, 1, 2**b)),
+    "dorefa_weight": (dorefa_weight, lambda b: torch.linspace(-1, 1, 2**b)),
+    "pact_activation": (lambda x, b: pact_activation(x, 2.0, b), lambda b: torch.linspace(0, 2, 2**b)),
+    "lsq_signed": (lambda x, b: lsq(x, 0.3, -(2 ** (b - 1)), 2 ** (b - 1) - 1), lambda b: 0.3 * torch.arange(-(2 ** (b - 1)), 2 ** (b - 1))),
+    "lsq_unsigned": (lambda x, b: lsq(x, 0.3, 0, 2**b - 1), lambda b: 0.3 * torch.arange(2**b)),
+}  # fmt: skip
+
+
+# At one bit DoReFa's weights have another grid, see test_one_bit_weights, and LSQ's are undefined.
+@pytest.mark.parametrize("name, bits", [
+    (name, bits) for name in GRIDS for bits in (1, 2, 3, 4, 8) if bits > 1 or name not in ("dorefa_weight", "lsq_signed")
+])  # fmt: skip
+def test_values_lie_on_the_grid_and_grow_with_x(name, bits):
+    function, grid = GRIDS[name]
+    before = X.clone()
+    q = function(X, bits)
+    assert torch.equal(X, before)
+    distance = (q[:, None] - grid(bits).double()[None]).abs().min(1).values
+    assert distance.max() < 1e-6
+    assert (q.diff() >= -1e-12).all()
+    assert q.dtype == X.dtype
+
+
+@given(st.floats(-2, 1), st.floats(0.1, 3), st.integers(1, 8))
+@settings(max_examples=40, deadline=None)
+def test_all_levels_are_reached_and_kept(lower, width, bits):
+    levels = 2**bits
+    points = torch.linspace(0, 1, levels, dtype=torch.float64)
+    assert torch.allclose(ewgs_round(points, levels), points, atol=1e-12)  # grid points are fixed points
+    x = lower + width * points
+    assert torch.allclose(ewgs_activation(x, lower, lower + width, levels), points, atol=1e-9)
+    step = width / (levels - 1)
+    signed = step * torch.arange(-levels // 2, levels // 2, dtype=torch.float64)
+    assert torch.allclose(lsq(signed, step, -levels // 2, max(levels // 2 - 1, 0)), signed, atol=1e-9)
+    positive = step * torch.arange(levels, dtype=torch.float64)
+    assert torch.allclose(pact_activation(positive, width, bits), positive, atol=1e-9)
+
+
+def test_rounding_is_half_to_even():
+    assert ewgs_round(torch.tensor([0.5, 1.5, 2.5]) / 3, 4).mul(3).tolist() == [0.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.2, 1.0])
+def test_ewgs_gradient_of_rounding(delta):
+    x = torch.linspace(0, 1, 41, dtype=torch.float64, requires_grad=True)
+    g = torch.linspace(-2, 2, 41, dtype=torch.float64)
+    q = ewgs_round(x, 4, delta)
+    q.backward(g)
+    expected = g + delta * g.abs() * (x - q).detach()
+    assert torch.allclose(x.grad, expected, atol=1e-14)
+    if delta:
+        assert not torch.allclose(x.grad, g)
+
+
+def test_ewgs_gradients_inside_at_and_beyond_the_bounds():
+    lower, upper = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (-1.0, 3.0))
+    x = torch.tensor([-1.5, -1.0, 0.7, 3.0, 3.5], dtype=torch.float64, requires_grad=True)
+    g = torch.tensor([1.0, 10.0, 100.0, 1000.0, 10000.0], dtype=torch.float64)
+    ewgs_activation(x, lower, upper, 4).backward(g)
+    inside = torch.tensor([0.0, 1, 1, 1, 0], dtype=torch.float64)  # the bounds count as inside
+    assert torch.allclose(x.grad, g * inside / 4)
+    n = (x.detach() + 1) / 4
+    assert lower.grad == pytest.approx(((n - 1) / 4 * g * inside).sum().item())
+    assert upper.grad == pytest.approx((-n / 4 * g * inside).sum().item())
+
+
+def test_bounds_get_the_gradient_of_the_unrounded_map():
+    """With the straight-through estimator, bounds and x get exactly the gradient of the clipped affine map."""
+    x = torch.randn(200, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    lower, upper = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (-0.7, 0.9))
+    g = torch.randn(200, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ours = torch.autograd.grad(ewgs_weight(x, lower, upper, 8), (x, lower, upper), g)
+    plain = 2 * (((x - lower) / (upper - lower)).clamp(0, 1) - 0.5)
+    for a, b in zip(ours, torch.autograd.grad(plain, (x, lower, upper), g), strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_pact_gradients():
+    alpha = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([-0.5, 0.0, 1.1, 2.0, 2.5], dtype=torch.float64, requires_grad=True)
+    pact_activation(x, alpha, 2).backward(torch.tensor([1.0, 10, 100, 1000, 10000], dtype=torch.float64))
+    assert x.grad.tolist() == [0, 10, 100, 0, 0]  # on 0 <= x < alpha
+    assert alpha.grad.item() == 11000  # from alpha on, and nothing from the rounding error
+
+
+def test_lsq_gradients_decide_by_the_unrounded_value():
+    step = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    v = torch.tensor([-2.3, -2.0, -0.6, 0.3, 1.0, 1.3], dtype=torch.float64)  # qmin -2, qmax 1; 1.3 rounds to 1 but is out
+    x = (v * 0.5).requires_grad_()
+    g = torch.tensor([1.0, 10, 100, 1000, 10000, 100000], dtype=torch.float64)
+    lsq(x, step, -2, 1, grad_scale=0.25).backward(g)
+    assert x.grad.tolist() == [0, 0, 100, 1000, 0, 0]
+    slope = torch.tensor([-2, -2, -1 + 0.6, 0 - 0.3, 1, 1], dtype=torch.float64)
+    assert step.grad.item() == pytest.approx(0.25 * (g * slope).sum().item())
+
+
+def test_one_bit_weights():
+    w = torch.tensor([-2.0, -0.5, 0.0, 1.5], requires_grad=True)
+    q = dorefa_weight(w, 1)
+    assert q.tolist() == [-1.0, -1.0, 1.0, 1.0]  # mean |w| = 1
+    q.backward(torch.tensor([1.0, 2, 3, 4]))
+    assert w.grad.tolist() == [1, 2, 3, 4]
+    assert ewgs_weight(w, -1.0, 1.0, 2).unique().tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("call", [
+    lambda: ewgs_round(X, 1), lambda: ewgs_round(X, 4, -1.0), lambda: dorefa_weight(X, 0), lambda: dorefa_activation(X, 33),
+    lambda: pact_activation(X, 1.0, 2.5), lambda: pact_activation(X, -1.0, 2), lambda: lsq(X, 0.0, -2, 1),
+    lambda: lsq(X, 1.0, 2, 2), lambda: ewgs_activation(X, 1.0, 1.0, 4),
+])  # fmt: skip
+def test_bad_arguments(call):
+    with pytest.raises(ValueError, match=r"\d"):
+        call()
+
+
+# --------------------------------------------------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize("name, layers", [("resnet20", 18), ("resnet32", 30), ("vgg8", 4), ("vgg13", 8)])
+def test_the_papers_layers_are_quantized(name, layers):
+    model = build(name, 10)
+    student = quantize(model, "ewgs", 2, 2)
+    assert sum(isinstance(m, QuantizedLayer) for m in student.modules()) == layers
+    assert not any(isinstance(m, QuantizedLayer) for m in model.modules())
+    extra = sum(p.numel() for p in student.parameters()) - sum(p.numel() for p in model.parameters())
+    assert extra == 5 * layers == len(quantizer_parameters(student))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("method", METHODS)
+def test_students_start_from_the_teacher_and_learn(method, bits):
+    if method == "lsq" and bits == 1:
+        with pytest.raises(ValueError, match="1"):
+            quantize(build("resnet8", 10), method, 1, 1)
+        return
+    teacher, images = build("resnet8", 10), torch.randn(8, 3, 16, 16)
+    student = quantize(teacher, method, bits, bits)
+    initialise(student, images)
+    for name, p in teacher.named_parameters():
+        assert torch.equal(p, student.get_parameter(name))
+    student(images).square().sum().backward()
+    for p in student.parameters():
+        assert p.grad is not None and torch.isfinite(p.grad).all()
+    for layer in (m for m in student.modules() if isinstance(m, QuantizedLayer)):
+        assert len(layer.weight_quantizer(layer.weight).unique()) <= 2**bits
+
+
+def test_ewgs_starts_as_the_paper_says():
+    conv = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Conv2d(5, 2, 3))
+    student = quantize(conv, "ewgs", 2, 2)
+    images = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    initialise(student, images)
+    layer, x = student[1], conv[0](images)
+    w = conv[1].weight
+    assert layer.weight_quantizer.upper.item() == pytest.approx(3 * w.std().item())
+    assert layer.weight_quantizer.lower.item() == pytest.approx(-3 * w.std().item())
+    assert layer.activation_quantizer.upper.item() == pytest.approx(3 * x.std().item() / math.sqrt(1 - 2 / math.pi), rel=1e-5)
+    assert layer.activation_quantizer.lower.item() == pytest.approx(x.min().item())
+    # the output scale makes the mean size of the quantized output that of the exact one
+    assert student[1](x).abs().mean().item() == pytest.approx(conv[1](x).abs().mean().item(), rel=1e-5)
+
+
+def test_uninitialised_students_refuse_and_states_travel():
+    student = quantize(build("resnet8", 10), "ewgs", 2, 2)
+    with pytest.raises(RuntimeError, match="initialise"):
+        student(torch.randn(2, 3, 16, 16))
+    initialise(student, torch.randn(4, 3, 16, 16))
+    other = quantize(build("resnet8", 10, seed=9), "ewgs", 2, 2)
+    other.load_state_dict(student.state_dict())
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(other.eval()(x), student.eval()(x))
+
+
+def test_eight_bits_are_close_to_full_precision():
+    # Without bias, and after a ReLU: EWGS leaves out the offset of an interval that does not start at 0, and adds the bias
+    # before its output scale.
+    convs = [nn.Conv2d(c, 2 * c, 3, bias=False) for c in (3, 6, 12)]
+    layers = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
+    student, x = quantize(layers, "ewgs", 8, 8), torch.rand(4, 3, 12, 12)
+    initialise(student, x)
+    errors = [((student(x) - layers(x)).abs().mean() / layers(x).std()).item()]
+    coarse = quantize(layers, "ewgs", 2, 2)
+    initialise(coarse, x)
+    errors.append(((coarse(x) - layers(x)).abs().mean() / layers(x).std()).item())
+    assert errors[0] < 0.05 < 3 * errors[0] < errors[1]
+
+
+def test_any_network_keeps_its_first_and_last_layer():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 2))
+    assert layers_to_quantize(net) == ["1", "3"]
+    assert layers_to_quantize(net, keep=()) == ["0", "1", "3", "4"]
+    student = quantize(net, "lsq", 4, 4)
+    initialise(student, torch.rand(5, 3, 6, 6))
+    assert student(torch.rand(5, 3, 6, 6)).shape == (5, 2)
+    for keep in (("9",), ("0", "1", "3", "4")):
+        with pytest.raises(ValueError):
+            quantize(net, "ewgs", 2, 2, keep=keep)
+
+
+@pytest.mark.parametrize("arguments, named", [
+    (("awq", 2, 2), "awq"), (("ewgs", 0, 2), "0"), (("dorefa", 2, 33), "33"), (("lsq", 1, 2), "1"),
+])  # fmt: skip
+def test_quantize_names_what_is_wrong(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        quantize(build("resnet8", 10), *arguments)
+    with pytest.raises(ValueError, match="alpha"):
+        quantize(build("resnet8", 10), "ewgs", 2, 2, alpha=1.0)
+
+
+# ---------------------------------------------------------------------------------------------------- Hessian rule
+
+
+class Quadratic(nn.Module):
+    """A student of one quantized layer and a loss whose curvature is known: sum over outputs of a weighted square."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.middle(torch.relu(self.first(x)))
+
+
+def test_hessian_rule_on_a_known_curvature():
+    torch.manual_seed(0)
+    student = quantize(Quadratic(), "ewgs", 4, 4, keep=("first", "last"), delta="hessian")
+    x = torch.randn(64, 4)
+    initialise(student, x)
+    loss = lambda y, _: y.square().sum()  # noqa: E731
+    found = update_deltas(student, [(x, None)], loss)["middle"]
+    # y = s (2 (q - 1/2) a' + b), a' = quantized input: the loss is quadratic in q and in a', each with a known trace.
+    layer = student.middle
+    with torch.no_grad():
+        a = layer.activation_quantizer(torch.relu(student.first(x)))
+        w = layer.weight_quantizer(layer.weight)
+        s = layer.output_scale.abs()
+        y = s * (a @ w.T + layer.bias)
+        trace_w = 2 * (2 * s) ** 2 * a.square().sum() * w.shape[0]  # each of 5 rows sees every input
+        trace_a = 2 * s**2 * w.square().sum() * len(x)
+        g_w = 2 * s * 2 * (y.T @ a)
+        g_a = 2 * s * (y @ w)
+    expected = (trace_w / w.numel() / (3 * g_w.std()), trace_a / a.numel() / (3 * g_a.std()))
+    assert found[0] == pytest.approx(expected[0].item(), rel=0.15)  # Hutchinson, at most 50 draws
+    assert found[1] == pytest.approx(expected[1].item(), rel=0.15)
+    assert layer.weight_quantizer.delta == found[0] > 0
+    with pytest.raises(ValueError, match="hessian"):
+        update_deltas(quantize(Quadratic(), "ewgs", 2, 2), [(x, None)], loss)
+
+
+def test_hessian_rule_leaves_the_network_as_it_was():
+    student = quantize(build("resnet8", 10), "ewgs", 2, 2, delta="hessian")
+    initialise(student, torch.randn(8, 3, 8, 8))
+    before = {k: v.clone() for k, v in student.state_dict().items() if isinstance(v, torch.Tensor)}
+    update_deltas(student, [(torch.randn(4, 3, 8, 8), torch.arange(4))], nn.functional.cross_entropy)
+    for name, value in before.items():
+        assert torch.equal(student.state_dict()[name], value), name
+    assert all(p.grad is None for p in student.parameters())
