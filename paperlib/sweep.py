@@ -13,7 +13,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 
 import torch
 
-from .config import Run
+from .config import Run, TeacherRun
 from .execution import count_cores, ensure_teacher, execute
 from .runs import Store
 
@@ -47,19 +47,29 @@ def sweep(
     started, total = time.perf_counter(), len(todo)
     store.log(f"{total} of {len(runs)} runs to make in {store.folder}, {jobs} at a time, on {device}")
     teachers = {t.key: t for run in todo for t in run.teachers} | {r.key: r for r in todo if not r.teachers}
-    torch.set_num_threads(count_cores())
-    failures: dict[str, str] = {}
-    for teacher in teachers.values():
-        try:
-            ensure_teacher(teacher, store, device)
-        except Exception as error:  # recorded by then; what depends on it is not tried
-            failures[teacher.label] = f"{type(error).__name__}: {error}"
+    failures = _make_teachers(list(teachers.values()), store, device)
     lost = {t.key for t in teachers.values() if t.label in failures}
     todo = [run for run in missing(todo, store) if run.key not in lost and not any(t.key in lost for t in run.teachers)]
     _Pool(store, device, min(jobs, max(1, len(todo))), executor).make(todo, failures)
     store.log(f"{total - len(failures)} of {total} runs done, {time.perf_counter() - started:.0f} s")
     if failures:
         raise SweepError("\n".join(f"{label}: {error}" for label, error in failures.items()))
+
+
+def _make_teachers(teachers: Sequence[TeacherRun], store: Store, device: str) -> dict[str, str]:
+    """One after the other, with all cores, in this process; returns {label: error} of those that failed."""
+    failures = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(count_cores())
+    try:
+        for teacher in teachers:
+            try:
+                ensure_teacher(teacher, store, device)
+            except Exception as error:  # recorded by then; what depends on it is not tried
+                failures[teacher.label] = f"{type(error).__name__}: {error}"
+    finally:
+        torch.set_num_threads(threads)
+    return failures
 
 
 class _Pool:

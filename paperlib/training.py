@@ -139,7 +139,7 @@ def fit(
     device = task.data.train_images.device
     model.to(device=device, memory_format=torch.channels_last)
     if task.teacher is not None:
-        task.teacher.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        task.teacher.to(device=device, memory_format=torch.channels_last).eval()
     curve: list[dict] = []
     state = _read_checkpoint(checkpoint, device)
     if state is None:

@@ -95,7 +95,7 @@ def quantize(
             raise ValueError(f"method {method!r} has no option {option!r}")
     of_weight = {k: v for k, v in options.items() if k in recipe.weight_options}
     of_activation = {k: v for k, v in options.items() if k in recipe.activation_options}
-    student = copy.deepcopy(model)
+    student = copy.deepcopy(model).requires_grad_()  # a frozen teacher's copy is to learn
     for name in layers_to_quantize(model, keep):
         layer = student.get_submodule(name)
         # A change of class keeps weights, hyperparameters and hooks as they are; only quantizers are added.

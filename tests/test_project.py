@@ -1,0 +1,92 @@
+"""The environment cannot drift, the notebooks carry their outputs, the README's code runs."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from paperlib import experiments
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LOCKED = dict(re.findall(r"^([a-z0-9][\w.-]*)==(\S+)", (ROOT / "requirements.lock").read_text(), re.M))
+
+
+def test_environment_yml_and_make_install_the_one_lock():
+    environment = (ROOT / "environment.yml").read_text()
+    assert re.findall(r"- --requirement (\S+)", environment) == ["requirements.lock"]
+    own = re.search(r"- pip:\n((?: {6}- .*\n?)+)", environment).group(1)
+    assert own.split() == ["-", "--require-hashes", "-", "--requirement", "requirements.lock"], "no package beside the lock"
+    assert "--require-hashes -r requirements.lock" in (ROOT / "Makefile").read_text()
+    assert "make test" in (ROOT / ".ci/run").read_text().splitlines()
+    assert "make test" in (ROOT / "README.md").read_text()
+
+
+def test_the_lock_holds_every_dependency_with_hashes():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["test"]
+    for requirement in wanted:
+        assert re.match(r"[\w-]+", requirement).group() in LOCKED
+    text = (ROOT / "requirements.lock").read_text()
+    blocks = re.split(r"\n(?=[a-z0-9])", text.strip())
+    assert all("--hash=sha256:" in block for block in blocks)
+    assert "://" not in text, "the lock names a host"
+
+
+def test_what_is_installed_is_what_is_locked():
+    """In the environment that `make env` builds; elsewhere the code runs on other versions, which this does not judge."""
+    if not sys.executable.startswith(str(ROOT / ".venv")):
+        return
+    for name in ("torch", "torchvision", "pandas", "matplotlib", "papermill", "nbval"):
+        assert version(name).split("+")[0] == LOCKED[name]
+
+
+def test_every_table_has_its_notebook():
+    assert [path.name for path in NOTEBOOKS] == sorted(notebook for _, notebook in experiments.TABLES.values())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_are_executed_and_clean(path):
+    """nbval passes a notebook without outputs whatever it computes; so that is checked here."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert sum(bool(cell.outputs) for cell in code) >= len(code) - 1  # all but the parameters
+    for output in (output for cell in code for output in cell.outputs):
+        assert output.output_type != "error" and output.get("name") != "stderr"
+    assert sum("image/png" in output.get("data", {}) for cell in code for output in cell.outputs) >= 1
+    (parameters,) = (cell for cell in code if "parameters" in cell.metadata.get("tags", []))
+    names = re.findall(r"^(\w+) = ", parameters.source, re.M)
+    from paperlib.notebook import Parameters
+
+    assert [name.lower() for name in names] == list(Parameters.__dataclass_fields__)
+    assert all(len(cell.source.splitlines()) <= 15 for cell in code)
+    assert not re.search(r"papermill|execution|\d{4}-\d\d-\d\dT", json.dumps([cell.metadata for cell in notebook.cells]))
+
+
+def test_the_readmes_example_runs(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"<!-- tested -->\n```python\n(.*?)```", readme, re.S)
+    setup = (
+        "import torch\nimages = torch.randint(0, 256, (60, 3, 24, 24), dtype=torch.uint8)\nlabels = torch.arange(60) % 3\n"
+        "my_network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 24 * 24, 3))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", setup + example], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "trivialaugment+cutmix" in done.stdout
+
+
+def test_readme_names_only_targets_that_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
+    named = set(re.findall(r"`make ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert named and named <= targets
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"reproduce", "test", "figures", "lab"} <= set(re.findall(r"^  ([a-z]+) ", shown, re.M))

@@ -1,0 +1,128 @@
+"""Tables, figures and comparisons are functions of records; none of it needs torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from paperlib import experiments, report
+from paperlib.compare import ACCURACY_POINTS, SCORE_NATS, comparison, write_comparison
+from paperlib.runs import Store
+
+ROOT = Path(__file__).parent.parent
+
+
+def made_up(store, accuracies, scores=None):
+    """Records of every run of the quick ranking, with the given accuracies and scores by candidate."""
+    (setup,) = experiments.setups("quick")
+    facts = {"key": setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
+    store.save(setup.teacher, "done", result={"accuracy": 98.0})
+    names = experiments.CANDIDATES
+    scores = scores or {name: 0.1 * i for i, name in enumerate(names)}
+    rows = [{"rank": i + 1, "augmentation": name, "score": scores[name], "cmi": 0.5, "divergence": scores[name] + 0.5,
+             "entropy": 1.0 + i, "cross_entropy": 1.0 + i, "cmi_released": 0.5, "score_released": scores[name],
+             "score_low": scores[name] - 0.01, "score_high": scores[name] + 0.01, "images": 10,
+             "teacher_stddev": 16.0 - i} for i, name in enumerate(names)]  # fmt: skip
+    store.save(setup.score, "done", result={"scores": rows}, teacher=facts)
+    for student in setup.students:
+        store.save(student, "done", result={"accuracy": accuracies[student.augmentation]}, teacher=facts)
+    return setup
+
+
+ACCURACIES = {name: 90.0 - i for i, name in enumerate(experiments.CANDIDATES)}
+
+
+def test_ranking_and_agreement_of_made_up_records(tmp_path):
+    store = Store("quick", root=tmp_path)
+    made_up(store, ACCURACIES)
+    table = report.ranking_table(store)
+    assert list(table.columns[:11]) == ["dataset", "model", "augmentation", "score", "cmi", "divergence", "teacher_stddev",
+                                        "accuracy_mean", "accuracy_sd", "n", "rank"]  # fmt: skip
+    assert table["accuracy_mean"].tolist() == list(ACCURACIES.values()) and (table["n"] == 1).all()
+    assert table["accuracy_sd"].isna().all()
+    agreement = report.agreement_table(table).set_index("ranker")
+    ours, least = agreement.loc["score D - CMI (ours)"], agreement.loc["T. stddev (minimal variance)"]
+    assert (ours["spearman"], ours["kendall"], ours["regret"], ours["pick"]) == (pytest.approx(-1), pytest.approx(-1), 0, "none")
+    assert (least["spearman"], least["regret"]) == (pytest.approx(1), 15)
+    assert ours["spearman_p"] == pytest.approx(2 / 20922789888000)
+    assert np.isnan(agreement.loc["- CMI alone", "spearman"])  # constant here
+
+
+def test_a_set_up_without_all_students_has_no_agreement(tmp_path):
+    store = Store("quick", root=tmp_path)
+    setup = made_up(store, ACCURACIES)
+    store.path(setup.students[3]).unlink()
+    store.save(setup.students[4], "failed", error=["out of memory"])
+    table = report.ranking_table(store)
+    assert table["n"].sum() == 14 and table["accuracy_mean"].isna().sum() == 2
+    assert report.groups(table) == [] and report.agreement_table(table).empty
+    assert report.ranking_table(Store("cpu", root=tmp_path)).empty
+
+
+def test_written_files_are_the_same_every_time(tmp_path):
+    store = Store("quick", "results", tmp_path)
+    made_up(store, ACCURACIES)
+    first = {path: path.read_bytes() for path in report.rebuild(tmp_path)}
+    assert {path.name for path in first} == {"ranking.csv", "ranking.md", "agreement.csv", "agreement.md", "metric_vs_accuracy.png"}
+    assert {path: path.read_bytes() for path in report.rebuild(tmp_path)} == first
+    back = pd.read_csv(store.tables / "ranking.csv")
+    pd.testing.assert_frame_equal(back, report.ranking_table(store), check_dtype=False)  # nothing is rounded
+
+
+def test_comparison_tells_what_differs(tmp_path, capsys):
+    yours, ours = Store("quick", "build", tmp_path), Store("quick", "results", tmp_path)
+    made_up(ours, ACCURACIES)
+    scores = {name: 0.1 * i for i, name in enumerate(experiments.CANDIDATES)}
+    made_up(yours, ACCURACIES | {"none": 90 - 1.1 * ACCURACY_POINTS}, scores | {"erasing": 0.1 + 1.1 * SCORE_NATS})
+    table = comparison(report.ranking_table(yours), report.ranking_table(ours)).set_index("augmentation")
+    assert table["within_tolerance"].value_counts().to_dict() == {"yes": 14, "no": 2}
+    assert (table.loc[["none", "erasing"], "within_tolerance"] == "no").all()
+    assert write_comparison(yours) == 0
+    assert "within tolerance: 14 of 16 rows, 2 no" in capsys.readouterr().out
+    assert "| none |" in (yours.folder / "compare.md").read_text()
+    for path in ours.runs.iterdir():
+        path.unlink()
+    write_comparison(yours)
+    assert "16 not committed" in capsys.readouterr().out
+    assert write_comparison(Store("cpu", "build", tmp_path)) == 1
+
+
+COMMITTED = [p for p in experiments.PROFILES if (ROOT / "results" / p / "runs").exists()]
+
+
+def test_figures_come_from_the_committed_records_without_torch(tmp_path):
+    """In a copy of the records alone, with torch made unimportable, the committed tables come out cell by cell."""
+    import shutil
+
+    assert COMMITTED == ["quick", "cpu"]
+    for profile in COMMITTED:
+        shutil.copytree(ROOT / "results" / profile / "runs", tmp_path / "results" / profile / "runs")
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['torchvision'] = None\n"
+        "from paperlib.cli import main; raise SystemExit(main(['figures']))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    for profile in COMMITTED:
+        names = sorted(path.name for path in (ROOT / "results" / profile / "tables").iterdir())
+        assert names == ["agreement.csv", "agreement.md", "ranking.csv", "ranking.md"]
+        for name in ("agreement.csv", "ranking.csv"):
+            fresh, committed = (pd.read_csv(root / "results" / profile / "tables" / name) for root in (tmp_path, ROOT))
+            pd.testing.assert_frame_equal(fresh, committed)
+        assert (tmp_path / "results" / profile / "figures/metric_vs_accuracy.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("profile", COMMITTED)
+def test_committed_records_are_whole(profile):
+    store = Store(profile, "results", ROOT)
+    records = [json.loads(path.read_text()) for path in sorted(store.runs.iterdir())]
+    assert [r["key"] for r in records] == [r["key"] for r in store.all()], "a record would be set aside"
+    wanted = {run.key for run in experiments.runs_of(profile, "all")}
+    assert {r["key"] for r in records} == wanted and {r["status"] for r in records} == {"done"}
+    teachers = {r["key"]: r["result"]["weights_sha256"] for r in records if r["kind"] == "teacher"}
+    for record in records:
+        if "teacher" in record:  # every score and student belongs to the teacher whose record lies beside it
+            assert record["teacher"]["weights_sha256"] == teachers[record["teacher"]["key"]]

@@ -1,0 +1,239 @@
+"""Keys, records, resuming, failures: what is done is never lost, what is not right is never trusted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from paperlib import execution, experiments
+from paperlib import sweep as sweeping
+from paperlib.cli import main
+from paperlib.config import Data, Recipe, ScoreRun, StudentRun, TeacherRun, check_parameters, key_of
+from paperlib.notebook import Parameters
+from paperlib.report import MissingRuns, require
+from paperlib.runs import Store, fault, write_atomically
+from paperlib.sweep import SweepError, sweep
+
+TEACHER = TeacherRun(Data("digits", train=100, test=50), "resnet8", Recipe(2, 50, 0.05, 1e-4, "sgd"))
+SCORE = ScoreRun(TEACHER.data, TEACHER, ("none", "augmix+cutmix"), stddev_group=20, replicates=5)
+STUDENT = StudentRun(TEACHER.data, TEACHER, "none+cutmix", Recipe(2, 50, 1e-3, 0.0, quantizer_lr=1e-5), 2, 2)
+RUNS = [TEACHER, SCORE, STUDENT, replace(STUDENT, augmentation="erasing")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The number of threads changes last bits, which training amplifies: every run here has one."""
+    threads, cores = torch.get_num_threads(), sweeping.count_cores
+    torch.set_num_threads(1)
+    sweeping.count_cores = lambda: 1
+    yield
+    torch.set_num_threads(threads)
+    sweeping.count_cores = cores
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store with all of RUNS made once, in this process."""
+    store = Store("quick", root=tmp_path_factory.mktemp("made"))
+    sweep(RUNS, store, jobs=1)
+    return store
+
+
+def results(store):
+    """What a run determines: the records without times and places."""
+    found = {}
+    for record in store.all():
+        result = json.loads(json.dumps(record["result"]))
+        for row in result.get("curve", []):
+            del row["seconds"], row["cpu_seconds"]
+        found[record["key"]] = (record["status"], record["config"], result, record.get("teacher"))
+    return found
+
+
+def test_records_hold_what_a_reader_needs(made):
+    record = made.load(STUDENT)
+    assert record["status"] == "done" and record["profile"] == "quick"
+    assert record["config"] == json.loads(json.dumps(asdict(STUDENT)))
+    assert record["teacher"]["key"] == TEACHER.key
+    assert record["teacher"]["accuracy"] == made.load(TEACHER)["result"]["accuracy"]
+    assert record["teacher"]["weights_sha256"] == made.load(TEACHER)["result"]["weights_sha256"]
+    curve = record["result"]["curve"]
+    assert [row["epoch"] for row in curve] == [0, 1]
+    assert record["result"]["accuracy"] == record["result"]["accuracy_last"] == curve[-1]["test_accuracy"]
+    assert record["result"]["accuracy_best_on_test"] == max(row["test_accuracy"] for row in curve)
+    assert record["seconds"] == sum(row["seconds"] for row in curve)
+    assert {"device", "torch", "python", "threads", "commit", "finished"} <= set(record["environment"])
+    assert [row["augmentation"] for row in made.load(SCORE)["result"]["scores"]]
+
+
+def test_the_headline_is_the_mean_of_the_last_five_for_long_schedules():
+    curve = [{"test_accuracy": float(i)} for i in range(100)]
+    assert execution._curve_result(curve)["accuracy"] == 97.0
+    assert execution._curve_result(curve[:99])["accuracy"] == 98.0
+
+
+def test_a_second_sweep_recomputes_nothing(made):
+    before = {path: path.stat().st_mtime_ns for path in made.runs.iterdir()}
+    sweep(RUNS, made, jobs=1)
+    assert {path: path.stat().st_mtime_ns for path in made.runs.iterdir()} == before
+
+
+def test_processes_make_the_same_records(made, tmp_path):
+    other = Store("quick", root=tmp_path)
+    sweep(RUNS, other, jobs=2)
+    assert results(other) == results(made)
+
+
+@pytest.mark.parametrize("damage", ["configuration", "result", "truncated", "status"])
+def test_a_record_that_does_not_match_is_set_aside_and_made_again(made, tmp_path, damage):
+    store = Store("quick", root=tmp_path)
+    original = made.path(SCORE).read_text()
+    record = json.loads(original)
+    if damage == "configuration":
+        record["config"]["seed"] = 5
+    elif damage == "result":
+        record["result"]["scores"][0]["score"] -= 1
+    elif damage == "status":
+        record["status"] = "perfect"
+    text = original[: len(original) // 2] if damage == "truncated" else json.dumps(record)
+    write_atomically(store.path(SCORE), text)
+    with pytest.warns(UserWarning, match="set aside"):
+        assert store.load(SCORE) is None
+    (aside,) = store.runs.glob("*.rejected-*")
+    assert aside.read_text() == text, "nothing is lost"
+    assert not store.done(SCORE) and store.all() == []
+    assert fault(original.encode(), SCORE.key) is None
+    assert "key" in fault(original.encode(), "0" * 16)
+
+
+def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):
+    store = Store("quick", root=tmp_path)
+    monkeypatch.setattr(execution, "build", lambda *_: (_ for _ in ()).throw(RuntimeError("the disk is on fire")))
+    with pytest.raises(SweepError, match="the disk is on fire"):
+        sweep([TEACHER, STUDENT], store, jobs=1)
+    record = store.load(TEACHER)
+    assert record["status"] == "failed" and "RuntimeError: the disk is on fire" in record["error"][-1]
+    assert store.load(STUDENT) is None  # not tried: its teacher is not there
+    assert "failed" in store.progress.read_text()
+    monkeypatch.undo()
+    sweep([TEACHER], store, jobs=1)
+    assert store.done(TEACHER)
+
+
+def test_one_failure_does_not_stop_the_others(made, tmp_path):
+    store = Store("quick", root=tmp_path)
+    bad = replace(STUDENT, method="awq")
+    with pytest.raises(SweepError, match="awq"):
+        sweep([bad, TEACHER], store, jobs=1)
+    assert store.done(TEACHER) and store.load(bad)["status"] == "failed"
+
+
+KILLED = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_runs import RUNS
+from paperlib.runs import Store
+from paperlib.sweep import sweep
+import paperlib.sweep
+paperlib.sweep.count_cores = lambda: 1
+sweep(RUNS, Store("quick", root=Path({root!r})), jobs=1)
+"""
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_records(made, tmp_path):
+    """SIGKILL, which nothing can catch, at five moments; then a run to the end."""
+    script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path))
+    store = Store("quick", root=tmp_path)
+    for moment in range(5):
+        process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+        target = moment + 1  # progress lines: after the first epoch of the teacher, and so on
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            lines = store.progress.read_text().count("epoch") if store.progress.exists() else 0
+            if lines >= target:
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for path in store.runs.glob("*.json"):
+            assert fault(path.read_bytes(), path.stem) is None, "a half-written record"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert results(store) == results(made)
+
+
+def test_keys():
+    assert STUDENT.key == replace(STUDENT).key == key_of("student", json.loads(json.dumps(asdict(STUDENT))))
+    changed = [replace(STUDENT, seed=1), replace(STUDENT, weight_bits=3), replace(STUDENT, method_options={"delta": 0.1}),
+               replace(STUDENT, teacher=replace(TEACHER, seed=1)), TEACHER, SCORE]  # fmt: skip
+    assert len({run.key for run in [STUDENT, *changed]}) == 7
+    with pytest.raises(ValueError, match="pupil"):
+        key_of("pupil", {})
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    with pytest.raises(OSError):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+# ------------------------------------------------------------------------------------- profiles, parameters, shell
+
+
+def test_profiles_have_every_candidate_and_the_papers_rows():
+    from paperlib.augment import AUGMENTATIONS, POLICIES
+
+    assert experiments.CANDIDATES == AUGMENTATIONS and experiments.POLICIES == tuple(POLICIES)
+    for profile in experiments.PROFILES:
+        for setup in experiments.setups(profile):
+            assert len(setup.students) == 16 * len(setup.seeds)
+            assert setup.teacher.augmentation == "none+cutmix"
+    rows = {(s.data.name, s.model): s for s in experiments.setups("paper")}
+    resnet = rows["cifar10", "resnet20"]
+    assert (resnet.bits, resnet.student_recipe) == (3, Recipe(1200, 256, 1e-3, 1e-4, quantizer_lr=1e-5))
+    assert resnet.teacher_recipe == Recipe(1200, 256, 0.1, 1e-4, "sgd")
+    vgg = rows["cifar100", "vgg13"]
+    assert (vgg.bits, vgg.student_recipe) == (2, Recipe(200, 64, 5e-4, 5e-4, quantizer_lr=5e-6))
+    assert vgg.teacher_recipe == Recipe(720, 64, 0.05, 5e-4, "sgd")
+    assert len(experiments.runs_of("paper", "ranking")) == 4 * (1 + 1 + 48)
+
+
+def test_unknown_names_are_refused():
+    for call, named in ((lambda: experiments.setups("tiny"), "tiny"), (lambda: experiments.runs_of("quick", "t9"), "t9"),
+                        (lambda: Store("quick", "elsewhere"), "elsewhere")):  # fmt: skip
+        with pytest.raises(ValueError, match=named):
+            call()
+
+
+@pytest.mark.parametrize("values, error, named", [
+    ({"profile": ["quick"]}, ValueError, "profile"), ({"cached_only": "false"}, TypeError, "'false'"),
+    ({"jobs": "2"}, TypeError, "'2'"), ({"profiles": "quick"}, TypeError, "list"), ({"jobs": True}, TypeError, "bool"),
+])  # fmt: skip
+def test_notebook_parameters_are_checked(values, error, named):
+    with pytest.raises(error, match=named):
+        check_parameters(values, Parameters)
+
+
+def test_missing_runs_name_the_command(tmp_path):
+    with pytest.raises(MissingRuns, match=r"18 runs are missing[\s\S]*make reproduce PROFILE=quick"):
+        require(Store("quick", root=tmp_path), experiments.runs_of("quick", "ranking"), "make reproduce PROFILE=quick")
+
+
+def test_status_counts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["status", "--table", "ranking"]) == 1
+    assert "0 done, 0 failed, 18 missing" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["status", "--profile", "huge"])
+    assert "huge" in capsys.readouterr().err

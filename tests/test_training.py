@@ -1,0 +1,138 @@
+"""The loop learns, resumes exactly, and refuses what cannot work."""
+
+import pytest
+import torch
+
+from paperlib import data
+from paperlib.config import Recipe
+from paperlib.losses import objective
+from paperlib.models import build
+from paperlib.quantizers import METHODS, quantize
+from paperlib.training import Task, accuracy, batches, fit, optimisers, set_rates
+
+DIGITS = data.subset(data.load("digits"), train=320, test=100)
+SMALL = data.Dataset(  # 16 x 16: a quarter of the time
+    "small digits", *(t[..., ::2, ::2].contiguous() if t.ndim == 4 else t for t in (
+        DIGITS.train_images, DIGITS.train_labels, DIGITS.test_images, DIGITS.test_labels)),
+    DIGITS.classes, DIGITS.mean, DIGITS.std, mirror=False,
+)  # fmt: skip
+TEACHER_RECIPE = Recipe(epochs=8, batch=32, lr=0.05, weight_decay=1e-4, optimiser="sgd")
+STUDENT_RECIPE = Recipe(epochs=4, batch=32, lr=1e-3, weight_decay=1e-4, quantizer_lr=1e-5)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    model = build("resnet8", 10)
+    curve = fit(model, Task(SMALL, "none", objective("ce"), TEACHER_RECIPE, seed=0))
+    assert curve[-1]["test_accuracy"] > 75, "the teacher of these tests has not learned"
+    return model
+
+
+@pytest.mark.parametrize("method, loss, margin", [
+    ("ewgs", "kd", 45), ("ewgs", "ce", 45), ("ewgs", "sqakd", 45), ("ewgs", "at", 45),
+    ("lsq", "kd", 45), ("pact", "kd", 45), ("dorefa", "kd", 45),
+])  # fmt: skip
+def test_every_method_learns(teacher, method, loss, margin):
+    """Chance is 10 %: after four short epochs a 2-bit student is well above, and its loss has fallen."""
+    assert method in METHODS
+    student = quantize(teacher, method, 2, 2)
+    curve = fit(student, Task(SMALL, "none", objective(loss), STUDENT_RECIPE, 0, teacher))
+    assert curve[-1]["test_accuracy"] > 10 + margin
+    assert curve[-1]["loss"] < curve[0]["loss"]
+
+
+def test_a_one_bit_student_learns_from_soft_labels(teacher):
+    student = quantize(teacher, "ewgs", 1, 1)
+    curve = fit(student, Task(SMALL, "erasing+cutmix", objective("kd"), STUDENT_RECIPE, 0, teacher))
+    assert curve[-1]["loss"] < curve[0]["loss"]
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(teacher, tmp_path):
+    options = {"delta": 0.01}
+    task = Task(SMALL, "randaugment+cutmix", objective("kd"), Recipe(3, 64, 1e-3, 1e-4, quantizer_lr=1e-5), 3, teacher)
+    whole = quantize(teacher, "ewgs", 2, 2, **options)
+    straight = fit(whole, task)
+
+    class Killed(Exception):
+        pass
+
+    def kill(row):
+        raise Killed
+
+    path = tmp_path / "run.pt"
+    rows = []
+    for _ in range(3):
+        student = quantize(teacher, "ewgs", 2, 2, **options)
+        with pytest.raises(Killed):
+            fit(student, task, path, kill)
+        rows.append(torch.load(path, weights_only=True)["curve"])
+    resumed = quantize(teacher, "ewgs", 2, 2, **options)
+    curve = fit(resumed, task, path)
+    assert [len(r) for r in rows] == [1, 2, 3]
+    for name in ("loss", "test_accuracy", "lr"):
+        assert [row[name] for row in curve] == [row[name] for row in straight]
+    for name, value in whole.state_dict().items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_damaged_checkpoint_is_set_aside(teacher, tmp_path):
+    path = tmp_path / "run.pt"
+    path.write_bytes(b"no checkpoint")
+    student = quantize(teacher, "ewgs", 2, 2)
+    recipe = Recipe(1, 64, 1e-3, 0.0, quantizer_lr=1e-5)
+    with pytest.warns(UserWarning, match="set aside"):
+        fit(student, Task(SMALL, "none", objective("ce"), recipe, 0), path)
+    assert path.with_name("run.pt.rejected").read_bytes() == b"no checkpoint"
+
+
+def test_hessian_factors_are_updated_on_schedule(teacher):
+    from paperlib import training
+
+    small = data.subset(SMALL, train=20, test=10)
+    student = quantize(teacher, "ewgs", 2, 2, delta="hessian")
+    seen, original = [], training.update_deltas
+    training.update_deltas = lambda model, three, loss, seed: seen.append(len(list(three)))
+    try:
+        fit(student, Task(small, "none", objective("ce"), Recipe(21, 5, 1e-4, 0.0), 0))
+    finally:
+        training.update_deltas = original
+    assert seen == [3, 3]  # at epochs 10 and 20, three batches each, never at epoch 0
+
+
+def test_an_epoch_shows_every_image_once_in_a_new_order():
+    task = Task(SMALL, "none", objective("ce"), Recipe(2, 64, 0.1, 0.0), 0)
+    orders = [torch.cat([targets for _, targets in batches(task, epoch)]) for epoch in (0, 0, 1)]
+    assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+    assert torch.equal(orders[0].sort().values, SMALL.train_labels.sort().values)
+
+
+def test_optimisers_and_schedule(teacher):
+    student = quantize(teacher, "ewgs", 2, 2)
+    recipe = Recipe(10, 32, 1e-3, 1e-4, quantizer_lr=1e-5)
+    weights, quantizers = optimisers(student, recipe)
+    assert len(quantizers.param_groups[0]["params"]) == 30 and quantizers.param_groups[0]["weight_decay"] == 0
+    counted = sum(p.numel() for o in (weights, quantizers) for g in o.param_groups for p in g["params"])
+    assert counted == sum(p.numel() for p in student.parameters())
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 1e-3), 10)
+    for epoch in range(10):
+        set_rates([weights, quantizers], recipe, epoch)
+        assert weights.param_groups[0]["lr"] == pytest.approx(reference.get_last_lr()[0])
+        assert quantizers.param_groups[0]["lr"] == pytest.approx(reference.get_last_lr()[0] / 100)
+        reference.optimizer.step(), reference.step()
+    (only,) = optimisers(build("resnet8", 10), TEACHER_RECIPE)
+    assert isinstance(only, torch.optim.SGD) and only.param_groups[0]["momentum"] == 0.9
+
+
+def test_accuracy_counts(teacher):
+    logits = teacher.eval()(SMALL.normalise(SMALL.test_images))
+    assert accuracy(teacher, SMALL, batch=70) == pytest.approx(100 * (logits.argmax(1) == SMALL.test_labels).double().mean().item())
+
+
+def test_what_cannot_work_is_refused(teacher):
+    with pytest.raises(ValueError, match="teacher"):
+        fit(quantize(teacher, "ewgs", 2, 2), Task(SMALL, "none", objective("kd"), STUDENT_RECIPE, 0))
+    with pytest.raises(FloatingPointError, match="epoch 0"):
+        fit(build("resnet8", 10), Task(SMALL, "none", objective("ce"), Recipe(1, 32, 1e30, 0.0, "sgd"), 0))
+    for bad in (dict(epochs=0), dict(batch=1), dict(lr=0.0), dict(optimiser="lion"), dict(weight_decay=-1.0)):
+        with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
+            Recipe(**(dict(epochs=1, batch=2, lr=0.1, weight_decay=0.0) | bad))
