@@ -39,7 +39,7 @@ run: $(READY)  ## the same runs without notebooks
 	$(PAPERLIB) run --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) --jobs $(JOBS) $(if $(RECORD),--record)
 
 status: $(READY)  ## what a profile has and lacks: seconds
-	@$(PAPERLIB) status --profile $(PROFILE) --table $(TABLE) $(if $(RECORD),--record) || true
+	@$(PAPERLIB) status --profile $(PROFILE) --table $(TABLE) $(if $(RECORD),--record)
 
 compare: $(READY)  ## your tables beside the committed ones: seconds
 	$(PAPERLIB) compare --profile $(PROFILE)

@@ -6,6 +6,7 @@ interface and can be passed instead.
 
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -36,10 +37,14 @@ def sweep(
     executor  something with `concurrent.futures`' interface to use instead of a local pool.
 
     Progress goes to `store.progress`, a line an epoch. A failed run does not stop the others.
-    Raises SweepError at the end if some failed; ValueError for a negative number of jobs.
+    Raises SweepError at the end if some failed; ValueError for a negative number of jobs or a device that is not there.
     """
     if jobs < 0:
         raise ValueError(f"jobs must be 0 (choose) or more, got {jobs}")
+    if not (device == "cpu" or re.fullmatch(r"cuda(:\d+)?", device)):
+        raise ValueError(f"unknown device {device!r}; known: cpu, cuda, cuda:N")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, and torch sees no CUDA GPU here")
     todo = missing(runs, store)
     if not todo:
         return
@@ -75,6 +80,7 @@ def _make_teachers(teachers: Sequence[TeacherRun], store: Store, device: str) ->
 class _Pool:
     def __init__(self, store: Store, device: str, jobs: int, executor: Executor | None):
         self.store, self.device, self.jobs, self.executor = store, device, jobs, executor
+        self.started = time.perf_counter()
 
     def make(self, todo: Sequence[Run], failures: dict[str, str]) -> None:
         if self.executor is None and self.jobs == 1:
@@ -99,7 +105,8 @@ class _Pool:
     def _collect(self, result, run: Run, failures: dict[str, str], done: int, total: int) -> None:
         try:
             record = result()
-            self.store.log(f"[{done}/{total}] {run.label}: {_headline(record)}")
+            left = (time.perf_counter() - self.started) / done * (total - done)
+            self.store.log(f"[{done}/{total}, about {left / 60:.0f} min left] {run.label}: {_headline(record)}")
         except Exception as error:
             failures[run.label] = f"{type(error).__name__}: {error}"
 

@@ -230,9 +230,16 @@ def test_missing_runs_name_the_command(tmp_path):
         require(Store("quick", root=tmp_path), experiments.runs_of("quick", "ranking"), "make reproduce PROFILE=quick")
 
 
+@pytest.mark.parametrize("arguments, named", [(dict(device="tpu"), "tpu"), (dict(jobs=-1), "-1"), (dict(device="cuda:99"), "cuda:99")])
+def test_sweep_names_what_is_wrong(tmp_path, monkeypatch, arguments, named):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=named):
+        sweep(RUNS, Store("quick", root=tmp_path), **arguments)
+
+
 def test_status_counts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["status", "--table", "ranking"]) == 1
+    assert main(["status", "--table", "ranking"]) == 0
     assert "0 done, 0 failed, 18 missing" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["status", "--profile", "huge"])

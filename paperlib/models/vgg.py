@@ -9,6 +9,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 def conv_bn(channels_in: int, channels_out: int) -> list[nn.Module]:
+    """The three layers of which every stage is made: 3x3 convolution with bias, BatchNorm, ReLU."""
     return [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]
 
 

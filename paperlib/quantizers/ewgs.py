@@ -54,10 +54,12 @@ class EwgsQuantizer(Quantizer):
 
 
 def weight(bits: int, **options: float | str) -> EwgsQuantizer:
+    """The weight quantizer of a layer; options: delta."""
     return EwgsQuantizer(bits, signed=True, **options)
 
 
 def activation(bits: int, **options: float | str) -> EwgsQuantizer:
+    """The activation quantizer of a layer; options: delta."""
     return EwgsQuantizer(bits, signed=False, **options)
 
 

@@ -31,8 +31,10 @@ class LsqQuantizer(Quantizer):
 
 
 def weight(bits: int) -> LsqQuantizer:
+    """The weight quantizer of a layer, on integers -2^(b-1) .. 2^(b-1) - 1."""
     return LsqQuantizer(bits, signed=True)
 
 
 def activation(bits: int) -> LsqQuantizer:
+    """The activation quantizer of a layer, on integers 0 .. 2^b - 1."""
     return LsqQuantizer(bits, signed=False)
