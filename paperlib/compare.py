@@ -19,13 +19,13 @@ def comparison(yours: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
     within_tolerance  "yes" or "no"; "not made" or "not committed" where one side lacks the row.
     """
     columns = [*KEYS, "score", "accuracy_mean"]
-    both = pd.merge(yours[columns], ours[columns], on=KEYS, how="outer", suffixes=("_yours", "_ours"), indicator="side")
+    both = pd.merge(yours[columns], ours[columns], on=KEYS, how="outer", suffixes=("_yours", "_ours"))
     score = (both["score_yours"] - both["score_ours"]).abs() <= SCORE_NATS
     accuracy = (both["accuracy_mean_yours"] - both["accuracy_mean_ours"]).abs() <= ACCURACY_POINTS
     verdict = (score & accuracy).map({True: "yes", False: "no"})
-    verdict[both["side"] == "right_only"] = "not made"
-    verdict[both["side"] == "left_only"] = "not committed"
-    return both.drop(columns="side").assign(within_tolerance=verdict)
+    verdict[both["accuracy_mean_yours"].isna()] = "not made"
+    verdict[both["accuracy_mean_ours"].isna()] = "not committed"
+    return both.assign(within_tolerance=verdict)
 
 
 def write_comparison(store: Store) -> int:

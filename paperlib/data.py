@@ -11,7 +11,10 @@ No file is ever unpickled but the archives whose checksum torchvision verifies.
 
 import hashlib
 import os
+import shutil
 import socket
+import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -262,7 +265,7 @@ def _read_npz(path: Path, classes: int) -> dict[str, np.ndarray]:
             if missing:
                 raise ValueError(f"has no array {', '.join(sorted(missing))}")
             arrays = {name: file[name] for name in (*shapes, "classes")}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a data set in npz form, or is damaged: {error}") from error
     if arrays["classes"].shape != (classes,):
         raise ValueError(f"{path} has {arrays['classes'].size} classes, {classes} expected")
@@ -302,7 +305,9 @@ def _cifar(name: str, root: Path, download: bool) -> Dataset:
     tensors = {}
     for split, complete in (("train", 50_000), ("test", 10_000)):
         images, labels, fingerprint = _canonical(arrays[f"{split}_images"], arrays[f"{split}_labels"])
-        if len(images) == complete and fingerprint != facts.fingerprints[split]:
+        if len(images) != complete:
+            warnings.warn(f"{path} holds {len(images)} of {name}'s {complete} {split} images", stacklevel=4)
+        elif fingerprint != facts.fingerprints[split]:
             raise ValueError(
                 f"{path if path.exists() else root / facts.folder}: the labelled {split} images are not those of {name} "
                 f"(fingerprint {fingerprint}, expected {facts.fingerprints[split]})"
@@ -344,7 +349,13 @@ def _tiny_imagenet(root: Path, download: bool) -> Dataset:
         ):  # fmt: skip
             if not download:
                 raise RuntimeError("download=False")
-            download_and_extract_archive(TINY_URL, root, md5=TINY_MD5)
+            root.mkdir(parents=True, exist_ok=True)
+            unpacked = Path(tempfile.mkdtemp(dir=root, prefix=".unpacking-"))
+            try:  # into place in one step: half an archive must never look like the data set
+                download_and_extract_archive(TINY_URL, root, unpacked, md5=TINY_MD5)
+                os.replace(unpacked / folder.name, folder)
+            finally:
+                shutil.rmtree(unpacked)
     try:
         wnids = [w for w in (folder / "wnids.txt").read_text().split() if (folder / "train" / w).is_dir()]
         rows = [line.split("\t")[:2] for line in (folder / "val/val_annotations.txt").read_text().splitlines()]
@@ -369,7 +380,7 @@ def _explained(name: str, root: Path, *by_hand: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        ways = [f"let it be downloaded (tried just now: {str(error).splitlines()[0]})", *by_hand]
+        ways = [f"let it be downloaded (tried just now: {(str(error).splitlines() or [type(error).__name__])[0]})", *by_hand]
         listed = "\n".join(f"  {i}. {way}" for i, way in enumerate(ways, start=1))
         raise FileNotFoundError(
             f"{name} is not in {root.resolve()} (set by $PAPERLIB_DATA). Ways to get it:\n{listed}"

@@ -25,7 +25,7 @@ from .config import Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
 from .losses import objective
 from .models import build
 from .quantizers import quantize
-from .runs import Store
+from .runs import Store, weights_of
 from .training import Task, fit, load_tensors, save_tensors
 
 HEADLINE_EPOCHS = 100  # schedules at least this long report the mean of their last five epochs, shorter ones the last
@@ -38,12 +38,17 @@ def load_data(data: Data, device: str) -> datasets.Dataset:
 
 
 def load_teacher(run: TeacherRun, store: Store, device: str) -> torch.nn.Module:
-    """A trained teacher from the cache. Raises FileNotFoundError, naming the run, if its weights are not there."""
+    """A trained teacher from the cache.
+
+    Raises FileNotFoundError, naming the run, if its weights are not there; ValueError if they are not those of its record.
+    """
     path = store.weights(run)
     if not path.exists():
         raise FileNotFoundError(f"no weights of the {run.label} ({run.key}) in {store.cache}")
     model = build(run.model, len(load_data(run.data, device).classes), run.seed)
     model.load_state_dict(load_tensors(path, device)["model"])
+    if _weights_hash(model) != weights_of(store.load(run) or {"kind": "student"}):
+        raise ValueError(f"the weights in {path} are not those that the record {store.path(run)} speaks of")
     return model.to(device).eval()
 
 
@@ -56,17 +61,27 @@ def execute(run: Run, store: Store, device: str = "cpu") -> dict[str, Any]:
         if not store.done(run):
             ensure_teacher(teacher, store, device)
     with store.lock(run):
-        record = store.load(run)
-        if record is not None and record["status"] == "done":
-            return record
+        if store.done(run):
+            return store.load(run)
         return _make(run, store, device)
 
 
 def ensure_teacher(run: TeacherRun, store: Store, device: str) -> None:
-    """Train a teacher unless both its weights and its record are there. Weights never go into git, records do."""
+    """Train a teacher unless its record and the weights of that record are there. Weights never go into git.
+
+    Weights that cannot be read, or are another run's, are set aside. If training again gives other weights, as on another
+    kind of processor, what was made with the old ones is no longer `Store.done`.
+    """
     with store.lock(run):
-        if not (store.weights(run).exists() and store.done(run)):
-            _make(run, store, device)
+        if store.done(run) and store.weights(run).exists():
+            try:
+                load_teacher(run, store, device)
+                return
+            except Exception as error:  # whatever a damaged file makes torch raise
+                aside = store.weights(run).with_suffix(".pt.rejected")
+                store.weights(run).replace(aside)
+                store.log(f"weights of {run.label} set aside as {aside.name}: {error}")
+        _make(run, store, device)
 
 
 def _make(run: Run, store: Store, device: str) -> dict[str, Any]:

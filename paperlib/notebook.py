@@ -1,6 +1,7 @@
 """What a notebook calls first: check its parameters, find the repository, make or demand its runs."""
 
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def stores(table: str, **parameters: Any) -> list[Store]:
     and `cached_only` is set.
     """
     wanted = check_parameters(parameters, Parameters)
+    # The kernel works in notebooks/: a relative data folder is meant from the repository, here and in worker processes.
+    os.environ["PAPERLIB_DATA"] = str(repository() / os.environ.get("PAPERLIB_DATA", "data"))
     found = []
     for profile in wanted.profiles:
         store = Store(profile, wanted.tree, repository())

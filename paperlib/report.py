@@ -151,7 +151,7 @@ def _panel(axis: plt.Axes, name: str, rows: pd.DataFrame, colours: dict) -> None
         policy, _, mixed = row.augmentation.partition("+")
         axis.errorbar(
             row.score, row.accuracy_mean, yerr=None if row.accuracy_sd != row.accuracy_sd else row.accuracy_sd,
-            xerr=[[row.score - row.score_low], [row.score_high - row.score]], fmt="o", ms=7, color=colours[policy],
+            xerr=[[max(row.score - row.score_low, 0)], [max(row.score_high - row.score, 0)]], fmt="o", ms=7, color=colours[policy],
             mfc="none" if mixed else colours[policy], mew=1.6, elinewidth=1, capsize=2,
         )  # fmt: skip
     ours, least = rows.loc[rows["score"].idxmin()], rows.loc[rows["teacher_stddev"].idxmin()]

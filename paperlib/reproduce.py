@@ -74,5 +74,7 @@ def refresh(root: Path = Path()) -> list[Path]:
     """Execute the committed notebooks in place, with the parameters they hold, on the committed records."""
     paths = [root / "notebooks" / notebook for _, notebook in experiments.TABLES.values()]
     for path in paths:
-        _execute(path, path, {})
+        fresh = root / "build" / "refreshed" / path.name  # a failure must not leave its traceback in the committed file
+        _execute(path, fresh, {})
+        write_atomically(path, fresh.read_bytes())
     return paths

@@ -2,7 +2,7 @@
 
     results/<profile>/{runs,tables,figures}              committed: what we measured
     build/<profile>/{runs,tables,figures,notebooks}      yours, made anew; ignored by git
-    build/<profile>/cache                                weights and checkpoints, of both trees
+    build/<profile>/{cache,cache-results}                weights and checkpoints of the two, ignored by git
 
 A record is trusted only if its content matches its key and its digest. One that does not is set aside under another name,
 with a warning, and the run is made again.
@@ -59,7 +59,7 @@ class Store:
 
     @property
     def cache(self) -> Path:
-        return self.root / "build" / self.profile / "cache"
+        return self.root / "build" / self.profile / ("cache" if self.tree == "build" else "cache-results")
 
     @property
     def progress(self) -> Path:
@@ -76,8 +76,12 @@ class Store:
         return self.read(self.path(run))
 
     def done(self, run: Run) -> bool:
+        """Whether there is a trusted record of success, made with the teacher whose record lies beside it."""
         record = self.load(run)
-        return record is not None and record["status"] == "done"
+        if record is None or record["status"] != "done":
+            return False
+        teachers = [self.load(teacher) for teacher in run.teachers]
+        return all(t and t["status"] == "done" and weights_of(t) == weights_of(record) for t in teachers)
 
     def read(self, path: Path) -> dict[str, Any] | None:
         """The record in a file, or None if the file is absent or was set aside just now."""
@@ -122,6 +126,12 @@ class Store:
         self.progress.parent.mkdir(parents=True, exist_ok=True)
         with open(self.progress, "a") as file:
             file.write(message + "\n")
+
+
+def weights_of(record: dict[str, Any]) -> str | None:
+    """The hash of the teacher's weights that a record speaks of: its own, or those it was made with."""
+    facts = record["result"] if record["kind"] == "teacher" else record.get("teacher", {})
+    return facts.get("weights_sha256")
 
 
 def digest(record: dict[str, Any]) -> str:

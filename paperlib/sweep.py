@@ -10,13 +10,16 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 
 import torch
 
 from .config import Run, TeacherRun
 from .execution import count_cores, ensure_teacher, execute
 from .runs import Store
+
+
+ATTEMPTS = 3  # pools started, if worker processes die, before what is left is given up
 
 
 class SweepError(RuntimeError):
@@ -87,13 +90,29 @@ class _Pool:
             for done, run in enumerate(todo):
                 self._collect(lambda run=run: execute(run, self.store, self.device), run, failures, done + 1, len(todo))
             return
+        for _ in range(ATTEMPTS):
+            todo = self._pass(todo, failures)
+            if not todo:
+                return
+            self.store.log(f"a worker process died; starting again with the {len(todo)} runs that are left")
+        for run in todo:
+            self.store.save(run, "failed", error=["the worker process died, perhaps for want of memory"])
+            failures[run.label] = "the worker process died"
+
+    def _pass(self, todo: Sequence[Run], failures: dict[str, str]) -> list[Run]:
+        """Send all of `todo` to an executor; returns what was lost because a worker process died."""
+        lost = []
         executor = self.executor or ProcessPoolExecutor(
             self.jobs, multiprocessing.get_context("spawn"), _start_worker, (max(1, count_cores() // self.jobs), os.getpid())
         )
         try:
             futures = {executor.submit(execute, run, self.store, self.device): run for run in todo}
             for done, future in enumerate(as_completed(futures), start=1):
-                self._collect(future.result, futures[future], failures, done, len(todo))
+                if isinstance(future.exception(), BrokenExecutor):
+                    lost.append(futures[future])
+                else:
+                    self._collect(future.result, futures[future], failures, done, len(todo))
+            return lost
         except BaseException:  # Ctrl-C: leave at once; what runs now loses at most one epoch
             for process in getattr(executor, "_processes", None) or ():
                 executor._processes[process].terminate()

@@ -5,6 +5,7 @@ resumed run goes on exactly as it would have. Nothing inside an epoch waits for 
 """
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -112,6 +113,19 @@ def _start(model: nn.Module, task: Task) -> None:
         initialise(model, next(batches(task, 0))[0])
 
 
+@torch.no_grad()
+def _check_classes(model: nn.Module, task: Task) -> None:
+    """Raise ValueError unless model and teacher give as many logits as the data set has classes."""
+    x, classes = task.data.normalise(task.data.test_images[:1]), len(task.data.classes)
+    for name, network in (("network", model), ("teacher", task.teacher)):
+        if network is not None:
+            training = network.training
+            found = network.eval()(x.contiguous(memory_format=torch.channels_last)).shape[1]
+            network.train(training)
+            if found != classes:
+                raise ValueError(f"the {name} has {found} classes, the data set {task.data.name!r} has {classes}")
+
+
 def _update_factors(model: nn.Module, task: Task, epoch: int) -> None:
     by_hessian = any(isinstance(m, EwgsQuantizer) and m.by_hessian for m in model.modules())
     if by_hessian and epoch and epoch % HESSIAN_EVERY == 0:
@@ -132,7 +146,7 @@ def fit(
     report      called with each new row: epoch (from 0), lr, loss, test_accuracy (percent), seconds, cpu_seconds.
 
     Raises FloatingPointError, naming the epoch, if the loss is no longer finite; ValueError if the objective needs a
-    teacher and the task has none.
+    teacher and the task has none, or if a network has another number of classes than the data set.
     """
     if task.objective.needs_teacher and task.teacher is None:
         raise ValueError("this loss compares with a teacher, and the task has none")
@@ -144,6 +158,7 @@ def fit(
     state = _read_checkpoint(checkpoint, device)
     if state is None:
         _start(model, task)
+        _check_classes(model, task)
     else:
         model.load_state_dict(state["model"])
         curve = state["curve"]
@@ -174,7 +189,10 @@ def save_tensors(path: Path, content: dict) -> None:
     """torch.save, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(content, temporary)
+    with open(temporary, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

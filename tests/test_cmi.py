@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from paperlib import cmi as scorer
+from paperlib import data as datasets
 from paperlib.augment import AUGMENTATIONS
 from paperlib.cmi import centroid_divergence, class_centroids, cmi, rank, score, teacher_stddev
 
@@ -158,15 +159,49 @@ def test_rank_any_teacher_and_any_images():
     assert again.equals(table)  # dropout is off, random numbers are keyed
 
 
-def test_rank_does_not_depend_on_how_the_images_are_sorted_beyond_chance():
-    """T. stddev of class-sorted images would measure the sorting: the order of the pass is shuffled."""
-    order = LABELS.argsort()
-    table = rank(Linear(), (IMAGES[order], LABELS[order]), ["none"], **OWN)
-    other = rank(Linear(), (IMAGES, LABELS), ["none"], **OWN)
-    assert table["teacher_stddev"][0] == pytest.approx(other["teacher_stddev"][0], rel=1.0)
+def test_t_stddev_does_not_measure_how_the_images_are_sorted():
+    """Groups of class-sorted images would differ in class; the order of the pass is shuffled."""
+    labels = torch.arange(300) % 3
+    images = (60 + 60 * labels)[:, None, None, None].expand(-1, 3, 12, 16).to(torch.uint8)
+    teacher = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    teacher[2].weight.data = torch.tensor([[-9.0] * 3, [0.0] * 3, [9.0] * 3])
+    teacher[2].bias.data = torch.tensor([0.0, 2.0, 0.0])
+    order = labels.argsort(stable=True)
+    p = teacher(datasets.normalise(images[order], (0.5,) * 3, (0.25,) * 3)).softmax(1)
+    sorted_groups = teacher_stddev(p, [20] * 15).item()
+    table = rank(teacher, (images[order], labels[order]), ["none"], **OWN)
+    assert table["teacher_stddev"][0] < sorted_groups / 3
 
 
-def test_the_interval_covers_and_shrinks():
+def test_t_stddev_pairs_each_view_with_a_base_view_of_its_own():
+    """For "none" the base half is another draw, and CutMix is drawn for both halves."""
+    teacher, data = Linear(), scorer._as_dataset((IMAGES, LABELS), (0.5,) * 3, (0.25,) * 3, None)
+    table = rank(teacher, (IMAGES, LABELS), ["none", "erasing+cutmix"], **OWN).set_index("augmentation")
+    for name, partner in (("none", "none"), ("erasing+cutmix", "none+cutmix")):
+        view = scorer.predict(teacher, data, name, batch=30)[0]
+        base = scorer.predict(teacher, data, partner, batch=30, draw=1)[0]
+        assert not torch.equal(view, base)
+        means = [torch.cat([view[i : i + 20], base[i : i + 20]]).double().softmax(1).mean(0) for i in range(0, 80, 20)]
+        assert table.loc[name, "teacher_stddev"] == pytest.approx(torch.stack(means).std(0).mean().item(), rel=1e-5)
+
+
+def test_the_interval_holds_the_estimate_and_the_truth():
+    """With many classes and few images every replicate loses CMI; the interval must not."""
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.arange(900) % 30
+    draw = lambda: 3 * torch.randn(900, 30, dtype=torch.float64, generator=generator) + 4 * torch.nn.functional.one_hot(labels, 30)  # noqa: E731
+    row = scorer.evaluate(draw(), labels, 1.0, 100, 0)
+    for name in ("score", "cmi", "divergence"):
+        assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+    inside = 0
+    truth = sum(float(centroid_divergence(class_centroids(draw().softmax(1), labels))) for _ in range(40)) / 40
+    for seed in range(40):
+        row = scorer.evaluate(draw(), labels, 1.0, 100, seed)
+        inside += row["divergence_low"] < truth < row["divergence_high"]
+    assert 32 <= inside <= 40  # 38 expected
+
+
+def test_the_replicates_shrink_with_the_images():
     few, many = (scorer.bootstrap(LOGITS.repeat(k, 1), HARD.repeat(k), 200, seed=1)["score"] for k in (1, 16))
     assert few.std() / many.std() == pytest.approx(4, rel=0.35)
     soft = scorer.bootstrap(LOGITS, SOFT, 200, seed=1)
@@ -178,7 +213,7 @@ def test_the_interval_covers_and_shrinks():
 
 @pytest.mark.parametrize("change, named", [
     (dict(augmentations=["none", "mixup"]), "mixup"), (dict(mean=None), "mean"), (dict(teacher=Linear(5)), r"5\).*3 classes"),
-    (dict(data=(IMAGES.float(), LABELS)), "float32"), (dict(data=(IMAGES, LABELS - 1)), "-1"),
+    (dict(data=(IMAGES.float(), LABELS)), "float32"), (dict(stddev_group=0), "0"), (dict(data=(IMAGES, LABELS - 1)), "-1"),
 ])  # fmt: skip
 def test_rank_names_what_is_wrong(change, named):
     arguments = dict(teacher=Linear(), data=(IMAGES, LABELS), augmentations=["none"], **OWN) | change

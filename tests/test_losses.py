@@ -62,6 +62,14 @@ def test_objectives_weigh_their_terms():
 
 
 def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="tau"):
+        objective("kd", tau=2.0)
+    with pytest.raises(ValueError, match="no layers"):
+        objective("at", layers=())
+    with pytest.raises(ValueError, match="7"):
+        cross_entropy(ZS, torch.tensor([0, 1, 2, 3, 4, 7]))
+    with pytest.raises(ValueError, match="sum to 1, found 1.19"):
+        cross_entropy(ZS, torch.full((6, 5), 0.24))
     with pytest.raises(ValueError, match="ktd"):
         objective("ktd")
     with pytest.raises(ValueError, match="-1"):

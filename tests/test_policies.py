@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.autoaugment import AutoAugmentPolicy
 
-from paperlib.augment import AUGMENTATIONS, OPS, augment, cutmix, generator, policies
+from paperlib.augment import AUGMENTATIONS, OPS, apply_op, augment, cutmix, generator, policies
 from paperlib.augment.pipeline import crop_and_mirror, cutmix_box
 
 CLASSES = {
@@ -189,9 +189,23 @@ def test_keyed_by_seed_epoch_and_batch(name):
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(images, before)
-    # every image draws for itself: copies of one picture get different views
-    same = augment(images[:1].expand(40, -1, -1, -1), labels, name, generator(0), 10)[0]
-    assert len({view.numpy().tobytes() for view in same}) > 20
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS[1:8])
+def test_every_image_of_a_batch_draws_for_itself(name):
+    """Copies of one picture get different views, without crop and mirror to tell them apart."""
+    picture = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(60, -1, -1, -1)
+    views, _ = augment(picture, torch.zeros(60, dtype=torch.long), name, generator(0), 2, mirror=False, padding=0)
+    assert len({view.numpy().tobytes() for view in views}) > 12
+
+
+def test_links_reach_the_image_they_were_drawn_for():
+    images = torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8)
+    (links,) = policies.trivialaugment(generator(9), 50, 32, 32)
+    together = policies.apply_links(images, links)
+    for n in range(50):
+        alone = apply_op(images[n : n + 1], OPS[links.ops[n]], torch.from_numpy(links.magnitudes[n : n + 1]))
+        assert torch.equal(together[n], alone[0])
 
 
 def test_names():

@@ -20,7 +20,7 @@ def made_up(store, accuracies, scores=None):
     """Records of every run of the quick ranking, with the given accuracies and scores by candidate."""
     (setup,) = experiments.setups("quick")
     facts = {"key": setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
-    store.save(setup.teacher, "done", result={"accuracy": 98.0})
+    store.save(setup.teacher, "done", result={"accuracy": 98.0, "weights_sha256": "0"})
     names = experiments.CANDIDATES
     scores = scores or {name: 0.1 * i for i, name in enumerate(names)}
     rows = [{"rank": i + 1, "augmentation": name, "score": scores[name], "cmi": 0.5, "divergence": scores[name] + 0.5,

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -125,6 +126,49 @@ def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):
     monkeypatch.undo()
     sweep([TEACHER], store, jobs=1)
     assert store.done(TEACHER)
+
+
+def test_damaged_weights_are_set_aside_and_trained_again(made, tmp_path):
+    store = Store("quick", root=tmp_path)
+    sweep([TEACHER], store, jobs=1)
+    store.weights(TEACHER).write_bytes(b"torn")
+    sweep([STUDENT], store, jobs=1)
+    assert store.weights(TEACHER).with_suffix(".pt.rejected").read_bytes() == b"torn"
+    assert results(store)[STUDENT.key] == results(made)[STUDENT.key]
+
+
+def test_students_of_other_weights_are_not_done(made, tmp_path):
+    """Where training a teacher again gave other weights, what was made with the old ones is made again."""
+    import shutil
+
+    shutil.copytree(made.root, tmp_path, dirs_exist_ok=True)
+    store = Store("quick", root=tmp_path)
+    assert store.done(STUDENT)
+    record = store.load(TEACHER)
+    store.save(TEACHER, "done", result=record["result"] | {"weights_sha256": "0" * 64})
+    assert store.done(TEACHER) and not store.done(STUDENT) and not store.done(SCORE)
+    with pytest.raises(ValueError, match="not those"):
+        execution.load_teacher(TEACHER, store, "cpu")
+
+
+def test_a_worker_that_dies_does_not_take_the_others_with_it(tmp_path):
+    store = Store("quick", root=tmp_path)
+    sweep([TEACHER], store, jobs=1)
+    executors = []
+
+    class Dying(ThreadPoolExecutor):
+        """Breaks like a process pool whose worker was killed, once."""
+
+        def submit(self, function, *arguments):
+            if not executors:
+                executors.append(self)
+                future = Future()
+                future.set_exception(BrokenExecutor("a process was terminated abruptly"))
+                return future
+            return super().submit(function, *arguments)
+
+    sweep(RUNS, store, executor=Dying(1))
+    assert all(store.done(run) for run in RUNS) and "a worker process died" in store.progress.read_text()
 
 
 def test_one_failure_does_not_stop_the_others(made, tmp_path):

@@ -129,6 +129,9 @@ def test_accuracy_counts(teacher):
 
 
 def test_what_cannot_work_is_refused(teacher):
+    other = build("resnet8", 12)
+    with pytest.raises(ValueError, match="12 classes"):
+        fit(quantize(teacher, "ewgs", 2, 2), Task(SMALL, "none", objective("kd"), STUDENT_RECIPE, 0, other))
     with pytest.raises(ValueError, match="teacher"):
         fit(quantize(teacher, "ewgs", 2, 2), Task(SMALL, "none", objective("kd"), STUDENT_RECIPE, 0))
     with pytest.raises(FloatingPointError, match="epoch 0"):

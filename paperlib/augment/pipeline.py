@@ -60,7 +60,7 @@ def parse(augmentation: str) -> tuple[str, bool]:
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Random numbers for a key such as (seed, epoch, batch); other keys give independent streams."""
+    """Random numbers for a key such as (seed, epoch, batch); another key of the same length gives an independent stream."""
     return np.random.default_rng([int(k) for k in key])
 
 

@@ -38,6 +38,8 @@ class Objective:
             raise ValueError(f"the temperature must be positive, got {self.temperature}")
         if self.beta and self.feature_loss not in FEATURE_LOSSES:
             raise ValueError(f"unknown feature loss {self.feature_loss!r}; known: {', '.join(FEATURE_LOSSES)}")
+        if self.beta and not self.layers:
+            raise ValueError(f"beta = {self.beta} weighs a feature loss over no layers: name some, or 'maps'")
 
     @property
     def needs_teacher(self) -> bool:
@@ -78,13 +80,16 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def objective(name: str, **changes: float) -> Objective:
-    """One of `OBJECTIVES`, with some of its values changed. Raises ValueError for an unknown name.
+    """One of `OBJECTIVES`, with some of its values changed. Raises ValueError for an unknown name or option.
 
     >>> objective("kd", temperature=2.0).alpha
     2
     """
     if name not in OBJECTIVES:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(OBJECTIVES)}")
+    for option in changes:
+        if option not in Objective.__dataclass_fields__:
+            raise ValueError(f"a loss has no option {option!r}; known: {', '.join(Objective.__dataclass_fields__)}")
     return replace(OBJECTIVES[name], **changes)
 
 

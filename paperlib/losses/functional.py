@@ -8,11 +8,25 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over the batch of -sum_c t_c log softmax(logits)_c, in nats.
 
     logits   (N, C) float. targets  (N,) int64 labels, or (N, C) float soft labels whose rows sum to 1.
+    Raises ValueError for labels out of range or soft labels that do not sum to 1, where the targets are on the CPU: on a
+    GPU looking would wait for the device, and the targets come from a data set that was checked.
 
     >>> cross_entropy(torch.zeros(2, 4), torch.tensor([1, 3]))
     tensor(1.3863)
     """
+    if targets.device.type == "cpu":
+        _check_targets(targets, logits.shape[1])
     return F.cross_entropy(logits, targets)
+
+
+def _check_targets(targets: Tensor, classes: int) -> None:
+    if targets.is_floating_point():
+        totals = targets.sum(1)
+        if not ((totals - 1).abs() < 1e-3).all():
+            raise ValueError(f"soft labels must sum to 1, found {totals[~((totals - 1).abs() < 1e-3)][0].item()}")
+    elif not 0 <= int(targets.min()) <= int(targets.max()) < classes:
+        wrong = targets[(targets < 0) | (targets >= classes)][0].item()
+        raise ValueError(f"labels must lie in 0..{classes - 1}, found {wrong}")
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:

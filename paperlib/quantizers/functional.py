@@ -150,15 +150,30 @@ def dorefa_weight(w: Tensor, bits: int) -> Tensor:
     return 2 * ewgs_round(t / (2 * t.detach().abs().max()) + 0.5, 2**bits) - 1
 
 
+class _StraightThroughSign(Function):
+    """sign(x), with the gradient passed unchanged."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        return g
+
+
 def dorefa_activation(x: Tensor, bits: int) -> Tensor:
     """DoReFa-Net for activations (arXiv 1606.06160, eq. 11): round((2^b - 1) clip(x, 0, 1)) / (2^b - 1).
 
-    The gradient passes where 0 <= x <= 1. Raises ValueError unless bits is 1 to 8.
+    At one bit, the sign of the clipped value, as the public paper-form code (zzzxxxttt/pytorch_DoReFaNet) has it: what is
+    positive becomes 1. The gradient passes where 0 <= x <= 1. Raises ValueError unless bits is 1 to 8.
 
     >>> dorefa_activation(torch.tensor([-1.0, 0.4, 0.6, 2.0]), bits=1)
-    tensor([0., 0., 1., 1.])
+    tensor([0., 1., 1., 1.])
     """
     _check_bits(bits)
+    if bits == 1:
+        return _StraightThroughSign.apply(normalise_and_clip(x, 0.0, 1.0))
     return ewgs_activation(x, 0.0, 1.0, 2**bits)
 
 
