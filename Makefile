@@ -55,7 +55,7 @@ lab: $(READY)  ## JupyterLab
 
 test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 4 minutes on 2 cores
 	$(PYTHON) -m pytest
-	$(PYTHON) -m pytest --nbval --sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+	$(PYTHON) -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 
 lock: $(READY)  ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes \
