@@ -53,7 +53,7 @@ notebooks: $(READY)  ## execute the committed notebooks in place on the committe
 lab: $(READY)  ## JupyterLab
 	$(PYTHON) -m jupyterlab notebooks
 
-test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 4 minutes on 2 cores
+test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 2 minutes on 2 cores
 	$(PYTHON) -m pytest
 	$(PYTHON) -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 
