@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from paperlib import experiments
@@ -81,6 +82,22 @@ def test_the_readmes_example_runs(tmp_path):
     done = subprocess.run([sys.executable, "-c", setup + example], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "trivialaugment+cutmix" in done.stdout
+
+
+def test_the_readmes_table_is_the_records():
+    """Every number of the headline table, as the committed agreement tables round to it."""
+    tables = [pd.read_csv(ROOT / "results" / p / "tables/agreement.csv").set_index("ranker") for p in ("cpu", "quick")]
+    names = {"**score D - CMI**": "score D - CMI (ours)"}
+    rows = re.findall(r"^\| (\S.*?) \| (.*) \|$", (ROOT / "README.md").read_text().split("| ranker |")[1].split("\n\n")[0], re.M)
+    shown = [(names.get(name, name), cells.split(" | ")) for name, cells in rows if "(" in cells]
+    assert len([row for row in shown if row[0] in tables[0].index]) == 4
+    for name, cells in shown:
+        if name not in tables[0].index:
+            continue
+        numbers = [float(n) for cell in cells for n in re.findall(r"[-+]?\d+\.\d+", cell)]
+        expected = [v for t in tables for v in t.loc[name, ["spearman", "spearman_p", "kendall", "regret"]]]
+        for n, value in zip(numbers, expected, strict=True):
+            assert abs(n - value) <= 0.0051, (name, n, value)
 
 
 def test_readme_names_only_targets_that_exist():
