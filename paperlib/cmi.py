@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from . import data as datasets
-from .augment import AUGMENTATIONS, CUTMIX, augment, generator, parse
+from .augment import AUGMENTATIONS, AUGMENTED_AT_ONCE, CUTMIX, augment_batches, generator, parse, to_device
+from .hardware import autocast, keep_freed_memory
 
 TINY = 1e-300  # below the smallest probability a float64 softmax gives: keeps 0 log 0 = 0
 
@@ -239,6 +240,19 @@ def interval(estimate: float, replicates: np.ndarray) -> tuple[float, float]:
 
 
 @torch.no_grad()
+def logits_of(teacher: nn.Module, data: datasets.Dataset, views: Tensor, precision: str = "float32") -> Tensor:
+    """(N, 3, H, W) uint8 views -> (N, C) float32 logits. Raises ValueError if C is not the data set's."""
+    with autocast(views.device, precision):
+        logits = teacher(data.normalise(views).contiguous(memory_format=torch.channels_last)).float()
+    if logits.shape != (len(views), len(data.classes)):
+        raise ValueError(
+            f"the teacher gives logits of shape {tuple(logits.shape)} for {len(views)} images; the data set "
+            f"{data.name!r} has {len(data.classes)} classes"
+        )
+    return logits
+
+
+@torch.no_grad()
 def predict(
     teacher: nn.Module,
     data: datasets.Dataset,
@@ -247,35 +261,34 @@ def predict(
     batch: int = 100,
     padding: int = 4,
     draw: int = 0,
+    precision: str = "float32",
 ) -> tuple[Tensor, Tensor]:
     """The teacher's logits on one augmented pass over the training images, and the targets that go with them.
 
     Images are taken in a seeded random order, the same for every augmentation, so that neither T. stddev's groups nor
     CutMix's partners depend on how the data set is sorted. `draw` numbers independent passes of one augmentation over the
-    images in that order. The teacher runs in eval mode and is left in the mode it was in.
+    images in that order. The teacher runs in eval mode, its convolutions in `precision`, and is left in the mode it was in.
 
     Returns (N, C) float32 logits and (N,) int64 labels or (N, C) float32 soft labels, on the data's device.
     Raises ValueError if the teacher's number of classes is not the data set's.
     """
-    order = torch.from_numpy(generator(seed, 0x0DE5).permutation(len(data.train_images))).to(data.train_images.device)
+    device, count = data.train_images.device, len(data.train_images)
+    order = to_device(generator(seed, 0x0DE5).permutation(count), device)
     policy_key = AUGMENTATIONS.index(augmentation) if augmentation in AUGMENTATIONS else len(AUGMENTATIONS)
+    keep_freed_memory()
     training = teacher.training
     teacher.eval()
     logits, targets = [], []
     try:
-        for k, index in enumerate(order.split(batch)):
-            views, target = augment(
-                data.train_images[index], data.train_labels[index], augmentation, generator(seed, policy_key, k, draw),
-                len(data.classes), data.mirror, padding,
+        at_once = max(1, AUGMENTED_AT_ONCE[device.type] // batch)
+        for first, chunk in enumerate(order.split(at_once * batch)):
+            rngs = [generator(seed, policy_key, first * at_once + k, draw) for k in range(-(-len(chunk) // batch))]
+            views, target = augment_batches(
+                data.train_images[chunk], data.train_labels[chunk], augmentation, rngs, batch, len(data.classes),
+                data.mirror, padding,
             )  # fmt: skip
-            output = teacher(data.normalise(views)).float()
-            if output.shape != (len(index), len(data.classes)):
-                raise ValueError(
-                    f"the teacher gives logits of shape {tuple(output.shape)} for {len(index)} images; the data set "
-                    f"{data.name!r} has {len(data.classes)} classes"
-                )
-            logits.append(output)
             targets.append(target)
+            logits += [logits_of(teacher, data, x, precision) for x in views.split(batch)]
     finally:
         teacher.train(training)
     return torch.cat(logits), torch.cat(targets)
@@ -311,6 +324,7 @@ def rank(
     cmi_weight: float = 1.0,
     stddev_group: int = 500,
     replicates: int = 200,
+    precision: str = "float32",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> pd.DataFrame:
     """Score augmentations with the teacher alone, one pass over the images each, and put the best first.
@@ -325,6 +339,7 @@ def rank(
                    as many views with crop and mirror alone (and CutMix, if the candidate has it) are added, from a pass
                    of their own that all candidates share.
     replicates     of the bootstrap; 0 leaves the intervals out.
+    precision      "float32", or "bfloat16" for the teacher's convolutions: faster, and the third digit moves.
     progress       called with (done, total, augmentation) before each pass and at the end.
 
     Returns one row an augmentation: rank, augmentation, score, cmi, divergence, entropy, cross_entropy (nats),
@@ -351,13 +366,13 @@ def rank(
     for done, name in enumerate(augmentations):
         if progress:
             progress(done, len(augmentations), name)
-        logits, targets = predict(teacher, data, name, seed, batch, padding)
+        logits, targets = predict(teacher, data, name, seed, batch, padding, precision=precision)
         row = {"augmentation": name, **evaluate(logits, targets, cmi_weight, replicates, seed)}
         row["teacher_stddev"] = float("nan")
         if len(groups) > 1:
             partner = "none" + CUTMIX * parse(name)[1]  # CutMix, if on, is drawn for both halves
             if partner not in base:
-                base[partner] = predict(teacher, data, partner, seed, batch, padding, draw=1)[0]
+                base[partner] = predict(teacher, data, partner, seed, batch, padding, 1, precision)[0]
             row["teacher_stddev"] = _paired_stddev(logits, base[partner], groups)
         rows.append(row)
     if progress:

@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 KEY_VERSION = 1  # part of every key: raise it when the same configuration comes to mean another computation
+PRECISIONS = ("float32", "bfloat16")
+# Options that came later, with the value that all earlier runs had: left out of the key at that value, so those keep theirs.
+ADDED_LATER = {"precision": "float32"}
 
 
 def _require(condition: bool, text: str) -> None:
@@ -34,6 +37,8 @@ class Recipe:
 
     optimiser     "sgd" (momentum 0.9, not Nesterov) or "adam" (default betas; weight decay as L2).
     quantizer_lr  of a second Adam, without weight decay, for bounds, steps and output scales; students only.
+    precision     "float32", or "bfloat16" for the convolutions and linear layers but the last; weights, statistics and
+                  losses stay in float32.
     """
 
     epochs: int
@@ -42,9 +47,11 @@ class Recipe:
     weight_decay: float
     optimiser: str = "adam"
     quantizer_lr: float = 0.0
+    precision: str = "float32"
 
     def __post_init__(self):
         _require(self.optimiser in ("sgd", "adam"), f"unknown optimiser {self.optimiser!r}; known: sgd, adam")
+        _require(self.precision in PRECISIONS, f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
         _require(self.epochs >= 1, f"a run needs at least 1 epoch, got {self.epochs}")
         _require(self.batch >= 2, f"a batch needs at least 2 images, got {self.batch}")
         _require(self.lr > 0, f"the learning rate must be positive, got {self.lr}")
@@ -167,7 +174,15 @@ def key_of(kind: str, config: dict[str, Any]) -> str:
     """
     if kind not in RUN_TYPES:
         raise ValueError(f"unknown kind of run {kind!r}; known: {', '.join(RUN_TYPES)}")
-    return hashlib.sha256(canonical({"version": KEY_VERSION, "kind": kind, **config}).encode()).hexdigest()[:16]
+    content = {"version": KEY_VERSION, "kind": kind, **_without_later_options(config)}
+    return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
+
+
+def _without_later_options(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    kept = {name: value for name, value in config.items() if name not in ADDED_LATER or value != ADDED_LATER[name]}
+    return {name: _without_later_options(value) for name, value in kept.items()}
 
 
 def check_parameters(values: dict[str, Any], cls: type) -> Any:

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +91,15 @@ def check_labels(labels: Tensor, images: int, classes: int) -> None:
         raise ValueError(f"labels must lie in 0..{classes - 1}, found {low if low < 0 else high}")
 
 
+@lru_cache(maxsize=64)  # made from Python numbers, they would be copied from the host for every batch
+def _scaled(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on the scale 0 .. 1, one per channel -> (1, C, 1, 1) float32 on the scale 0 .. 255. Not to be modified."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1) * 255
+
+
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(N, 3, H, W) uint8 -> float32 of the same shape and memory format, (x / 255 - mean) / std per channel."""
-    mean_ = torch.tensor(mean, device=images.device).view(1, -1, 1, 1) * 255
-    std_ = torch.tensor(std, device=images.device).view(1, -1, 1, 1) * 255
-    return images.float().sub_(mean_).div_(std_)
+    return images.float().sub_(_scaled(tuple(mean), images.device)).div_(_scaled(tuple(std), images.device))
 
 
 def balanced_indices(labels: Tensor, count: int, seed: int) -> Tensor:

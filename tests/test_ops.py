@@ -82,8 +82,9 @@ def test_equals_torchvision_byte_for_byte(op, kind, size):
     assert torch.equal(images, before), "the input was modified"
 
 
-def test_quarter_turns_are_exact():
-    images = pictures("noise", 5, (32, 32))
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 17, 32, 63, 64, 127, 224])
+def test_quarter_turns_are_exact(size):
+    images = pictures("noise", 5, (size, size))
     turned = apply_op(images, "Rotate", torch.tensor([0.0, 90.0, 180.0, 270.0, -90.0]))
     for image, result, turns in zip(images, turned, (0, 1, 2, 3, 3), strict=True):
         assert torch.equal(result, torch.rot90(image, turns, (1, 2)))

@@ -1,15 +1,21 @@
 """Each policy draws what torchvision's draws: the same operations and magnitudes, as often."""
 
+import hashlib
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 from torchvision.transforms.autoaugment import AutoAugmentPolicy
 
-from paperlib.augment import AUGMENTATIONS, OPS, apply_op, augment, cutmix, generator, policies
-from paperlib.augment.pipeline import crop_and_mirror, cutmix_box
+from paperlib.augment import (
+    AUGMENTATIONS, OPS, POLICIES, Policy, apply_chains, apply_op, augment, augment_batches, cutmix, generator, policies,
+    to_device,
+)  # fmt: skip
+from paperlib.augment.pipeline import crop_and_mirror, crop_draw, cutmix_draw
 
 CLASSES = {
     "randaugment": v2.RandAugment,
@@ -44,20 +50,13 @@ def torchvision_draws(name, count):
 
 
 def our_draws(name, count):
-    rng = generator(5, 6, 7)
-    if name == "augmix":
-        links = [link for chain in policies.augmix_draw(rng, count, 32, 32).chains for link in chain]
-    elif name.startswith("autoaugment"):
-        links = policies.autoaugment(rng, count, 32, 32, table=name.removeprefix("autoaugment_"))
-    else:
-        links = getattr(policies, name)(rng, count, 32, 32)
+    *_, ops, magnitudes = POLICIES[name].draw(generator(5, 6, 7), count, 32, 32)
     seen = Counter()
-    for link in links:
-        for op, magnitude in zip(link.ops, link.magnitudes, strict=True):
-            if OPS[op] in ("TranslateX", "TranslateY", "Posterize"):
-                magnitude = int(magnitude)
-            if OPS[op] != "Identity":
-                seen[OPS[op], 0.0 if OPS[op] in WITHOUT_MAGNITUDE else round(float(magnitude), 4) + 0.0] += 1
+    for op, magnitude in zip(ops.ravel(), magnitudes.ravel(), strict=True):
+        if OPS[op] in ("TranslateX", "TranslateY", "Posterize"):
+            magnitude = int(magnitude)
+        if OPS[op] != "Identity":
+            seen[OPS[op], 0.0 if OPS[op] in WITHOUT_MAGNITUDE else round(float(magnitude), 4) + 0.0] += 1
     return seen
 
 
@@ -78,19 +77,20 @@ def test_draws_are_distributed_as_torchvisions(name):
 def test_augmix_mixes_as_torchvision():
     """With torchvision's own weights and links, our mixture is its mixture."""
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8))
-    draw = policies.augmix_draw(generator(1), 1, 32, 32)
+    shares, ops, magnitudes = draw = policies.augmix(generator(1), 1, 32, 32)
     transform, calls = v2.AugMix(), []
     # Every random number torchvision would draw, taken from our draw instead.
-    weights = torch.from_numpy(draw.weights).float()
+    weights = torch.from_numpy(shares).float()
     dirichlets = iter([torch.stack([weights[:, 0], 1 - weights[:, 0]], 1), weights[:, 1:] / (1 - weights[:, :1])])
     transform._sample_dirichlet = lambda _: next(dirichlets)
     apply = transform._apply_image_or_video_transform
-    links = iter([link for chain in draw.chains for link in chain if OPS[link.ops[0]] != "Identity"])
-    depths = iter([sum(OPS[link.ops[0]] != "Identity" for link in chain) for chain in draw.chains])
+    drawn = ops[0] != OPS.index("Identity")  # (chains, links)
+    links = iter(zip(ops[0][drawn], magnitudes[0][drawn], strict=True))
+    depths = iter(drawn.sum(1).tolist())
 
     def substitute(batch, _op, _magnitude, **options):
-        link = next(links)
-        op, magnitude = OPS[link.ops[0]], float(link.magnitudes[0])
+        index, magnitude = next(links)
+        op, magnitude = OPS[index], float(magnitude)
         calls.append(op)
         return apply(batch, op, magnitude / 255 if op == "Solarize" else magnitude, **options)
 
@@ -105,7 +105,7 @@ def test_augmix_mixes_as_torchvision():
         theirs = transform(image)
     finally:
         torch.randint = original
-    ours = policies.apply_augmix(image.unsqueeze(0), draw)[0]
+    ours = policies.apply_augmix(image.unsqueeze(0), *draw)[0]
     assert len(calls) >= 3
     assert (ours.int() - theirs.int()).abs().max() <= 1  # the weights are rounded once more on the way to torchvision
     assert (ours == theirs).float().mean() > 0.99
@@ -117,7 +117,7 @@ def test_erasing_boxes_as_torchvision():
     image = torch.zeros(3, 32, 32)
     theirs = np.array([[p["i"], p["j"], p["i"] + p["h"], p["j"] + p["w"]]
                        for p in (transform.make_params([image]) for _ in range(8000)) if p["v"] is not None])  # fmt: skip
-    boxes = policies.erasing_boxes(generator(0), 40_000, 32, 32)
+    (boxes,) = policies.erasing(generator(0), 40_000, 32, 32)
     erased = boxes[(boxes[:, 2] > boxes[:, 0])]
     assert abs(len(erased) / len(boxes) - 0.5) < 0.02
     for column in (theirs[:, 2] - theirs[:, 0], theirs[:, 3] - theirs[:, 1], theirs[:, 0], theirs[:, 1]):
@@ -131,7 +131,7 @@ def test_erasing_boxes_as_torchvision():
 
 def test_erasing_is_black_before_normalisation():
     images = torch.full((64, 3, 32, 32), 200, dtype=torch.uint8)
-    boxes = policies.erasing_boxes(generator(2), 64, 32, 32)
+    (boxes,) = policies.erasing(generator(2), 64, 32, 32)
     for image, (top, left, bottom, right) in zip(policies.erase(images, boxes), boxes, strict=True):
         assert (image[:, top:bottom, left:right] == 0).all()
         assert (image == 0).sum() == 3 * (bottom - top) * (right - left)
@@ -140,7 +140,8 @@ def test_erasing_is_black_before_normalisation():
 def test_crop_and_mirror_are_torchvisions():
     rng, images = generator(4), torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8)
     seen = Counter()
-    for image, view in zip(images, crop_and_mirror(images, rng, padding=4, mirror=True), strict=True):
+    views = crop_and_mirror(images, *crop_draw(rng, 300, 32, 32, padding=4, mirror=True), padding=4)
+    for image, view in zip(images, views, strict=True):
         padded = v2.functional.pad(image, [4, 4, 4, 4])
         found = [
             (top, left, flip)
@@ -158,21 +159,22 @@ def test_cutmix_equals_torchvisions_for_its_box():
     labels = torch.tensor([0, 1, 2, 3, 1, 0])
     transform = v2.CutMix(num_classes=4)
     for seed in range(20):
-        box = cutmix_box(generator(seed), 32, 32)
-        top, left, bottom, right = box
+        boxes, partners = cutmix_draw(generator(seed), 6, 32, 32)
+        assert (boxes == boxes[0]).all()
+        box = top, left, bottom, right = boxes[0].tolist()
         lam = 1 - (bottom - top) * (right - left) / 1024
         transform.make_params = lambda _, box=box, lam=lam: dict(
             box=(box[1], box[0], box[3], box[2]), lam_adjusted=lam, labels=labels, batch_size=6
         )
         params = transform.make_params([])
-        mixed, soft = cutmix(images, labels, 4, box)
+        mixed, soft = cutmix(images, labels, 4, boxes, partners)
         assert torch.equal(mixed, transform.transform(images, params))
         assert torch.allclose(soft, transform._mixup_label(labels, lam=lam))
         assert torch.allclose(soft.sum(1), torch.ones(6))
 
 
 def test_cutmix_box_sizes_follow_a_uniform_lambda():
-    boxes = np.array([cutmix_box(generator(7, k), 32, 32) for k in range(4000)])
+    boxes = np.concatenate([cutmix_draw(generator(7, k), 1, 32, 32)[0] for k in range(4000)])
     transform = v2.CutMix(num_classes=2)
     torch.manual_seed(1)
     theirs = np.array([transform.make_params([torch.zeros(2, 3, 32, 32)])["lam_adjusted"] for _ in range(4000)])
@@ -199,13 +201,127 @@ def test_every_image_of_a_batch_draws_for_itself(name):
     assert len({view.numpy().tobytes() for view in views}) > 12
 
 
-def test_links_reach_the_image_they_were_drawn_for():
+def test_chains_reach_the_image_they_were_drawn_for():
     images = torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8)
-    (links,) = policies.trivialaugment(generator(9), 50, 32, 32)
-    together = policies.apply_links(images, links)
+    ops, magnitudes = policies.randaugment(generator(9), 50, 32, 32)
+    together = apply_chains(images, ops, magnitudes)
     for n in range(50):
-        alone = apply_op(images[n : n + 1], OPS[links.ops[n]], torch.from_numpy(links.magnitudes[n : n + 1]))
+        alone = images[n : n + 1]
+        for op, magnitude in zip(ops[n], magnitudes[n], strict=True):
+            alone = apply_op(alone, OPS[op], torch.tensor([magnitude]))
         assert torch.equal(together[n], alone[0])
+
+
+def pictures(seed, count, height, width):
+    """Coarse patches with noise on them, and labels 0 .. 9."""
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(0, 256, (count, 3, 5, 5))[:, :, np.arange(height) * 5 // height]
+    x = patches[:, :, :, np.arange(width) * 5 // width] * 3 // 4 + rng.integers(0, 64, (count, 3, height, width))
+    return torch.from_numpy(x.astype(np.uint8)), torch.from_numpy(rng.integers(0, 10, count))
+
+
+# The committed records depend on these bytes and on the order of the random numbers: a run's key names its
+# augmentation and its seed, not the code. Whoever changes one of these hashes must make all records anew.
+PINNED = {
+    "none": "79c2d6f837288818",
+    "erasing": "ca87aa0891582390",
+    "randaugment": "f1596036f6bb5c78",
+    "trivialaugment": "587f1c6fa39c3749",
+    "augmix": "841571d2348c3535",
+    "autoaugment_cifar10": "85b0a232a9852180",
+    "autoaugment_imagenet": "44acaa0c52b36b09",
+    "autoaugment_svhn": "fbee4a8d995160bf",
+    "none+cutmix": "b003bcabf909c9e1",
+    "erasing+cutmix": "9ca9a1b5586dc9e1",
+    "randaugment+cutmix": "66ed470395f3855e",
+    "trivialaugment+cutmix": "461ba492bb9bdab9",
+    "augmix+cutmix": "af9d915691a826a3",
+    "autoaugment_cifar10+cutmix": "2db81ad0e74925bb",
+    "autoaugment_imagenet+cutmix": "bb047f6cf1d50181",
+    "autoaugment_svhn+cutmix": "787c32b32b6d837b",
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_views_are_those_of_the_committed_records(name):
+    digest = hashlib.sha256()
+    cases = [(150, 32, 32, True, 4), (37, 24, 31, False, 2), (1, 32, 32, True, 4), (60, 64, 64, True, 8)]
+    for key, (count, height, width, mirror, padding) in enumerate(cases):
+        images, labels = pictures(key, count, height, width)
+        for tensor in augment(images, labels, name, generator(3, key, 7), 10, mirror, padding):
+            digest.update(tensor.numpy().tobytes())
+    assert digest.hexdigest()[:16] == PINNED[name]
+
+
+@pytest.mark.parametrize("count, batch", [(90, 30), (70, 30), (61, 30), (20, 30)])  # whole, smaller, single last one; only one
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_many_batches_are_the_batches_one_by_one(name, count, batch):
+    images, labels = pictures(1, count, 32, 32)
+    before = images.clone()
+    keys = range(-(-count // batch))
+    views, targets = augment_batches(images, labels, name, [generator(5, k) for k in keys], batch, 10)
+    one_by_one = [
+        augment(x, y, name, generator(5, k), 10)
+        for k, x, y in zip(keys, images.split(batch), labels.split(batch), strict=True)
+    ]
+    assert torch.equal(views, torch.cat([x for x, _ in one_by_one]))
+    assert torch.equal(targets, torch.cat([y for _, y in one_by_one]))
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("generators, batch", [(2, 30), (4, 30), (3, 0)])
+def test_one_generator_per_batch(generators, batch):
+    images, labels = pictures(1, 90, 32, 32)
+    with pytest.raises(ValueError, match=f"batches of {batch} .* got {generators}"):
+        augment_batches(images, labels, "none", [generator(k) for k in range(generators)], batch, 10)
+
+
+def test_an_augmentation_of_ones_own(monkeypatch):
+    """One entry, and it works alone, with CutMix, and over many batches."""
+
+    def negative(images, chosen):
+        return torch.where(to_device(chosen, images.device).view(-1, 1, 1, 1), ~images, images)
+
+    monkeypatch.setitem(POLICIES, "negative", Policy(lambda rng, n, height, width: (rng.random(n) < 0.5,), negative))
+    images, labels = pictures(1, 50, 16, 16)
+    views, _ = augment_batches(images, labels, "negative", [generator(0), generator(1)], 30, 10, mirror=False, padding=0)
+    inverted = [torch.equal(view, ~image) for view, image in zip(views, images, strict=True)]
+    assert 10 < sum(inverted) < 40
+    assert all(turned or torch.equal(*pair) for turned, *pair in zip(inverted, views, images, strict=True))
+    assert augment(images, labels, "negative+cutmix", generator(0), 10)[1].shape == (50, 10)
+    monkeypatch.setitem(POLICIES, "negative", Policy(lambda rng, n, height, width: (rng.random((1, n)),), negative))
+    with pytest.raises(ValueError, match=r"axis 0.*\(1, 50\)"):
+        augment(images, labels, "negative", generator(0), 10)
+
+
+class Copies(TorchDispatchMode):
+    """Counts the copies from the host to CUDA; raises at one that waits, or at one that comes back."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is torch.ops.aten._to_copy.default and args[0].device != result.device:
+            assert result.device.type == "cuda", "a copy back to the host waits for the device"
+            assert kwargs.get("non_blocking"), "a copy from pageable memory waits for the device"
+            self.count += 1
+        return result
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_nothing_waits_for_cuda(name, monkeypatch):
+    """On fake CUDA tensors, which have no values: whatever needed one (item, nonzero, a boolean mask) would raise."""
+    images, labels = pictures(1, 70, 32, 32)
+    rngs = lambda: [generator(5, k) for k in range(3)]  # noqa: E731
+    expected = augment_batches(images, labels, name, rngs(), 30, 10)  # fills the caches of host tables, too
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # fake tensors cannot
+    with FakeTensorMode(), Copies() as copies:
+        images, labels = (torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in (images, labels))
+        actual = augment_batches(images, labels, name, rngs(), 30, 10)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert (ours.shape, ours.dtype, ours.device.type) == (theirs.shape, theirs.dtype, "cuda")
+    assert copies.count <= 7  # per call, not per batch or operation
 
 
 def test_names():

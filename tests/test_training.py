@@ -1,5 +1,8 @@
 """The loop learns, resumes exactly, and refuses what cannot work."""
 
+import copy
+from dataclasses import fields, replace
+
 import pytest
 import torch
 
@@ -7,8 +10,8 @@ from paperlib import data
 from paperlib.config import Recipe
 from paperlib.losses import objective
 from paperlib.models import build
-from paperlib.quantizers import METHODS, quantize
-from paperlib.training import Task, accuracy, batches, fit, optimisers, set_rates
+from paperlib.quantizers import METHODS, initialise, quantize
+from paperlib.training import Single, Task, accuracy, batches, fit, fit_together, optimisers, set_rates, split_parameters
 
 DIGITS = data.subset(data.load("digits"), train=320, test=100)
 SMALL = data.Dataset(  # 16 x 16: a quarter of the time
@@ -16,6 +19,15 @@ SMALL = data.Dataset(  # 16 x 16: a quarter of the time
         DIGITS.train_images, DIGITS.train_labels, DIGITS.test_images, DIGITS.test_labels)),
     DIGITS.classes, DIGITS.mean, DIGITS.std, mirror=False,
 )  # fmt: skip
+
+
+class Double(data.Dataset):
+    """The same images for networks in float64."""
+
+    def normalise(self, images):
+        return super().normalise(images).double()
+
+
 TEACHER_RECIPE = Recipe(epochs=8, batch=32, lr=0.05, weight_decay=1e-4, optimiser="sgd")
 STUDENT_RECIPE = Recipe(epochs=4, batch=32, lr=1e-3, weight_decay=1e-4, quantizer_lr=1e-5)
 
@@ -65,7 +77,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(teacher, tmp_path):
         student = quantize(teacher, "ewgs", 2, 2, **options)
         with pytest.raises(Killed):
             fit(student, task, path, kill)
-        rows.append(torch.load(path, weights_only=True)["curve"])
+        rows.append(torch.load(path, weights_only=True)["curves"][0])
     resumed = quantize(teacher, "ewgs", 2, 2, **options)
     curve = fit(resumed, task, path)
     assert [len(r) for r in rows] == [1, 2, 3]
@@ -109,7 +121,7 @@ def test_an_epoch_shows_every_image_once_in_a_new_order():
 def test_optimisers_and_schedule(teacher):
     student = quantize(teacher, "ewgs", 2, 2)
     recipe = Recipe(10, 32, 1e-3, 1e-4, quantizer_lr=1e-5)
-    weights, quantizers = optimisers(student, recipe)
+    weights, quantizers = optimisers(split_parameters(student), recipe)
     assert len(quantizers.param_groups[0]["params"]) == 30 and quantizers.param_groups[0]["weight_decay"] == 0
     counted = sum(p.numel() for o in (weights, quantizers) for g in o.param_groups for p in g["params"])
     assert counted == sum(p.numel() for p in student.parameters())
@@ -119,7 +131,7 @@ def test_optimisers_and_schedule(teacher):
         assert weights.param_groups[0]["lr"] == pytest.approx(reference.get_last_lr()[0])
         assert quantizers.param_groups[0]["lr"] == pytest.approx(reference.get_last_lr()[0] / 100)
         reference.optimizer.step(), reference.step()
-    (only,) = optimisers(build("resnet8", 10), TEACHER_RECIPE)
+    (only,) = optimisers(split_parameters(build("resnet8", 10)), TEACHER_RECIPE)
     assert isinstance(only, torch.optim.SGD) and only.param_groups[0]["momentum"] == 0.9
 
 
@@ -139,3 +151,87 @@ def test_what_cannot_work_is_refused(teacher):
     for bad in (dict(epochs=0), dict(batch=1), dict(lr=0.0), dict(optimiser="lion"), dict(weight_decay=-1.0)):
         with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
             Recipe(**(dict(epochs=1, batch=2, lr=0.1, weight_decay=0.0) | bad))
+
+
+# ------------------------------------------------------------------------------------------------ many students at once
+
+
+def tasks_of(teacher, recipe, loss="kd"):
+    return [
+        Task(SMALL, name, objective(loss), recipe, seed, teacher)
+        for name, seed in (("none", 0), ("randaugment+cutmix", 0), ("none", 1))
+    ]
+
+
+@pytest.mark.parametrize("method, loss", [("ewgs", "kd"), ("lsq", "ce"), ("pact", "at"), ("dorefa", "kd")])
+def test_a_pack_trains_each_student_as_alone(teacher, method, loss):
+    """In float64, where rounding is too small to be amplified, the weights after an epoch are the same to 8 digits."""
+    double = replace(SMALL, train_images=SMALL.train_images[:96], train_labels=SMALL.train_labels[:96])
+    recipe = Recipe(1, 32, 1e-3, 1e-4, quantizer_lr=1e-4)
+    expert = copy.deepcopy(teacher).double()
+    exact = Double(**{f.name: getattr(double, f.name) for f in fields(double)})
+    tasks = [replace(task, data=exact, teacher=expert) for task in tasks_of(expert, recipe, loss)]
+    alone = [quantize(expert, method, 4, 4) for _ in tasks]
+    packed = [copy.deepcopy(student) for student in alone]
+    curves = [fit(student, task) for student, task in zip(alone, tasks, strict=True)]
+    together = fit_together(packed, tasks)
+    for one, other, ours, theirs in zip(alone, packed, curves, together, strict=True):
+        assert theirs[0]["loss"] == pytest.approx(ours[0]["loss"], rel=1e-6)
+        for name, value in one.state_dict().items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                assert torch.allclose(other.state_dict()[name], value, rtol=1e-6, atol=1e-8), name
+    assert curves[0][0]["loss"] != pytest.approx(curves[2][0]["loss"], rel=1e-6)  # the seeds differ, so do the students
+
+
+def test_a_pack_resumes_and_refuses_what_differs(teacher, tmp_path):
+    recipe = Recipe(2, 64, 1e-3, 1e-4, quantizer_lr=1e-5)
+    tasks = tasks_of(teacher, recipe)
+    students = lambda **options: [quantize(teacher, "ewgs", 2, 2, **options) for _ in tasks]  # noqa: E731
+    straight = fit_together(students(), tasks)
+
+    class Killed(Exception):
+        pass
+
+    def kill(number, row):
+        raise Killed
+
+    path = tmp_path / "pack.pt"
+    with pytest.raises(Killed):
+        fit_together(students(), tasks, path, kill)
+    rows = []
+    resumed = fit_together(students(), tasks, path, lambda number, row: rows.append((number, row["epoch"])))
+    assert rows == [(0, 1), (1, 1), (2, 1)]
+    for a, b in zip(straight, resumed, strict=True):
+        assert [row["loss"] for row in a] == [row["loss"] for row in b]
+    with pytest.raises(ValueError, match="share"):
+        fit_together(students(), [tasks[0], replace(tasks[1], recipe=replace(recipe, lr=0.1)), tasks[2]])
+    with pytest.raises(ValueError, match="hessian"):
+        fit_together(students(delta="hessian"), tasks)
+    with pytest.raises(ValueError, match="2 tasks"):
+        fit_together(students(), tasks[:2])
+
+
+# ---------------------------------------------------------------------------------------------------------- bfloat16
+
+
+def test_a_student_learns_in_bfloat16(teacher):
+    accuracies = {}
+    for precision in ("float32", "bfloat16"):
+        student = quantize(teacher, "ewgs", 2, 2)
+        task = Task(SMALL, "none", objective("kd"), replace(STUDENT_RECIPE, precision=precision), 0, teacher)
+        accuracies[precision] = fit(student, task)[-1]["test_accuracy"]
+    assert accuracies["bfloat16"] > 55 and abs(accuracies["bfloat16"] - accuracies["float32"]) < 25
+
+
+def test_a_captured_step_trains_as_a_plain_one(teacher):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU here")
+    data_ = SMALL.to("cuda")
+    curves = []
+    for wrap in (True, False):
+        student = quantize(copy.deepcopy(teacher).cuda(), "ewgs", 8, 8)
+        initialise(student, next(batches(Task(data_, "none", objective("ce"), STUDENT_RECIPE, 0), 0))[0])
+        learner = Single(student, Task(data_, "none", objective("kd"), STUDENT_RECIPE, 0, copy.deepcopy(teacher).cuda()))
+        learner.step = learner.step if wrap else learner._step
+        curves.append([learner.epoch(k)[0] for k in range(2)])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-2)

@@ -1,11 +1,26 @@
 """Random views of labelled images, in batched tensor code on the images' device.
 
-    ops.py       one operation on a batch, equal to torchvision's byte for byte
-    policies.py  which operations a policy draws
-    pipeline.py  the sixteen candidates: crop, mirror, policy, CutMix
+    ops.py       the operations, equal to torchvision's byte for byte; every image of a batch has its own
+    policies.py  what a policy draws, and what it does to the pixels with that
+    pipeline.py  the sixteen candidates: crop, mirror, policy, CutMix; for one batch or many at once
 """
 
-from .ops import OPS, apply_op
-from .pipeline import AUGMENTATIONS, CUTMIX, POLICIES, augment, cutmix, generator, parse
+from .ops import OPS, apply_chains, apply_op, to_device
+from .pipeline import (
+    AUGMENTATIONS,
+    AUGMENTED_AT_ONCE,
+    CUTMIX,
+    POLICIES,
+    Policy,
+    augment,
+    augment_batches,
+    cutmix,
+    cutmix_draw,
+    generator,
+    parse,
+)
 
-__all__ = ["AUGMENTATIONS", "CUTMIX", "OPS", "POLICIES", "apply_op", "augment", "cutmix", "generator", "parse"]
+__all__ = [
+    "AUGMENTATIONS", "AUGMENTED_AT_ONCE", "CUTMIX", "OPS", "POLICIES", "Policy", "apply_chains", "apply_op", "augment", "augment_batches",
+    "cutmix", "cutmix_draw", "generator", "parse", "to_device",
+]  # fmt: skip

@@ -1,12 +1,18 @@
-"""The fifteen image operations, for a whole batch with a magnitude for every image.
+"""The fifteen image operations, for a whole batch in which every image has its own operations and magnitudes.
 
 Each operation gives, byte for byte, what torchvision.transforms.v2.functional gives for each image alone (uint8 tensors,
 fill 0). Everything that rounds is written as element-wise tensor arithmetic in a fixed order, so that CPU and CUDA give
 the same bytes too. Where torchvision adds with a factor, the CPU fuses multiplication and addition into one rounding;
-`_blend` reproduces that in float64, where the product is exact.
+`_fused` reproduces that in float64, where the product is exact.
+
+What depends on the magnitudes is worked out on the host: up to six parameters an image (a matrix, a factor, a threshold),
+and the order in which images of the same kind lie side by side. Both go to the images' device in one copy each, and
+nothing ever comes back: a GPU is never waited for.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +25,19 @@ OPS = (
     "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
     "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert",
 )  # fmt: skip
+CPU_BLOCK = 64  # images that a kernel works on at a time on the CPU
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A host array as a tensor: shared on the CPU; on CUDA copied through pinned memory, without waiting for the device.
+
+    >>> to_device(np.arange(3), torch.device("cpu"))
+    tensor([0, 1, 2])
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":  # torch does not reuse the pinned memory before the copy is done
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def apply_op(images: Tensor, op: str, magnitudes: Tensor, interpolation: str = "nearest") -> Tensor:
@@ -41,174 +60,270 @@ def apply_op(images: Tensor, op: str, magnitudes: Tensor, interpolation: str = "
     check_images(images)
     if op not in OPS:
         raise ValueError(f"unknown operation {op!r}; known: {', '.join(OPS)}")
-    if interpolation not in ("nearest", "bilinear"):
-        raise ValueError(f"interpolation must be 'nearest' or 'bilinear', got {interpolation!r}")
     if magnitudes.shape != (len(images),):
         raise ValueError(f"{len(images)} images need {len(images)} magnitudes, got shape {tuple(magnitudes.shape)}")
-    m = magnitudes.detach().cpu().double().numpy()
-    if not np.isfinite(m).all():
-        raise ValueError(f"magnitudes must be finite, got {m[~np.isfinite(m)][0]}")
-    if op == "Identity":
-        return images.clone()
-    if op in ("ShearX", "ShearY", "TranslateX", "TranslateY"):
-        return _warp(images, _affine_matrices(op, m, *images.shape[-2:]), interpolation)
-    if op == "Rotate":
-        return _rotate(images, m, interpolation)
-    return _COLOUR_OPS[op](images, m)
+    m = magnitudes.detach().cpu().double().numpy()[:, None]
+    return apply_chains(images, np.full(m.shape, OPS.index(op)), m, interpolation)
 
 
-# ------------------------------------------------------------------------------------------------------- geometry
+def apply_chains(images: Tensor, ops: np.ndarray, magnitudes: np.ndarray, interpolation: str = "nearest") -> Tensor:
+    """Image n through operations ops[n, 0], ops[n, 1], ..., in one call per kind of operation and link of the chains.
+
+    images         (N, 3, H, W) uint8, on any device. Not modified.
+    ops            (N, links) int, indices into `OPS`. magnitudes  (N, links) float, as those of `apply_op`.
+    interpolation  "nearest" or "bilinear", of the geometric operations.
+
+    Returns (N, 3, H, W) uint8 on the device of `images`. Raises ValueError for a magnitude out of range.
+
+    >>> image = torch.tensor([10, 100, 200], dtype=torch.uint8).view(1, 3, 1, 1)
+    >>> apply_chains(image, np.array([[OPS.index("Invert"), OPS.index("Posterize")]]), np.array([[0.0, 2.0]])).flatten()
+    tensor([192, 128,   0], dtype=torch.uint8)
+    """
+    if interpolation not in ("nearest", "bilinear"):
+        raise ValueError(f"interpolation must be 'nearest' or 'bilinear', got {interpolation!r}")
+    if not np.isfinite(magnitudes).all():
+        raise ValueError(f"magnitudes must be finite, got {magnitudes[~np.isfinite(magnitudes)][0]}")
+    count, links = ops.shape
+    parameters = np.zeros((links, count, 6), np.float32)  # rounded to float32 before anything else, as torchvision's
+    moves = np.empty((links + 1, count), np.int64)  # before link k, the image at moves[k, p] goes to place p
+    groups = []  # per link, the number of images of every kind
+    place = np.arange(count)  # of every image, after the last move
+    for k in range(links):
+        kinds = _KINDS[ops[:, k]]
+        order = kinds.argsort(kind="stable")
+        moves[k] = place[order]
+        place[order] = np.arange(count)
+        groups.append(np.bincount(kinds, minlength=len(_KERNELS)).tolist())
+        for op in np.unique(ops[:, k]):
+            members = np.flatnonzero(ops[:, k] == op)
+            values = _PARAMETERS[OPS[op]](magnitudes[members, k], *images.shape[-2:])
+            parameters[k, place[members], : values.shape[1]] = values
+    moves[links] = place
+    moves_, parameters_ = to_device(moves, images.device), to_device(parameters, images.device)
+    kernels = [partial(_warp, interpolation=interpolation) if kernel is _warp else kernel for kernel in _KERNELS]
+    # On the CPU float64 copies of many images would leave the cache, and be new memory from the system every time.
+    block = CPU_BLOCK if images.device.type == "cpu" else count
+    for k, sizes in enumerate(groups):
+        parts = zip(kernels, images.index_select(0, moves_[k]).split(sizes), parameters_[k].split(sizes), strict=True)
+        images = torch.cat([
+            kernel(*pair) for kernel, *part in parts if len(part[0])
+            for pair in zip(*(x.split(block) for x in part), strict=True)
+        ])  # fmt: skip
+    return images.index_select(0, moves_[links])
 
 
-def _affine_matrices(op: str, m: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(N,) magnitudes -> (N, 2, 3) maps from output to input coordinates, both measured in pixels from the centre."""
-    matrices = np.tile(np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), (len(m), 1, 1))
+# ----------------------------------------------------------------------------- parameters: (n,) magnitudes -> (n, 0 .. 6)
+
+
+def _no_parameters(m: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.empty((len(m), 0))
+
+
+def _affine(m: np.ndarray, height: int, width: int, op: str) -> np.ndarray:
+    """The first two rows of the map from output to input coordinates, both measured in pixels from the centre."""
+    matrices = np.tile(np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), (len(m), 1))
     if op == "TranslateX":
-        matrices[:, 0, 2] = -np.trunc(m)
+        matrices[:, 2] = -np.trunc(m)
     elif op == "TranslateY":
-        matrices[:, 1, 2] = -np.trunc(m)
+        matrices[:, 5] = -np.trunc(m)
     else:  # shears keep the upper left corner where it is
-        row = 0 if op == "ShearX" else 1
         # The way over degrees is torchvision's, and decides some last bits.
         tangent = np.array([math.tan(math.radians(math.degrees(math.atan(x)))) for x in m])
-        corner = -0.5 * (height if row == 0 else width)
-        matrices[:, row, 1 - row] = tangent
-        matrices[:, row, 2] = tangent * -corner
+        matrices[:, 1 if op == "ShearX" else 3] = tangent
+        matrices[:, 2 if op == "ShearX" else 5] = tangent * 0.5 * (height if op == "ShearX" else width)
     return matrices
 
 
-def _rotation_matrices(degrees: np.ndarray) -> np.ndarray:
+def _rotation(degrees: np.ndarray, height: int, width: int) -> np.ndarray:
     angles = np.radians(-(degrees % 360))
     cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros_like(angles)
-    return np.stack([np.stack([cos, sin, zero], -1), np.stack([-sin, cos, zero], -1)], 1)
+    return np.column_stack([cos, sin, zero, -sin, cos, zero])
 
 
-def _rotate(images: Tensor, degrees: np.ndarray, interpolation: str) -> Tensor:
-    output = _warp(images, _rotation_matrices(degrees), interpolation)
+def _factors(m: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The factor, and what is missing to 1."""
+    if m.min() < -1:
+        raise ValueError(f"a factor below 0 has no meaning: magnitude {m.min()} < -1")
+    return np.column_stack([1.0 + m, 1.0 - (1.0 + m)])
+
+
+def _bit_masks(m: np.ndarray, height: int, width: int) -> np.ndarray:
+    bits = np.trunc(m).astype(np.int64)
+    if bits.min() < 0 or bits.max() > 8:
+        raise ValueError(f"Posterize keeps 0 to 8 bits, got {m[(bits < 0) | (bits > 8)][0]}")
+    return ((0xFF00 >> bits) & 0xFF)[:, None]
+
+
+def _thresholds(m: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The least byte that is inverted."""
+    if m.min() < 0 or m.max() > 255:
+        raise ValueError(f"Solarize takes a threshold of 0 to 255, got {m[(m < 0) | (m > 255)][0]}")
+    return np.ceil(m.astype(np.float32))[:, None]
+
+
+def _invert_all(m: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.zeros((len(m), 1))
+
+
+_PARAMETERS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
+    "Identity": _no_parameters,
+    **{op: partial(_affine, op=op) for op in ("ShearX", "ShearY", "TranslateX", "TranslateY")},
+    "Rotate": _rotation,
+    **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _factors),
+    "Posterize": _bit_masks,
+    "Solarize": _thresholds,
+    "AutoContrast": _no_parameters,
+    "Equalize": _no_parameters,
+    "Invert": _invert_all,
+}
+
+
+# ---------------------------------------------- kernels: (n, 3, H, W) uint8 and (n, 6) float32 parameters -> (n, 3, H, W)
+
+
+def _column(parameters: Tensor, k: int) -> Tensor:
+    return parameters[:, k].view(-1, 1, 1, 1)
+
+
+def _to_bytes(x: Tensor) -> Tensor:
+    """float -> uint8, fractions cut off as torchvision does; by way of int32, which the CPU does several times faster."""
+    return x.clamp_(0, 255).int().to(torch.uint8)
+
+
+def choose(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """torch.where for bytes: a where `condition` is true, else b; exact, and on the CPU twenty times as fast.
+
+    >>> choose(torch.tensor([True, False]), torch.tensor([1, 2], dtype=torch.uint8), torch.tensor([3, 4], dtype=torch.uint8))
+    tensor([1, 4], dtype=torch.uint8)
+    """
+    return (a ^ b).mul_(condition).bitwise_xor_(b)
+
+
+def _fused(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """x + a * b in float32 with one rounding, where a product of a and b has at most 53 significant bits."""
+    return x.double().addcmul_(a.double(), b.double()).float()
+
+
+def _identity(images: Tensor, parameters: Tensor) -> Tensor:
+    return images
+
+
+def packed(images: Tensor, padding: int) -> Tensor:
+    """(N, 3, H, W) uint8 -> (N, (H + 2 padding)(W + 2 padding)) int32: the three bytes of a pixel as one number, black around.
+
+    Moving pixels this way takes one index and one look-up a pixel instead of three.
+    """
+    red, green, blue = F.pad(images, (padding,) * 4).int().unbind(1)
+    return red.add_(green, alpha=1 << 8).add_(blue, alpha=1 << 16).flatten(1)
+
+
+def unpacked(pixels: Tensor) -> Tensor:
+    """(N, H, W) int32 of `packed` -> (N, 3, H, W) uint8.
+
+    >>> image = torch.tensor([10, 100, 200], dtype=torch.uint8).view(1, 3, 1, 1)
+    >>> unpacked(packed(image, 0).view(1, 1, 1)).equal(image)
+    True
+    """
+    shifts = torch.arange(0, 24, 8, dtype=torch.int32, device=pixels.device).view(3, 1, 1)
+    return (pixels.unsqueeze(1) >> shifts).to(torch.uint8)  # the low byte
+
+
+def _warp(images: Tensor, parameters: Tensor, interpolation: str) -> Tensor:
+    """Sample the images at the positions that the (2, 3) matrices give; black outside."""
     height, width = images.shape[-2:]
-    for quarter_turns in range(4):  # exact, as torchvision does them, where the shape allows
-        exact = np.flatnonzero(degrees % 360 == 90 * quarter_turns)
-        if len(exact) and (height == width or quarter_turns % 2 == 0):
-            index = torch.from_numpy(exact).to(images.device)
-            output[index] = torch.rot90(images[index], quarter_turns, (-2, -1))
-    return output
-
-
-def _warp(images: Tensor, matrices: np.ndarray, interpolation: str) -> Tensor:
-    """Sample (N, 3, H, W) uint8 at the positions that (N, 2, 3) matrices give; black outside."""
-    height, width = images.shape[-2:]
-    theta = torch.from_numpy(matrices).float().to(images.device)  # rounded to float32 first, as torchvision's
+    theta = parameters.view(-1, 2, 3)
     x = torch.linspace((1 - width) * 0.5, (width - 1) * 0.5, width, device=images.device).view(1, 1, width)
     y = torch.linspace((1 - height) * 0.5, (height - 1) * 0.5, height, device=images.device).view(1, height, 1)
     position = []
     for row, size in enumerate((width, height)):
-        a, b, c = (theta / (0.5 * size))[:, row].view(-1, 3, 1, 1).unbind(1)
-        normalised = (x * a + y * b) + c  # -1 .. 1 from edge to edge
+        a, b, c = (theta[:, row] / (0.5 * size)).view(-1, 3, 1, 1).unbind(1)
+        normalised = (x * a).add(y * b).add_(c)  # -1 .. 1 from edge to edge
         # In pixels, 0 being the centre of the first one; multiplied and shifted with one rounding.
-        position.append(((normalised + 1).double() * (size / 2) - 0.5).float())
-    if interpolation == "nearest":
-        return _take(images, position[0].round(), position[1].round())
-    return _bilinear(images, *position)
+        position.append(normalised.add_(1).double().mul_(size / 2).sub_(0.5).float())
+    return (_nearest if interpolation == "nearest" else _bilinear)(images, *position)
 
 
-def _take(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """images[n, :, y[n], x[n]], 0 where that is outside; x, y (N, H, W) float with integer values."""
-    n, channels, height, width = images.shape
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = (y * width + x).long().where(inside, 0).view(n, 1, -1).expand(-1, channels, -1)
-    return images.flatten(2).gather(2, index).view(images.shape) * inside.unsqueeze(1)
+def _nearest(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """images[n, :, y[n], x[n]], rounded to whole pixels; x, y (N, H, W) float32, overwritten."""
+    height, width = images.shape[-2:]
+    x.round_().clamp_(-1, width)  # a border of one black pixel stands for all that is outside
+    y.round_().clamp_(-1, height)
+    index = y.add_(1).mul_(width + 2).add_(x).add_(1).long()
+    return unpacked(packed(images, 1).gather(1, index.flatten(1)).view(x.shape))
 
 
 def _bilinear(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The weighted mean of the four pixels around (x, y); (N, H, W) float32, overwritten."""
+    height, width = images.shape[-2:]
     left, top = x.floor(), y.floor()
-    east, south = x - left, y - top
+    east, south = x.sub_(left), y.sub_(top)
     west, north = 1 - east, 1 - south
-    total = torch.zeros(1, device=images.device)
-    for dx, dy, weight in ((0, 0, west * north), (1, 0, east * north), (0, 1, west * south), (1, 1, east * south)):
-        corner = _take(images, left + dx, top + dy).double()
-        total = torch.addcmul(total.double(), corner, weight.unsqueeze(1).double()).float()  # one rounding a corner
-    return total.round().to(torch.uint8)
+    row = width + 4
+    left.clamp_(-2, width)  # where this changes a position, all four pixels are in the black border of two
+    top.clamp_(-2, height)
+    index = top.add_(2).mul_(row).add_(left).add_(2).long().flatten(1)
+    pixels = packed(images, 2)
+    corner = lambda step: unpacked(pixels[:, step:].gather(1, index).view(x.shape))  # noqa: E731
+    total = corner(0) * (west * north).unsqueeze(1)
+    for step, weight in ((1, east * north), (row, west * south), (row + 1, east * south)):
+        total = _fused(total, corner(step), weight.unsqueeze(1))  # one rounding a corner
+    return total.round_().int().to(torch.uint8)
 
 
-# --------------------------------------------------------------------------------------------------------- colour
+def _blend(x: Tensor, other: Tensor, parameters: Tensor) -> Tensor:
+    """x * factor + other * (1 - factor), one rounding to float32 after the first product and one after the sum."""
+    return _to_bytes(_fused(x * _column(parameters, 0), other, _column(parameters, 1)))
 
 
-def _column(values: np.ndarray, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N,) numbers -> (N, 1, 1, 1) on the device of `like`."""
-    return torch.from_numpy(values).to(dtype).to(like.device).view(-1, 1, 1, 1)
-
-
-def _to_bytes(x: Tensor) -> Tensor:
-    return x.clamp_(0, 255).to(torch.uint8)  # cuts fractions off, as torchvision
-
-
-def _factors(m: np.ndarray) -> np.ndarray:
-    if m.min() < -1:
-        raise ValueError(f"a factor below 0 has no meaning: magnitude {m.min()} < -1")
-    return 1.0 + m
-
-
-def _blend(images: Tensor, other: Tensor, factors: np.ndarray) -> Tensor:
-    """images * factor + other * (1 - factor), one rounding to float32 after the first product and one after the sum."""
-    first = images.float() * _column(factors, images, torch.float32)
-    weight = _column(1.0 - factors, images, torch.float32).double()
-    return _to_bytes(torch.addcmul(first.double(), other.double(), weight).float())
-
-
-def _grey(images: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 -> (N, 1, H, W) float32 with integer values."""
-    r, g, b = images.unbind(1)
+def _grey(x: Tensor) -> Tensor:
+    """(N, 3, H, W) float32 -> (N, 1, H, W) float32 with integer values."""
+    r, g, b = x.unbind(1)
     return r.mul(0.2989).add_(g, alpha=0.587).add_(b, alpha=0.114).floor_().unsqueeze(1)
 
 
-def _brightness(images: Tensor, m: np.ndarray) -> Tensor:
-    return _to_bytes(images.float() * _column(_factors(m), images, torch.float32))
+def _brightness(images: Tensor, parameters: Tensor) -> Tensor:
+    return _to_bytes(images.float().mul_(_column(parameters, 0)))
 
 
-def _color(images: Tensor, m: np.ndarray) -> Tensor:
-    return _blend(images, _grey(images), _factors(m))
+def _color(images: Tensor, parameters: Tensor) -> Tensor:
+    x = images.float()
+    return _blend(x, _grey(x), parameters)
 
 
-def _contrast(images: Tensor, m: np.ndarray) -> Tensor:
-    return _blend(images, _grey(images).mean((1, 2, 3), keepdim=True), _factors(m))
+def _contrast(images: Tensor, parameters: Tensor) -> Tensor:
+    x = images.float()
+    return _blend(x, _grey(x).mean((1, 2, 3), keepdim=True), parameters)
 
 
-def _sharpness(images: Tensor, m: np.ndarray) -> Tensor:
-    factors = _factors(m)
+def _sharpness(images: Tensor, parameters: Tensor) -> Tensor:
     if min(images.shape[-2:]) <= 2:
-        return images.clone()
-    kernel = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]], device=images.device).expand(3, 1, 3, 3)
+        return images
     output = images.float()
     inner = output[..., 1:-1, 1:-1]
-    # The sum is an integer below 2 ** 12 and exact; thirteenths are never halves, so rounding is safe.
-    blurred = F.conv2d(output, kernel, groups=3).div_(13).round_()
-    weight = _column(1.0 - factors, images, torch.float32).double()
-    inner.copy_(torch.addcmul(inner.double(), (blurred - inner).double(), weight).float())
+    columns = output[..., :-2, :] + output[..., 1:-1, :] + output[..., 2:, :]
+    # The sum is an integer below 2 ** 12 and exact in any order; thirteenths are never halves, so rounding is safe.
+    blurred = (columns[..., :-2] + columns[..., 1:-1]).add_(columns[..., 2:]).add_(inner, alpha=4).div_(13).round_()
+    inner.copy_(_fused(inner, blurred.sub_(inner), _column(parameters, 1)))
     return _to_bytes(output)
 
 
-def _posterize(images: Tensor, m: np.ndarray) -> Tensor:
-    bits = np.trunc(m).astype(np.int64)
-    if bits.min() < 0 or bits.max() > 8:
-        raise ValueError(f"Posterize keeps 0 to 8 bits, got {m[(bits < 0) | (bits > 8)][0]}")
-    return images & _column((0xFF00 >> bits) & 0xFF, images, torch.uint8)
+def _posterize(images: Tensor, parameters: Tensor) -> Tensor:
+    return images & _column(parameters, 0).to(torch.uint8)
 
 
-def _solarize(images: Tensor, m: np.ndarray) -> Tensor:
-    if m.min() < 0 or m.max() > 255:
-        raise ValueError(f"Solarize takes a threshold of 0 to 255, got {m[(m < 0) | (m > 255)][0]}")
-    return torch.where(images.float() >= _column(m, images, torch.float32), ~images, images)
+def _solarize(images: Tensor, parameters: Tensor) -> Tensor:
+    return choose(images >= _column(parameters, 0).to(torch.uint8), ~images, images)
 
 
-def _autocontrast(images: Tensor, m: np.ndarray) -> Tensor:
+def _autocontrast(images: Tensor, parameters: Tensor) -> Tensor:
     x = images.float()
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
     flat = low == high
     scale = torch.where(flat, 1.0, (high - low) * (1.0 / 255))
-    return _to_bytes((x - torch.where(flat, 0.0, low)) / scale)
+    return _to_bytes(x.sub_(torch.where(flat, 0.0, low)).div_(scale))
 
 
-def _equalize(images: Tensor, m: np.ndarray) -> Tensor:
+def _equalize(images: Tensor, parameters: Tensor) -> Tensor:
     """Histogram equalisation per channel by Pillow's table: lut[k] = (pixels below k + step // 2) // step."""
     pixels = images.flatten(2).long()  # (N, 3, H W)
     histogram = pixels.new_zeros(*images.shape[:2], 256).scatter_add_(2, pixels, torch.ones_like(pixels))
@@ -216,14 +331,12 @@ def _equalize(images: Tensor, m: np.ndarray) -> Tensor:
     brightest = histogram.gather(2, pixels.amax(2, keepdim=True))  # how many pixels have the channel's largest value
     step = (pixels.shape[2] - brightest) // 255
     table = ((below + step // 2) // step.clamp(min=1)).clamp_(0, 255).to(torch.uint8)
-    return torch.where(step.unsqueeze(3) == 0, images, table.gather(2, pixels).view(images.shape))
+    return choose(step.unsqueeze(3) == 0, images, table.gather(2, pixels).view(images.shape))
 
 
-def _invert(images: Tensor, m: np.ndarray) -> Tensor:
-    return ~images
-
-
-_COLOUR_OPS = {
+_KERNEL: dict[str, Callable[..., Tensor]] = {
+    "Identity": _identity,
+    **dict.fromkeys(("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"), _warp),
     "Brightness": _brightness,
     "Color": _color,
     "Contrast": _contrast,
@@ -232,5 +345,7 @@ _COLOUR_OPS = {
     "Solarize": _solarize,
     "AutoContrast": _autocontrast,
     "Equalize": _equalize,
-    "Invert": _invert,
+    "Invert": _solarize,
 }
+_KERNELS = tuple(dict.fromkeys(_KERNEL.values()))
+_KINDS = np.array([_KERNELS.index(_KERNEL[op]) for op in OPS])  # operation -> kernel

@@ -1,46 +1,31 @@
-"""Which operations a policy draws for an image, and how strong.
+"""Which operations a policy draws for an image, and how strong; and what it does to the pixels with that.
 
-A policy draws a *chain*: for every image of a batch, one (operation, magnitude) per link. Supports, probabilities and
-magnitudes are torchvision's (`torchvision.transforms.v2`, defaults), and a test compares them with torchvision's own
-draws; the streams of random numbers are ours, so that every image of a batch is drawn for itself.
+Drawing is numpy on the host: a *draw* is a tuple of arrays, each with the images on axis 0, so that draws of several
+batches are joined by concatenation. Applying is tensor code without chance. Supports, probabilities and magnitudes are
+torchvision's (`torchvision.transforms.v2`, defaults), and a test compares them with torchvision's own draws; the streams
+of random numbers are ours, so that every image of a batch is drawn for itself.
+
+Most policies draw *chains*: ops (N, links) int and magnitudes (N, links) float, as `apply_chains` takes them.
 """
 
-from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .ops import OPS, apply_op
+from .ops import OPS, apply_chains, to_device
 
+Draw = tuple[np.ndarray, ...]
 INDEX = {op: i for i, op in enumerate(OPS)}
 SIGNED = np.array([OPS.index("ShearX") <= i <= OPS.index("Sharpness") for i in range(len(OPS))])
-
-
-@dataclass(frozen=True)
-class Links:
-    """One link of the chains of a batch: ops (N,) int, indices into `OPS`; magnitudes (N,) float, as `apply_op`'s."""
-
-    ops: np.ndarray
-    magnitudes: np.ndarray
-
-
-def apply_links(images: Tensor, links: Links, interpolation: str = "nearest") -> Tensor:
-    """(N, 3, H, W) uint8 -> the same shape, image n after operation links.ops[n]; one batched call per operation."""
-    output = images.clone()
-    for op in np.unique(links.ops):
-        if OPS[op] != "Identity":
-            members = np.flatnonzero(links.ops == op)
-            index = torch.from_numpy(members).to(images.device)
-            magnitudes = torch.from_numpy(links.magnitudes[members])
-            output[index] = apply_op(images[index], OPS[op], magnitudes, interpolation)
-    return output
 
 
 def _linspace(low: float, high: float, bins: int) -> np.ndarray:
     return torch.linspace(low, high, bins).double().numpy()  # torch's float32 values, which torchvision looks up
 
 
+@lru_cache(maxsize=64)  # it costs more than a batch's random numbers
 def magnitude_table(
     bins: int, shear: float, shift_x: float, shift_y: float, rotate: float, enhance: float, posterize: tuple[int, int]
 ) -> np.ndarray:
@@ -53,7 +38,13 @@ def magnitude_table(
     most, least = posterize
     table[INDEX["Posterize"]] = (most - torch.arange(bins) / ((bins - 1) / (most - least))).round().numpy()
     table[INDEX["Solarize"]] = 255.0 * _linspace(1, 0, bins)
+    table.flags.writeable = False
     return table
+
+
+def _chains(links: list[tuple[np.ndarray, np.ndarray]]) -> Draw:
+    """A list of (operations, magnitudes), each (N,), one per link -> the two as (N, links)."""
+    return tuple(np.stack(part, axis=1) for part in zip(*links, strict=True))
 
 
 def _signs(rng: np.random.Generator, ops: np.ndarray) -> np.ndarray:
@@ -104,7 +95,7 @@ def _parse(table: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 AUTOAUGMENT = {name: _parse(table) for name, table in _AUTOAUGMENT.items()}
 
 
-def autoaugment(rng: np.random.Generator, count: int, height: int, width: int, table: str) -> list[Links]:
+def autoaugment(rng: np.random.Generator, count: int, height: int, width: int, table: str) -> Draw:
     """AutoAugment: one of 25 sub-policies, each of two operations that are left out with a given probability."""
     ops, probabilities, bins = AUTOAUGMENT[table]
     magnitudes = magnitude_table(10, 0.3, 150 / 331 * width, 150 / 331 * height, 30, 0.9, (8, 4))
@@ -112,66 +103,60 @@ def autoaugment(rng: np.random.Generator, count: int, height: int, width: int, t
     links = []
     for k in range(2):
         op = np.where(rng.random(count) <= probabilities[chosen, k], ops[chosen, k], INDEX["Identity"])
-        links.append(Links(op, magnitudes[op, bins[chosen, k]] * _signs(rng, op)))
-    return links
+        links.append((op, magnitudes[op, bins[chosen, k]] * _signs(rng, op)))
+    return _chains(links)
 
 
 FOURTEEN = np.array([INDEX[op] for op in OPS if op != "Invert"])
 THIRTEEN = np.array([INDEX[op] for op in OPS if op not in ("Invert", "Identity")])
 
 
-def randaugment(rng: np.random.Generator, count: int, height: int, width: int) -> list[Links]:
+def randaugment(rng: np.random.Generator, count: int, height: int, width: int) -> Draw:
     """RandAugment (Cubuk et al., 2020): two of 14 operations at magnitude 9 of 0 .. 30."""
     magnitudes = magnitude_table(31, 0.3, 150 / 331 * width, 150 / 331 * height, 30, 0.9, (8, 4))[:, 9]
     ops = rng.choice(FOURTEEN, (2, count))
-    return [Links(op, magnitudes[op] * _signs(rng, op)) for op in ops]
+    return _chains([(op, magnitudes[op] * _signs(rng, op)) for op in ops])
 
 
-def trivialaugment(rng: np.random.Generator, count: int, height: int, width: int) -> list[Links]:
+def trivialaugment(rng: np.random.Generator, count: int, height: int, width: int) -> Draw:
     """TrivialAugment Wide (Mueller & Hutter, ICCV 2021): one of 14 operations at one of 31 magnitudes."""
     magnitudes = magnitude_table(31, 0.99, 32, 32, 135, 0.99, (8, 2))
     op = rng.choice(FOURTEEN, count)
-    return [Links(op, magnitudes[op, rng.integers(31, size=count)] * _signs(rng, op))]
+    return _chains([(op, magnitudes[op, rng.integers(31, size=count)] * _signs(rng, op))])
 
 
-@dataclass(frozen=True)
-class AugMixDraw:
-    """weights (N, 4): of the image itself and of three chains, summing to 1; each chain is up to three links."""
+def augmix(rng: np.random.Generator, count: int, height: int, width: int) -> Draw:
+    """AugMix (Hendrycks et al., ICLR 2020): severity 3 of 10, three chains of one to three of 13 operations, alpha 1.
 
-    weights: np.ndarray
-    chains: list[list[Links]]
-
-
-def augmix_draw(rng: np.random.Generator, count: int, height: int, width: int) -> AugMixDraw:
-    """AugMix (Hendrycks et al., ICLR 2020): severity 3 of 10, three chains of one to three of 13 operations, alpha 1."""
+    Returns weights (N, 4), of the image itself and of the chains, summing to 1, then ops and magnitudes (N, 3, 3): those
+    of image n's chain c are ops[n, c] and magnitudes[n, c].
+    """
     magnitudes = magnitude_table(10, 0.3, width / 3, height / 3, 30, 0.9, (4, 0))
     own = rng.beta(1, 1, count)
     weights = np.column_stack([own, rng.dirichlet([1, 1, 1], count) * (1 - own)[:, None]])
-    chains = []
+    links = []
     for _ in range(3):
         depth = rng.integers(1, 4, count)
-        chain = []
         for k in range(3):
             op = np.where(k < depth, rng.choice(THIRTEEN, count), INDEX["Identity"])
-            chain.append(Links(op, magnitudes[op, rng.integers(3, size=count)] * _signs(rng, op)))
-        chains.append(chain)
-    return AugMixDraw(weights, chains)
+            links.append((op, magnitudes[op, rng.integers(3, size=count)] * _signs(rng, op)))
+    return weights, *(part.reshape(count, 3, 3) for part in _chains(links))
 
 
-def apply_augmix(images: Tensor, draw: AugMixDraw) -> Tensor:
+def apply_augmix(images: Tensor, weights: np.ndarray, ops: np.ndarray, magnitudes: np.ndarray) -> Tensor:
     """Weighted mean of the images and of the ends of their chains, fractions cut off as torchvision does."""
-    weights = torch.from_numpy(draw.weights).float().to(images.device).view(len(images), 4, 1, 1, 1)
-    mix = weights[:, 0] * images
-    for k, chain in enumerate(draw.chains, start=1):
-        mixed_in = images
-        for links in chain:
-            mixed_in = apply_links(mixed_in, links, "bilinear")
-        mix = mix + weights[:, k] * mixed_in
-    return mix.to(torch.uint8)
+    count, chains, links = ops.shape
+    side_by_side = [x.swapaxes(0, 1).reshape(chains * count, links) for x in (ops, magnitudes)]
+    ends = apply_chains(images.repeat(chains, 1, 1, 1), *side_by_side, "bilinear").split(count)
+    shares = to_device(weights.T.astype(np.float32), images.device).view(-1, count, 1, 1, 1)
+    mix = shares[0] * images
+    for share, end in zip(shares[1:], ends, strict=True):
+        mix += share * end
+    return mix.int().to(torch.uint8)
 
 
-def erasing_boxes(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
-    """RandomErasing (Zhong et al., AAAI 2020) -> (N, 4) boxes (top, left, bottom, right), empty where nothing is erased.
+def erasing(rng: np.random.Generator, count: int, height: int, width: int) -> Draw:
+    """RandomErasing (Zhong et al., AAAI 2020): boxes (N, 4) of top, left, bottom, right, empty where nothing is erased.
 
     With probability 1/2 a box of 2 to 33 % of the area and a ratio of 0.3 to 3.3, log-uniform; the first of ten tries
     that fits into the image counts.
@@ -186,14 +171,17 @@ def erasing_boxes(rng: np.random.Generator, count: int, height: int, width: int)
     erased = (rng.random(count) < 0.5) & fits.any(1)
     h, w = np.where(erased, h, 0), np.where(erased, w, 0)
     top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-    return np.column_stack([top, left, top + h, left + w])
+    return (np.column_stack([top, left, top + h, left + w]),)
+
+
+def inside(boxes: np.ndarray, images: Tensor) -> Tensor:
+    """Boxes (N, 4) of top, left, bottom, right -> (N, 1, H, W) bool on the device of `images`, true inside of image n's."""
+    top, left, bottom, right = to_device(boxes.T, images.device).view(4, -1, 1, 1, 1)
+    y = torch.arange(images.shape[2], device=images.device).view(-1, 1)
+    x = torch.arange(images.shape[3], device=images.device)
+    return ((y >= top) & (y < bottom)) & ((x >= left) & (x < right))
 
 
 def erase(images: Tensor, boxes: np.ndarray) -> Tensor:
     """(N, 3, H, W) uint8 -> a copy that is black inside each image's box. Before normalisation, as the paper's code."""
-    box = torch.from_numpy(boxes).to(images.device)
-    top, left, bottom, right = box.view(len(images), 4, 1, 1).unbind(1)
-    y = torch.arange(images.shape[2], device=images.device).view(1, -1, 1)
-    x = torch.arange(images.shape[3], device=images.device).view(1, 1, -1)
-    outside = (y < top) | (y >= bottom) | (x < left) | (x >= right)
-    return images * outside.unsqueeze(1)
+    return images * ~inside(boxes, images)

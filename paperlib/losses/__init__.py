@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ..hardware import widen
 from .functional import attention, cross_entropy, kd
 
 FEATURE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"attention": attention}
@@ -51,14 +52,18 @@ class Objective:
         teacher: tuple[Tensor, dict[str, Tensor]] | None,
         targets: Tensor,
     ) -> Tensor:
-        """student, teacher: logits (N, C) and named features; targets as for `cross_entropy`. Returns a scalar."""
-        logits, features = student
+        """student, teacher: logits (N, C) and named features; targets as for `cross_entropy`. Returns a scalar.
+
+        What comes in a shorter type is compared in float32.
+        """
+        logits, features = widen(student[0]), student[1]
         total = self.gamma * cross_entropy(logits, targets) if self.gamma else logits.new_zeros(())
         if self.alpha:
-            total = total + self.alpha * kd(logits, teacher[0], self.temperature)
+            total = total + self.alpha * kd(logits, widen(teacher[0]), self.temperature)
         if self.beta:
             for layer in self._layers(features):
-                total = total + self.beta * FEATURE_LOSSES[self.feature_loss](features[layer], teacher[1][layer])
+                pair = widen(features[layer]), widen(teacher[1][layer])
+                total = total + self.beta * FEATURE_LOSSES[self.feature_loss](*pair)
         return total
 
     def _layers(self, features: dict[str, Tensor]) -> list[str]:

@@ -1,6 +1,19 @@
 """What the training loop and the quantizers expect of a network."""
 
+import torch
 from torch import Tensor, nn
+
+from ..hardware import widen
+
+
+def pool(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C), the mean over positions, in float32 at least."""
+    return widen(x).mean((2, 3))
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """A block without autocast on the device of x. Logits in bfloat16 would have two or three digits."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 class Classifier(nn.Module):

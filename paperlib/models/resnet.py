@@ -7,7 +7,7 @@ and a BatchNorm1d sits between the pooled vector and the classifier. Distillatio
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .classifier import Classifier
+from .classifier import Classifier, full_precision, pool
 
 
 class BasicBlock(nn.Module):
@@ -58,5 +58,6 @@ class CifarResNet(Classifier):
         features = {"f0": x}  # (N, 16, 32, 32)
         for i, stage in enumerate(self.stages, start=1):
             features[f"f{i}"] = x = stage(x)  # (N, 16, 32, 32), (N, 32, 16, 16), (N, 64, 8, 8)
-        features["f4"] = pooled = x.mean((2, 3))  # (N, 64)
-        return self.linear(self.bn_pooled(pooled)), features
+        features["f4"] = pooled = pool(x)  # (N, 64)
+        with full_precision(x):
+            return self.linear(self.bn_pooled(pooled)), features

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .classifier import Classifier
+from .classifier import Classifier, full_precision, pool
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -44,5 +44,6 @@ class CifarVGG(Classifier):
             features[f"f{i}"] = x = stage(x)
             if i < 3:
                 x = F.max_pool2d(x, 2)
-        features["f5"] = pooled = x.mean((2, 3))  # (N, 512)
-        return self.linear(pooled), features
+        features["f5"] = pooled = pool(x)  # (N, 512)
+        with full_precision(x):
+            return self.linear(pooled), features

@@ -1,6 +1,7 @@
 """Low-bit students: `quantize(model, method, weight_bits, activation_bits)`.
 
     functional.py    the mathematics, one function per quantizer, gradients written out
+    fusion.py        those functions as one compiled kernel each
     layers.py        convolution and linear layer with quantized weight and input
     ewgs.py, dorefa.py, pact.py, learned_step.py   one file per method: how its parameters start
 """
@@ -22,6 +23,7 @@ from .functional import (
     lsq,
     pact_activation,
 )
+from .fusion import fusing
 from .layers import QUANTIZED_TYPES, QuantizedLayer, Quantizer
 
 
@@ -141,6 +143,6 @@ def quantizer_parameters(student: nn.Module) -> list[nn.Parameter]:
 
 __all__ = [
     "METHODS", "Method", "QuantizedLayer", "Quantizer", "dorefa_activation", "dorefa_weight", "ewgs_activation",
-    "ewgs_round", "ewgs_weight", "initialise", "layers_to_quantize", "lsq", "pact_activation", "quantize",
+    "ewgs_round", "ewgs_weight", "fusing", "initialise", "layers_to_quantize", "lsq", "pact_activation", "quantize",
     "quantizer_parameters",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .functional import _check_bits, dorefa_activation, dorefa_weight
+from .functional import _check_bits, dorefa_activation_codes, dorefa_weight_codes
 from .layers import Quantizer
 
 
@@ -15,10 +15,10 @@ class DorefaWeight(Quantizer):
     def initialise(self, x: Tensor) -> None:
         pass
 
-    def forward(self, x: Tensor) -> Tensor:
-        return dorefa_weight(x, self.bits)
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
+        return dorefa_weight_codes(x, self.bits)
 
 
 class DorefaActivation(DorefaWeight):
-    def forward(self, x: Tensor) -> Tensor:
-        return dorefa_activation(x, self.bits)
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
+        return dorefa_activation_codes(x, self.bits)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from .functional import _check_bits, _check_delta, ewgs_round, normalise_and_clip
+from .functional import _check_bits, _check_delta, centred, interval_codes
+from .fusion import fusing
 from .layers import Quantizer, QuantizedLayer
 
 
@@ -27,10 +28,12 @@ class EwgsQuantizer(Quantizer):
             _check_delta(delta)
         self.levels, self.signed = 2**bits, signed
         self.by_hessian = delta == "hessian"
-        self.delta = 0.0 if self.by_hessian else float(delta)
+        # A tensor, so that a new factor reaches a captured CUDA graph; none where the factor is 0 for good.
+        value = None if delta == 0 else torch.tensor(0.0 if self.by_hessian else float(delta))
+        self.register_buffer("delta", value)
         self.lower = nn.Parameter(torch.zeros(()))
         self.upper = nn.Parameter(torch.ones(()))
-        self.recorded: Tensor | None = None  # the quantized values, kept while `recording` for `update_deltas`
+        self.recorded: Tensor | None = None  # the codes, kept while `recording` for `update_deltas`
         self.recording = False
 
     @torch.no_grad()
@@ -40,17 +43,11 @@ class EwgsQuantizer(Quantizer):
         self.upper.copy_(3 * std if self.signed else 3 * std / math.sqrt(1 - 2 / math.pi))
         self.lower.copy_(-3 * std if self.signed else x.min())
 
-    def forward(self, x: Tensor) -> Tensor:
-        q = ewgs_round(normalise_and_clip(x, self.lower, self.upper), self.levels, self.delta)
+    def codes(self, x: Tensor) -> tuple[Tensor, float]:
+        codes = interval_codes(x, self.lower, self.upper, self.levels, 0.0 if self.delta is None else self.delta)
         if self.recording:
-            self.recorded = q
-        return 2 * (q - 0.5) if self.signed else q
-
-    def get_extra_state(self) -> float:
-        return self.delta
-
-    def set_extra_state(self, state: float) -> None:
-        self.delta = float(state)
+            self.recorded = codes
+        return (centred(codes, self.levels) if self.signed else codes), 1 / (self.levels - 1)
 
 
 def weight(bits: int, **options: float | str) -> EwgsQuantizer:
@@ -82,6 +79,17 @@ def hutchinson_trace(
     return mean
 
 
+def _add_ratios(ratios: list[list[float]], quantizers: list[EwgsQuantizer], loss: Tensor, rng: torch.Generator) -> None:
+    """Append each quantizer's (Tr(H) / N) / (3 std(g)) of a loss whose forward pass it has recorded."""
+    recorded = [q.recorded for q in quantizers]
+    gradients = torch.autograd.grad(loss, recorded, create_graph=True)
+    for k, (gradient, codes) in enumerate(zip(gradients, recorded, strict=True)):
+        trace = hutchinson_trace(gradient, codes, rng)
+        # g and H of the values codes / (levels - 1) are (levels - 1) and (levels - 1)^2 times those of the codes.
+        factor = quantizers[k].levels - 1
+        ratios[k].append(factor * trace / codes.numel() / (3 * float(gradient.detach().std()) + 1e-30))
+
+
 def update_deltas(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor], seed: int = 0
 ) -> dict[str, tuple[float, float]]:
@@ -110,13 +118,9 @@ def update_deltas(
         model.train()
         for q in quantizers:
             q.recording = True
-        for images, labels in batches:
-            value = loss(model(images), labels)
-            recorded = [q.recorded for q in quantizers]
-            gradients = torch.autograd.grad(value, recorded, create_graph=True)
-            for k, (gradient, values) in enumerate(zip(gradients, recorded, strict=True)):
-                trace = hutchinson_trace(gradient, values, rng)
-                ratios[k].append(trace / values.numel() / (3 * float(gradient.detach().std()) + 1e-30))
+        with fusing(False):  # compiled functions have no second derivative
+            for images, labels in batches:
+                _add_ratios(ratios, quantizers, loss(model(images), labels), rng)
     finally:
         for q in quantizers:
             q.recording, q.recorded = False, None
@@ -124,5 +128,7 @@ def update_deltas(
         for name, b in model.named_buffers():
             b.copy_(buffers[name])
     for q, values in zip(quantizers, ratios, strict=True):
-        q.delta = max(0.0, sum(values) / len(values))
-    return {n: (layer.weight_quantizer.delta, layer.activation_quantizer.delta) for n, layer in layers.items()}
+        q.delta.fill_(max(0.0, sum(values) / len(values)))
+    return {
+        name: (float(layer.weight_quantizer.delta), float(layer.activation_quantizer.delta)) for name, layer in layers.items()
+    }

@@ -1,13 +1,20 @@
 """The quantization functions, each with its gradient written down rather than inherited.
 
+Every quantizer maps x to *codes*, small integers in a floating dtype, and a positive scale: value = scale * codes. The
+layers convolve the codes, which bfloat16 holds exactly up to 8 bits, and multiply by the scale afterwards. Arithmetic is in
+float32 where x is in a shorter type. All gradients of the learned scalars (bounds, steps, alpha) are those of the value and
+come from the codes' backward pass, summed over all elements; the scale passes none.
+
 Rounding is half to even. `torch.clamp` passes a gradient of 1 at x exactly on a bound in some versions of torch and 0
 in others, and after a ReLU many values are exactly 0; so every function here states which side its bounds are on.
-Gradients of learned scalars (bounds, steps, alpha) are summed over all elements.
 """
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from ..hardware import widen
+from .fusion import fusible
 
 
 def _check_bits(bits: int, least: int = 1) -> None:
@@ -25,46 +32,76 @@ def _check_delta(delta: float) -> None:
         raise ValueError(f"delta must be at least 0, got {delta}")
 
 
-class _RoundToLevels(Function):
-    """round(x (L - 1)) / (L - 1); backward g (1 + delta sign(g) (x - q))."""
+def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    return torch.full((), value, dtype=widen(like[:0]).dtype, device=like.device)  # a fill: no copy from the host
+
+
+# -------------------------------------------------------------------------------------------------- EWGS, DoReFa
+
+
+@fusible
+def _interval_forward(x: Tensor, lower: Tensor, upper: Tensor, top: int) -> Tensor:
+    n = (widen(x) - lower).div_(upper - lower).clamp(0, 1)
+    return n.mul_(top).round_().to(x.dtype)
+
+
+@fusible
+def _interval_backward(
+    g: Tensor, x: Tensor, lower: Tensor, upper: Tensor, top: int, delta: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to x, lower and upper; g is the gradient of the codes, g top that of q = codes / top."""
+    width = upper - lower
+    n = (widen(x) - lower) / width
+    inside = (n >= 0) & (n <= 1)
+    g = torch.where(inside, widen(g) * top, 0.0)
+    if delta is not None:
+        error = (n - (n * top).round() / top).detach()  # a constant where second derivatives are taken
+        g = g + delta * g.abs() * error
+    by_upper = -(g * n).sum() / width  # d n / d upper = -n / width, d n / d lower = (n - 1) / width
+    return (g / width).to(x.dtype), -g.sum() / width - by_upper, by_upper
+
+
+class _IntervalCodes(Function):
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx, x: Tensor, levels: int, delta: float) -> Tensor:
-        q = (x * (levels - 1)).round_().div_(levels - 1)
-        ctx.delta = delta
-        if delta:
-            ctx.save_for_backward(x - q)
-        return q
+    def forward(x: Tensor, lower: Tensor, upper: Tensor, top: int, delta: Tensor | None) -> Tensor:
+        return _interval_forward(x, lower, upper, top)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        *tensors, ctx.top, delta = inputs
+        ctx.save_for_backward(*tensors, delta)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.delta:
-            (error,) = ctx.saved_tensors
-            g = g + ctx.delta * g.abs() * error
-        return g, None, None
+        x, lower, upper, delta = ctx.saved_tensors
+        by_x, by_lower, by_upper = _interval_backward(g, x, lower, upper, ctx.top, delta)
+        return by_x, by_lower.reshape(lower.shape), by_upper.reshape(upper.shape), None, None
 
 
-class _NormaliseAndClip(Function):
-    """n = clip((x - lower) / (upper - lower), 0, 1). Gradients pass where 0 <= n <= 1, bounds included."""
+def interval_codes(
+    x: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: Tensor | float = 0.0
+) -> Tensor:
+    """Integers 0 .. L - 1: round((L - 1) clip((x - lower) / (upper - lower), 0, 1)), in the dtype of x.
 
-    @staticmethod
-    def forward(ctx, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        n = (x - lower).div_(upper - lower)
-        clipped = n.clamp(0, 1)
-        ctx.save_for_backward(clipped, clipped == n, lower, upper)
-        return clipped
+    With q = codes / (L - 1) and n the clipped ratio, the gradient of n is dq (1 + delta sign(dq) (n - q)); x, lower and
+    upper receive it where lower <= x <= upper, bounds included.
+    Raises ValueError for levels or delta out of range or, where they are numbers, lower >= upper; tensors are not looked
+    at, which would wait for the device.
 
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        clipped, inside, lower, upper = ctx.saved_tensors
-        width = upper - lower
-        g = g * inside
-        grad_lower = grad_upper = None
-        if any(ctx.needs_input_grad[1:]):  # d n / d upper = -n / width, d n / d lower = (n - 1) / width
-            by_upper = -(g * clipped).sum() / width
-            grad_upper = by_upper.reshape(upper.shape)
-            grad_lower = (-g.sum() / width - by_upper).reshape(lower.shape)
-        return g / width if ctx.needs_input_grad[0] else None, grad_lower, grad_upper
+    >>> interval_codes(torch.tensor([-1.0, 0.0, 1.9, 5.0]), 0.0, 4.0, levels=4)
+    tensor([0., 0., 1., 3.])
+    """
+    _check_levels(levels)
+    if not isinstance(delta, Tensor):
+        _check_delta(delta)
+        delta = _scalar(delta, x) if delta else None
+    if not isinstance(lower, Tensor) and not isinstance(upper, Tensor) and not lower < upper:
+        raise ValueError(f"the lower bound must be below the upper one, got {lower} and {upper}")
+    return _IntervalCodes.apply(x, _scalar(lower, x), _scalar(upper, x), levels - 1, delta)
 
 
 def ewgs_round(x: Tensor, levels: int, delta: float = 0.0) -> Tensor:
@@ -81,19 +118,7 @@ def ewgs_round(x: Tensor, levels: int, delta: float = 0.0) -> Tensor:
     >>> ewgs_round(torch.tensor([0.0, 0.4, 0.6, 1.0]), levels=2)
     tensor([0., 0., 1., 1.])
     """
-    _check_levels(levels)
-    _check_delta(delta)
-    return _RoundToLevels.apply(x, levels, delta)
-
-
-def normalise_and_clip(x: Tensor, lower: Tensor | float, upper: Tensor | float) -> Tensor:
-    """clip((x - lower) / (upper - lower), 0, 1): gradients to x, lower and upper on lower <= x <= upper, bounds included.
-
-    Raises ValueError for numbers with lower >= upper; tensors are not looked at, which would wait for the device.
-    """
-    if not isinstance(lower, Tensor) and not isinstance(upper, Tensor) and not lower < upper:
-        raise ValueError(f"the lower bound must be below the upper one, got {lower} and {upper}")
-    return _NormaliseAndClip.apply(x, torch.as_tensor(lower).to(x), torch.as_tensor(upper).to(x))
+    return ewgs_activation(x, 0.0, 1.0, levels, delta)
 
 
 def ewgs_activation(
@@ -102,13 +127,13 @@ def ewgs_activation(
     """EWGS for activations: x of any shape -> the same shape, on `levels` points of [0, 1].
 
     q = round((L - 1) n) / (L - 1) with n = clip((x - lower) / (upper - lower), 0, 1). There is no scaling back by
-    upper - lower: the layer multiplies its output by a learned scalar. Gradients as in `ewgs_round` and
-    `normalise_and_clip`; lower and upper are numbers or one-element tensors and receive theirs.
+    upper - lower: the layer multiplies its output by a learned scalar. Gradients as in `interval_codes`; lower and
+    upper are numbers or one-element tensors and receive theirs.
 
     >>> ewgs_activation(torch.tensor([-1.0, 0.0, 1.9, 5.0]), 0.0, 4.0, levels=4)
     tensor([0.0000, 0.0000, 0.3333, 1.0000])
     """
-    return ewgs_round(normalise_and_clip(x, lower, upper), levels, delta)
+    return interval_codes(x, lower, upper, levels, delta) / (levels - 1)
 
 
 def ewgs_weight(w: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: float = 0.0) -> Tensor:
@@ -117,19 +142,45 @@ def ewgs_weight(w: Tensor, lower: Tensor | float, upper: Tensor | float, levels:
     >>> ewgs_weight(torch.tensor([-3.0, -0.1, 0.1, 3.0]), -1.0, 1.0, levels=2)
     tensor([-1., -1.,  1.,  1.])
     """
-    return 2 * (ewgs_activation(w, lower, upper, levels, delta) - 0.5)
+    return centred(interval_codes(w, lower, upper, levels, delta), levels) / (levels - 1)
 
 
-class _BinaryWeight(Function):
-    """mean|w| sign(w), sign(0) = 1; the gradient passes unchanged, the mean counts as a constant."""
+def centred(codes: Tensor, levels: int) -> Tensor:
+    """Integers 0 .. L - 1 -> the odd or even integers -(L - 1) .. L - 1 in steps of two.
+
+    >>> centred(torch.arange(4.0), 4)
+    tensor([-3., -1.,  1.,  3.])
+    """
+    return 2 * codes - (levels - 1)
+
+
+class _StraightThroughSign(Function):
+    """1 where w >= 0, else -1 (or 0, for activations); the gradient passes unchanged."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx, w: Tensor) -> Tensor:
-        return torch.where(w >= 0, 1.0, -1.0).to(w) * w.abs().mean()
+    def forward(x: Tensor, positive: bool) -> Tensor:
+        return x.sign() if positive else torch.where(x >= 0, 1.0, -1.0).to(x)
 
     @staticmethod
-    def backward(ctx, g: Tensor) -> Tensor:
-        return g
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
+        return g, None
+
+
+def dorefa_weight_codes(w: Tensor, bits: int) -> tuple[Tensor, Tensor | float]:
+    """The codes and the scale of `dorefa_weight`: odd integers and 1 / (2^b - 1), or at one bit +-1 and mean|w|."""
+    _check_bits(bits)
+    if bits == 1:
+        scale = widen(w.detach()).abs().mean()
+        return _StraightThroughSign.apply((w / scale).to(w.dtype), False), scale  # w / scale: the value's gradient, not the code's
+    t = torch.tanh(widen(w))
+    codes = interval_codes(t / (2 * t.detach().abs().max()) + 0.5, 0.0, 1.0, 2**bits)
+    return centred(codes, 2**bits).to(w.dtype), 1 / (2**bits - 1)
 
 
 def dorefa_weight(w: Tensor, bits: int) -> Tensor:
@@ -137,29 +188,41 @@ def dorefa_weight(w: Tensor, bits: int) -> Tensor:
 
     bits > 1  2 round((2^b - 1) (tanh(w) / (2 max|tanh(w)|) + 1/2)) / (2^b - 1) - 1, in [-1, 1]; the maximum counts as
               a constant in the gradient.
-    bits = 1  mean|w| sign(w), straight-through.
+    bits = 1  mean|w| sign(w), straight-through; the mean counts as a constant.
     Raises ValueError unless bits is 1 to 8.
 
     >>> dorefa_weight(torch.tensor([-1.0, 0.0, 1.0]), bits=8)[[0, 2]]
     tensor([-1.,  1.])
     """
+    codes, scale = dorefa_weight_codes(w, bits)
+    return codes * scale
+
+
+def dorefa_activation_codes(x: Tensor, bits: int) -> tuple[Tensor, float]:
+    """The codes 0 .. 2^b - 1 and the scale of `dorefa_activation`."""
     _check_bits(bits)
     if bits == 1:
-        return _BinaryWeight.apply(w)
-    t = torch.tanh(w)
-    return 2 * ewgs_round(t / (2 * t.detach().abs().max()) + 0.5, 2**bits) - 1
+        return _Ceil.apply(x), 1.0
+    return interval_codes(x, 0.0, 1.0, 2**bits), 1 / (2**bits - 1)
 
 
-class _StraightThroughSign(Function):
-    """sign(x), with the gradient passed unchanged."""
+class _Ceil(Function):
+    """1 where x > 0, else 0; the gradient passes where 0 <= x <= 1."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return x.sign()
+    def forward(x: Tensor) -> Tensor:
+        return (x > 0).to(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> Tensor:
-        return g
+        (x,) = ctx.saved_tensors
+        return g * ((x >= 0) & (x <= 1))
 
 
 def dorefa_activation(x: Tensor, bits: int) -> Tensor:
@@ -171,25 +234,51 @@ def dorefa_activation(x: Tensor, bits: int) -> Tensor:
     >>> dorefa_activation(torch.tensor([-1.0, 0.4, 0.6, 2.0]), bits=1)
     tensor([0., 1., 1., 1.])
     """
-    _check_bits(bits)
-    if bits == 1:
-        return _StraightThroughSign.apply(normalise_and_clip(x, 0.0, 1.0))
-    return ewgs_activation(x, 0.0, 1.0, 2**bits)
+    codes, scale = dorefa_activation_codes(x, bits)
+    return codes * scale
 
 
-class _Pact(Function):
+# ----------------------------------------------------------------------------------------------------------- PACT
+
+
+@fusible
+def _pact_forward(x: Tensor, alpha: Tensor, top: int) -> Tensor:
+    return (widen(x).clamp(min=0).minimum(alpha) * (top / alpha)).round_().to(x.dtype)
+
+
+@fusible
+def _pact_backward(g: Tensor, x: Tensor, alpha: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    g, wide = widen(g) * (top / alpha), widen(x)  # the gradient of the value from that of the codes
+    above = wide >= alpha
+    return torch.where((wide >= 0) & ~above, g, 0.0).to(x.dtype), torch.where(above, g, 0.0).sum()
+
+
+class _PactCodes(Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, alpha: Tensor, bits: int) -> Tensor:
+    def forward(x: Tensor, alpha: Tensor, top: int) -> Tensor:
+        return _pact_forward(x, alpha, top)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        x, alpha, ctx.top = inputs
         ctx.save_for_backward(x, alpha)
-        scale = (2**bits - 1) / alpha
-        return (x.clamp(min=0).minimum(alpha) * scale).round_().div_(scale)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         x, alpha = ctx.saved_tensors
-        above = x >= alpha
-        grad_alpha = (g * above).sum().reshape(alpha.shape) if ctx.needs_input_grad[1] else None
-        return g * ((x >= 0) & ~above), grad_alpha, None
+        by_x, by_alpha = _pact_backward(g, x, alpha, ctx.top)
+        return by_x, by_alpha.reshape(alpha.shape), None
+
+
+def pact_codes(x: Tensor, alpha: Tensor | float, bits: int) -> tuple[Tensor, Tensor]:
+    """The codes 0 .. 2^b - 1 and the scale alpha / (2^b - 1) of `pact_activation`."""
+    _check_bits(bits)
+    if not isinstance(alpha, Tensor) and not alpha > 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+    alpha = _scalar(alpha, x)
+    return _PactCodes.apply(x, alpha, 2**bits - 1), alpha.detach() / (2**bits - 1)
 
 
 def pact_activation(x: Tensor, alpha: Tensor | float, bits: int) -> Tensor:
@@ -202,29 +291,55 @@ def pact_activation(x: Tensor, alpha: Tensor | float, bits: int) -> Tensor:
     >>> pact_activation(torch.tensor([-1.0, 1.1, 9.0]), alpha=3.0, bits=2)
     tensor([0., 1., 3.])
     """
-    _check_bits(bits)
-    if not isinstance(alpha, Tensor) and not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
-    return _Pact.apply(x, torch.as_tensor(alpha).to(x), bits)
+    codes, scale = pact_codes(x, alpha, bits)
+    return codes * scale.to(codes)
 
 
-class _Lsq(Function):
+# ------------------------------------------------------------------------------------------------------------ LSQ
+
+
+@fusible
+def _lsq_forward(x: Tensor, step: Tensor, qmin: int, qmax: int) -> Tensor:
+    return (widen(x) / step).clamp(qmin, qmax).round_().to(x.dtype)
+
+
+@fusible
+def _lsq_backward(g: Tensor, x: Tensor, step: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    g, v = widen(g) / step, widen(x) / step  # the gradient of the value from that of the codes
+    inside = (v > qmin) & (v < qmax)
+    slope = torch.where(inside, v.round() - v, v.clamp(qmin, qmax))
+    return torch.where(inside, g, 0.0).to(x.dtype), (g * slope).sum()
+
+
+class _LsqCodes(Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, step: Tensor, qmin: int, qmax: int, grad_scale: float) -> Tensor:
+    def forward(x: Tensor, step: Tensor, qmin: int, qmax: int, grad_scale: float) -> Tensor:
+        return _lsq_forward(x, step, qmin, qmax)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        x, step, ctx.qmin, ctx.qmax, ctx.grad_scale = inputs
         ctx.save_for_backward(x, step)
-        ctx.qmin, ctx.qmax, ctx.grad_scale = qmin, qmax, grad_scale
-        return (x / step).clamp_(qmin, qmax).round_().mul_(step)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         x, step = ctx.saved_tensors
-        v = x / step
-        inside = (v > ctx.qmin) & (v < ctx.qmax)
-        grad_step = None
-        if ctx.needs_input_grad[1]:
-            slope = torch.where(inside, v.round() - v, v.clamp(ctx.qmin, ctx.qmax))
-            grad_step = ((g * slope).sum() * ctx.grad_scale).reshape(step.shape)
-        return g * inside, grad_step, None, None, None
+        by_x, by_step = _lsq_backward(g, x, step, ctx.qmin, ctx.qmax)
+        return by_x, (by_step * ctx.grad_scale).reshape(step.shape), None, None, None
+
+
+def lsq_codes(
+    x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The codes qmin .. qmax and the scale, the step, of `lsq`."""
+    if int(qmin) != qmin or int(qmax) != qmax or not qmin < qmax:
+        raise ValueError(f"qmin and qmax must be integers with qmin < qmax, got {qmin} and {qmax}")
+    if not isinstance(step, Tensor) and not step > 0:
+        raise ValueError(f"the step must be positive, got {step}")
+    step = _scalar(step, x)
+    return _LsqCodes.apply(x, step, int(qmin), int(qmax), float(grad_scale)), step.detach()
 
 
 def lsq(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0) -> Tensor:
@@ -239,8 +354,5 @@ def lsq(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float
     >>> lsq(torch.tensor([-3.0, 0.4, 0.6, 9.0]), step=1.0, qmin=-2, qmax=1)
     tensor([-2.,  0.,  1.,  1.])
     """
-    if int(qmin) != qmin or int(qmax) != qmax or not qmin < qmax:
-        raise ValueError(f"qmin and qmax must be integers with qmin < qmax, got {qmin} and {qmax}")
-    if not isinstance(step, Tensor) and not step > 0:
-        raise ValueError(f"the step must be positive, got {step}")
-    return _Lsq.apply(x, torch.as_tensor(step).to(x), int(qmin), int(qmax), float(grad_scale))
+    codes, scale = lsq_codes(x, step, qmin, qmax, grad_scale)
+    return codes * scale.to(codes)

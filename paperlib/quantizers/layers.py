@@ -18,13 +18,23 @@ class Quantizer(nn.Module, ABC):
         """Set the parameters from the full-precision weight, or from the layer's input on the first batch."""
 
     @abstractmethod
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
+        """x of any shape -> (integers of the same shape and dtype, scale): the quantized value is their product.
+
+        The codes pass all gradients, also those of the scale's parameters; the scale passes none.
+        """
+
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape -> quantized values of the same shape."""
+        codes, scale = self.codes(x)
+        return codes * scale
 
 
 class QuantizedLayer(nn.Module):
-    """output = |scale| (layer(quantized input, quantized weight) + bias): the mixin of the two layer types below.
+    """output = |output scale| (layer(quantized input, quantized weight) + bias): the mixin of the two layer types below.
 
+    The layer's operation runs on the integer codes of input and weight, and its result is multiplied by their scales. In
+    bfloat16 the codes are exact, where values such as 1/3 would be rounded to another grid.
     `output_scale` is learned for methods whose quantized values leave the scale out (EWGS), absent for the others.
     A layer must be initialised from a first batch before it is used: see `paperlib.quantizers.initialise`.
     """
@@ -36,6 +46,11 @@ class QuantizedLayer(nn.Module):
         self.initialising = False
 
     def operation(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's linear map, without bias."""
+        raise NotImplementedError
+
+    def per_channel(self, bias: Tensor) -> Tensor:
+        """(C,) -> a shape that adds to the output."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,18 +58,28 @@ class QuantizedLayer(nn.Module):
             self._initialise(x)
         if not self.ready:
             raise RuntimeError("this quantized layer has no bounds yet: call paperlib.quantizers.initialise(model, images)")
-        y = self.operation(self.activation_quantizer(x), self.weight_quantizer(self.weight))
-        return y if self.output_scale is None else y * self.output_scale.abs()
+        (codes, scale), (weight, weight_scale) = self.activation_quantizer.codes(x), self.weight_quantizer.codes(self.weight)
+        y = self.operation(codes, weight.to(codes.dtype))
+        scale = scale * weight_scale
+        if self.output_scale is not None:
+            scale = scale * self.output_scale.abs()
+        if not (isinstance(scale, float) and scale == 1.0):
+            y = y * scale
+        if self.bias is None:
+            return y
+        bias = self.bias if self.output_scale is None else self.bias * self.output_scale.abs()
+        return y + self.per_channel(bias).to(y.dtype)
 
     @torch.no_grad()
     def _initialise(self, x: Tensor) -> None:
         self.weight_quantizer.initialise(self.weight)
         self.activation_quantizer.initialise(x)
-        if self.output_scale is not None:
-            exact = self.operation(x, self.weight)
-            quantized = self.operation(self.activation_quantizer(x), self.weight_quantizer(self.weight))
-            self.output_scale.copy_(exact.abs().mean() / quantized.abs().mean())
         self.ready = True
+        if self.output_scale is not None:  # the mean size of the quantized output becomes that of the exact one
+            bias = 0 if self.bias is None else self.per_channel(self.bias)
+            exact = self.operation(x, self.weight) + bias
+            quantized = self.operation(self.activation_quantizer(x), self.weight_quantizer(self.weight)) + bias
+            self.output_scale.copy_(exact.abs().mean() / quantized.abs().mean())
 
     def get_extra_state(self) -> bool:
         return self.ready
@@ -67,14 +92,20 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     """A convolution, grouped or not, with quantized weight and input."""
 
     def operation(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self._conv_forward(x, weight, self.bias)
+        return self._conv_forward(x, weight, None)
+
+    def per_channel(self, bias: Tensor) -> Tensor:
+        return bias.view(-1, 1, 1)
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
     """A linear layer with quantized weight and input."""
 
     def operation(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x, weight, self.bias)
+        return F.linear(x, weight)
+
+    def per_channel(self, bias: Tensor) -> Tensor:
+        return bias
 
 
 QUANTIZED_TYPES: dict[type[nn.Module], type[QuantizedLayer]] = {nn.Conv2d: QuantizedConv2d, nn.Linear: QuantizedLinear}

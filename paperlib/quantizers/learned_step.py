@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .functional import _check_bits, lsq
+from .functional import _check_bits, lsq_codes
 from .layers import Quantizer
 
 
@@ -24,10 +24,10 @@ class LsqQuantizer(Quantizer):
     def initialise(self, x: Tensor) -> None:
         self.step.copy_(2 * x.abs().mean() / math.sqrt(self.qmax))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # The paper counts the weights of the layer, or the features of one image: the batch is left out.
         count = x.numel() if self.signed else x.numel() // len(x)
-        return lsq(x, self.step, self.qmin, self.qmax, 1 / math.sqrt(count * self.qmax))
+        return lsq_codes(x, self.step, self.qmin, self.qmax, 1 / math.sqrt(count * self.qmax))
 
 
 def weight(bits: int) -> LsqQuantizer:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .functional import _check_bits, pact_activation
+from .functional import _check_bits, pact_codes
 from .layers import Quantizer
 
 
@@ -21,5 +21,5 @@ class PactActivation(Quantizer):
     def initialise(self, x: Tensor) -> None:
         pass
 
-    def forward(self, x: Tensor) -> Tensor:
-        return pact_activation(x, self.alpha, self.bits)
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return pact_codes(x, self.alpha, self.bits)

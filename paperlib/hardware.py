@@ -1,0 +1,50 @@
+"""What a processor is asked to do differently: shorter floats, memory that stays."""
+
+import contextlib
+import ctypes
+from functools import lru_cache
+
+import torch
+
+from .config import PRECISIONS
+
+
+def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractContextManager:
+    """Convolutions and linear layers in `precision` within this block; weights and statistics stay in float32.
+
+    Raises ValueError for an unknown precision.
+
+    >>> with autocast("cpu", "bfloat16"):
+    ...     torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype
+    torch.bfloat16
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    if precision == "float32":
+        return contextlib.nullcontext()
+    # Without the cache of cast weights: every weight is used once a pass, and a cache cannot be captured in a CUDA graph.
+    return torch.autocast(torch.device(device).type, torch.bfloat16, cache_enabled=False)
+
+
+def widen(x: torch.Tensor) -> torch.Tensor:
+    """x itself, or in float32 if it is in a shorter type: for what is not to be computed with three digits.
+
+    >>> widen(torch.ones(1, dtype=torch.bfloat16)).dtype, widen(torch.ones(1, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory it frees, for the next tensor; returns whether the C library could be asked.
+
+    By default glibc gives every block of some megabytes back to the system when it is freed. The next activation then pays
+    for fresh pages, which costs a CPU more than the arithmetic on it. The process stays as large as its largest moment.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return False
+    trim_threshold, mmap_threshold, never = -1, -3, 2**31 - 1
+    return bool(mallopt(trim_threshold, never)) and bool(mallopt(mmap_threshold, never))
