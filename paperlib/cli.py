@@ -24,7 +24,8 @@ def _parser() -> argparse.ArgumentParser:
         )
         return command
 
-    add("run", "Make the runs that a table lacks, without notebooks.", work=True)
+    run = add("run", "Make the runs that a table lacks, without notebooks.", work=True)
+    run.add_argument("--together", type=int, default=1, help="students trained as one network, for a GPU (default: 1)")
     add("reproduce", "Execute the notebooks through papermill, making the runs they lack; then compare.", work=True)
     add("compare", "Compare the tables in build/ with the committed ones.")
     add("status", "List what a profile has and lacks.")
@@ -41,7 +42,7 @@ def _run(args: argparse.Namespace, store: Store) -> int:
 
     try:
         with following(store):
-            sweep(experiments.runs_of(args.profile, args.table), store, args.device, args.jobs)
+            sweep(experiments.runs_of(args.profile, args.table), store, args.device, args.jobs, args.together)
     except (SweepError, ValueError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -4,13 +4,15 @@ A run that is done is never made again; one that was interrupted goes on from it
 record with the last lines of its error, and is tried again the next time.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +28,7 @@ from .losses import objective
 from .models import build
 from .quantizers import quantize
 from .runs import Store, weights_of
-from .training import Task, fit, load_tensors, save_tensors
+from .training import Task, fit, fit_together, load_tensors, save_tensors
 
 HEADLINE_EPOCHS = 100  # schedules at least this long report the mean of their last five epochs, shorter ones the last
 
@@ -66,6 +68,28 @@ def execute(run: Run, store: Store, device: str = "cpu") -> dict[str, Any]:
         return _make(run, store, device)
 
 
+def execute_together(runs: Sequence[StudentRun], store: Store, device: str = "cpu") -> list[dict[str, Any]]:
+    """The records of students that `alike` holds for: those that are not done are trained as one network.
+
+    Raises whatever the training raises, after records with status "failed" were written.
+    """
+    ensure_teacher(runs[0].teacher, store, device)
+    with contextlib.ExitStack() as locks:
+        for run in sorted(runs, key=lambda run: run.key):  # one order everywhere, so that two packs cannot wait for each other
+            locks.enter_context(store.lock(run))
+        todo = [run for run in runs if not store.done(run)]
+        if todo:
+            _make_together(todo, store, device)
+        return [store.load(run) for run in runs]
+
+
+def alike(a: Run, b: Run) -> bool:
+    """Whether two runs are students that `fit_together` can train as one network."""
+    if not (isinstance(a, StudentRun) and isinstance(b, StudentRun)) or "hessian" in a.method_options.values():
+        return False
+    return replace(a, augmentation=b.augmentation, seed=b.seed) == b
+
+
 def ensure_teacher(run: TeacherRun, store: Store, device: str) -> None:
     """Train a teacher unless its record and the weights of that record are there. Weights never go into git.
 
@@ -86,13 +110,8 @@ def ensure_teacher(run: TeacherRun, store: Store, device: str) -> None:
 
 def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
     started, cpu_started = time.perf_counter(), time.process_time()
-    try:
+    with _failures([run], store, device):
         content = _MAKERS[type(run)](run, store, device)
-    except Exception as error:
-        lines = traceback.format_exception(error)
-        store.save(run, "failed", error="".join(lines).splitlines()[-12:], environment=environment(device))
-        store.log(f"failed: {run.label}: {type(error).__name__}: {error}")
-        raise
     seconds = content.pop("seconds", time.perf_counter() - started)
     cpu_seconds = content.pop("cpu_seconds", time.process_time() - cpu_started)
     record = store.save(
@@ -100,6 +119,36 @@ def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
     )
     _checkpoint(run, store).unlink(missing_ok=True)
     return record
+
+
+def _make_together(runs: Sequence[StudentRun], store: Store, device: str) -> None:
+    """Train these students as one network and write their records."""
+    # The checkpoint belongs to this set of runs: another set starts anew.
+    name = hashlib.sha256("".join(run.key for run in runs).encode()).hexdigest()[:16]
+    checkpoint = store.cache / f"{name}.epoch.pt"
+    reporters = [_reporter(run, store, run.recipe.epochs) for run in runs]
+    with _failures(runs, store, device):
+        teacher = load_teacher(runs[0].teacher, store, device)
+        tasks, students = zip(*(_student(run, teacher, device) for run in runs), strict=True)
+        curves = fit_together(students, tasks, checkpoint, lambda number, row: reporters[number](row))
+    facts = _teacher_facts(runs[0].teacher, store)
+    for run, curve in zip(runs, curves, strict=True):
+        where = environment(device) | {"trained_together": len(runs)}
+        store.save(run, "done", result=_curve_result(curve), teacher=facts, **_seconds(curve), environment=where)
+    checkpoint.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _failures(runs: Sequence[Run], store: Store, device: str) -> Iterator[None]:
+    """Record what goes wrong in this block as the failure of these runs."""
+    try:
+        yield
+    except Exception as error:
+        lines = "".join(traceback.format_exception(error)).splitlines()[-12:]
+        for run in runs:
+            store.save(run, "failed", error=lines, environment=environment(device))
+            store.log(f"failed: {run.label}: {type(error).__name__}: {error}")
+        raise
 
 
 def _checkpoint(run: Run, store: Store) -> Path:
@@ -211,11 +260,15 @@ def _make_score(run: ScoreRun, store: Store, device: str) -> dict[str, Any]:
     return {"result": {"scores": rows}, "teacher": _teacher_facts(run.teacher, store)}
 
 
-def _make_student(run: StudentRun, store: Store, device: str) -> dict[str, Any]:
-    data, teacher = load_data(run.data, device), load_teacher(run.teacher, store, device)
+def _student(run: StudentRun, teacher: torch.nn.Module, device: str) -> tuple[Task, torch.nn.Module]:
+    """What a student is to learn, and the student as it starts."""
+    data = load_data(run.data, device)
     student = quantize(teacher, run.method, run.weight_bits, run.activation_bits, **run.method_options)
-    aim = objective(run.loss, **run.loss_options)
-    task = Task(data, run.augmentation, aim, run.recipe, run.seed, teacher)
+    return Task(data, run.augmentation, objective(run.loss, **run.loss_options), run.recipe, run.seed, teacher), student
+
+
+def _make_student(run: StudentRun, store: Store, device: str) -> dict[str, Any]:
+    task, student = _student(run, load_teacher(run.teacher, store, device), device)
     curve = fit(student, task, _checkpoint(run, store), _reporter(run, store, run.recipe.epochs))
     return {"result": _curve_result(curve), "teacher": _teacher_facts(run.teacher, store), **_seconds(curve)}
 

@@ -1,7 +1,7 @@
 """Many independent runs through one executor interface (`concurrent.futures`).
 
-Here: in this process, or a local pool of spawned processes with threads = cores / jobs. A cluster's executor has the same
-interface and can be passed instead.
+Here: in this process, or a local pool of spawned processes with threads = cores / jobs, several of them on one GPU if asked.
+A cluster's executor has the same interface and can be passed instead.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as
 import torch
 
 from .config import Run, TeacherRun
-from .execution import count_cores, ensure_teacher, execute
+from .execution import alike, count_cores, ensure_teacher, execute, execute_together
 from .runs import Store
 
 
@@ -32,16 +32,26 @@ def missing(runs: Sequence[Run], store: Store) -> list[Run]:
 
 
 def sweep(
-    runs: Sequence[Run], store: Store, device: str = "cpu", jobs: int = 0, executor: Executor | None = None
+    runs: Sequence[Run],
+    store: Store,
+    device: str = "cpu",
+    jobs: int = 0,
+    together: int = 1,
+    executor: Executor | None = None,
 ) -> None:
     """Make every run that is missing: first the teachers, with all cores, then the rest, `jobs` at a time.
 
     jobs      processes on this machine; 0 chooses one a core on the CPU and one in all on a GPU. With 1, this process.
+    together  students of one set-up that are trained as one network, see `paperlib.packing`: for a GPU, which a single small
+              student does not fill.
     executor  something with `concurrent.futures`' interface to use instead of a local pool.
 
     Progress goes to `store.progress`, a line an epoch. A failed run does not stop the others.
-    Raises SweepError at the end if some failed; ValueError for a negative number of jobs or a device that is not there.
+    Raises SweepError at the end if some failed; ValueError for a negative number of jobs, fewer than one student together,
+    or a device that is not there.
     """
+    if together < 1:
+        raise ValueError(f"at least one student is trained at a time, got together={together}")
     if jobs < 0:
         raise ValueError(f"jobs must be 0 (choose) or more, got {jobs}")
     if not (device == "cpu" or re.fullmatch(r"cuda(:\d+)?", device)):
@@ -58,7 +68,8 @@ def sweep(
     failures = _make_teachers(list(teachers.values()), store, device)
     lost = {t.key for t in teachers.values() if t.label in failures}
     todo = [run for run in missing(todo, store) if run.key not in lost and not any(t.key in lost for t in run.teachers)]
-    _Pool(store, device, min(jobs, max(1, len(todo))), executor).make(todo, failures)
+    units = packs(todo, together)
+    _Pool(store, device, min(jobs, max(1, len(units))), executor).make(units, failures)
     store.log(f"{total - len(failures)} of {total} runs done, {time.perf_counter() - started:.0f} s")
     if failures:
         raise SweepError("\n".join(f"{label}: {error}" for label, error in failures.items()))
@@ -80,33 +91,56 @@ def _make_teachers(teachers: Sequence[TeacherRun], store: Store, device: str) ->
     return failures
 
 
+Unit = tuple[Run, ...]  # what one call makes: a run, or students trained together
+
+
+def packs(runs: Sequence[Run], size: int) -> list[Unit]:
+    """Runs in units of up to `size` students that are `alike`; everything else alone."""
+    groups: list[list[Run]] = []
+    for run in runs:
+        for group in groups:
+            if len(group) < size and alike(group[0], run):
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    return [tuple(group) for group in groups]
+
+
+def _execute(unit: Unit, store: Store, device: str) -> list[dict]:
+    if len(unit) > 1:
+        return execute_together(unit, store, device)
+    return [execute(unit[0], store, device)]
+
+
 class _Pool:
     def __init__(self, store: Store, device: str, jobs: int, executor: Executor | None):
         self.store, self.device, self.jobs, self.executor = store, device, jobs, executor
         self.started = time.perf_counter()
 
-    def make(self, todo: Sequence[Run], failures: dict[str, str]) -> None:
+    def make(self, todo: Sequence[Unit], failures: dict[str, str]) -> None:
         if self.executor is None and self.jobs == 1:
-            for done, run in enumerate(todo):
-                self._collect(lambda run=run: execute(run, self.store, self.device), run, failures, done + 1, len(todo))
+            for done, unit in enumerate(todo, start=1):
+                self._collect(lambda unit=unit: _execute(unit, self.store, self.device), unit, failures, done, len(todo))
             return
         for _ in range(ATTEMPTS):
             todo = self._pass(todo, failures)
             if not todo:
                 return
-            self.store.log(f"a worker process died; starting again with the {len(todo)} runs that are left")
-        for run in todo:
+            left = sum(map(len, todo))
+            self.store.log(f"a worker process died; starting again with the {left} runs that are left")
+        for run in (run for unit in todo for run in unit):
             self.store.save(run, "failed", error=["the worker process died, perhaps for want of memory"])
             failures[run.label] = "the worker process died"
 
-    def _pass(self, todo: Sequence[Run], failures: dict[str, str]) -> list[Run]:
+    def _pass(self, todo: Sequence[Unit], failures: dict[str, str]) -> list[Unit]:
         """Send all of `todo` to an executor; returns what was lost because a worker process died."""
         lost = []
         executor = self.executor or ProcessPoolExecutor(
             self.jobs, multiprocessing.get_context("spawn"), _start_worker, (max(1, count_cores() // self.jobs), os.getpid())
         )
         try:
-            futures = {executor.submit(execute, run, self.store, self.device): run for run in todo}
+            futures = {executor.submit(_execute, unit, self.store, self.device): unit for unit in todo}
             for done, future in enumerate(as_completed(futures), start=1):
                 if isinstance(future.exception(), BrokenExecutor):
                     lost.append(futures[future])
@@ -121,13 +155,15 @@ class _Pool:
             if self.executor is None:
                 executor.shutdown(cancel_futures=True)
 
-    def _collect(self, result, run: Run, failures: dict[str, str], done: int, total: int) -> None:
+    def _collect(self, result, unit: Unit, failures: dict[str, str], done: int, total: int) -> None:
         try:
-            record = result()
+            records = result()
             left = (time.perf_counter() - self.started) / done * (total - done)
-            self.store.log(f"[{done}/{total}, about {left / 60:.0f} min left] {run.label}: {_headline(record)}")
+            for run, record in zip(unit, records, strict=True):
+                self.store.log(f"[{done}/{total}, about {left / 60:.0f} min left] {run.label}: {_headline(record)}")
         except Exception as error:
-            failures[run.label] = f"{type(error).__name__}: {error}"
+            for run in unit:
+                failures[run.label] = f"{type(error).__name__}: {error}"
 
 
 def _headline(record: dict) -> str:

@@ -92,6 +92,28 @@ def test_processes_make_the_same_records(made, tmp_path):
     assert results(other) == results(made)
 
 
+def test_students_trained_together_leave_a_record_each(made, tmp_path):
+    """At eight bits and one epoch the rounding of packed kernels is not amplified: the losses agree with those alone."""
+    eight = replace(STUDENT, weight_bits=8, activation_bits=8, recipe=replace(STUDENT.recipe, epochs=1))
+    runs = [replace(eight, augmentation=name) for name in ("none", "none+cutmix", "erasing")]
+    assert [len(unit) for unit in sweeping.packs([TEACHER, *runs, STUDENT, SCORE], 2)] == [1, 2, 1, 1, 1]
+    stores = [Store("quick", root=tmp_path / name) for name in ("alone", "together")]
+    for store in stores:  # the teacher that is there already, with its weights
+        for path in (made.path(TEACHER), made.weights(TEACHER)):
+            target = store.root / path.relative_to(made.root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    sweep(runs, stores[0], jobs=1)
+    sweep(runs, stores[1], jobs=1, together=2)
+    for run in runs:
+        one, other = (store.load(run) for store in stores)
+        assert other["status"] == "done" and other["teacher"] == one["teacher"]
+        assert other["result"]["curve"][0]["loss"] == pytest.approx(one["result"]["curve"][0]["loss"], rel=0.02)
+    assert stores[1].load(runs[0])["environment"]["trained_together"] == 2
+    with pytest.raises(ValueError, match="0"):
+        sweep(runs, stores[1], together=0)
+
+
 @pytest.mark.parametrize("damage", ["configuration", "result", "truncated", "status"])
 def test_a_record_that_does_not_match_is_set_aside_and_made_again(made, tmp_path, damage):
     store = Store("quick", root=tmp_path)
