@@ -119,6 +119,24 @@ class ScoreRun(Run):
 
 
 @dataclass(frozen=True)
+class BudgetRun(Run):
+    """The best candidate found with a share of the forward passes: `paperlib.budget.rank_within`."""
+
+    kind = "budget"
+    data: Data
+    teacher: TeacherRun
+    augmentations: tuple[str, ...]
+    budget: float = 0.1
+    top: int = 1
+    confidence: float = 0.95
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"race of {len(self.augmentations)} augmentations, {self.data.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
 class StudentRun(Run):
     """A low-bit student of a teacher of the same architecture, started from its weights."""
 
@@ -138,7 +156,8 @@ class StudentRun(Run):
     @property
     def label(self) -> str:
         bits = f"W{self.weight_bits}A{self.activation_bits}"
-        return f"student {self.teacher.model} {bits} {self.method}+{self.loss}, {self.augmentation}, seed {self.seed}"
+        precision = "" if self.recipe.precision == "float32" else f", {self.recipe.precision}"
+        return f"student {self.teacher.model} {bits} {self.method}+{self.loss}, {self.augmentation}, seed {self.seed}{precision}"
 
 
 @dataclass(frozen=True)
@@ -158,7 +177,7 @@ class TourRun(Run):
         return f"tour of {self.data.name}"
 
 
-RUN_TYPES: dict[str, type[Run]] = {cls.kind: cls for cls in (TeacherRun, ScoreRun, StudentRun, TourRun)}
+RUN_TYPES: dict[str, type[Run]] = {cls.kind: cls for cls in (TeacherRun, ScoreRun, BudgetRun, StudentRun, TourRun)}
 
 
 def canonical(value: Any) -> str:

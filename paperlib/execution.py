@@ -23,7 +23,8 @@ import torch
 from . import cmi
 from . import data as datasets
 from .augment import augment, generator
-from .config import Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
+from .budget import rank_within
+from .config import BudgetRun, Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
 from .losses import objective
 from .models import build
 from .quantizers import quantize
@@ -260,6 +261,15 @@ def _make_score(run: ScoreRun, store: Store, device: str) -> dict[str, Any]:
     return {"result": {"scores": rows}, "teacher": _teacher_facts(run.teacher, store)}
 
 
+def _make_budget(run: BudgetRun, store: Store, device: str) -> dict[str, Any]:
+    data, teacher = load_data(run.data, device), load_teacher(run.teacher, store, device)
+    table = rank_within(
+        teacher, data, run.augmentations, budget=run.budget, top=run.top, confidence=run.confidence, seed=run.seed
+    )
+    rows = [{k: None if v != v else v for k, v in row.items()} for row in table.to_dict("records")]
+    return {"result": {"scores": rows, **table.attrs}, "teacher": _teacher_facts(run.teacher, store)}
+
+
 def _student(run: StudentRun, teacher: torch.nn.Module, device: str) -> tuple[Task, torch.nn.Module]:
     """What a student is to learn, and the student as it starts."""
     data = load_data(run.data, device)
@@ -305,6 +315,7 @@ def tour_view(data: datasets.Dataset, run: TourRun, augmentation: str) -> tuple[
 _MAKERS: dict[type[Run], Callable[..., dict[str, Any]]] = {
     TeacherRun: _make_teacher,
     ScoreRun: _make_score,
+    BudgetRun: _make_budget,
     StudentRun: _make_student,
     TourRun: _make_tour,
 }

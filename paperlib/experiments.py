@@ -1,8 +1,8 @@
 """Which runs each table and figure needs, per profile. A profile changes sizes, never the method. No torch here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .config import Data, Recipe, Run, ScoreRun, StudentRun, TeacherRun, TourRun
+from .config import PRECISIONS, BudgetRun, Data, Recipe, Run, ScoreRun, StudentRun, TeacherRun, TourRun
 
 POLICIES = (
     "none", "erasing", "randaugment", "trivialaugment", "augmix",
@@ -104,10 +104,47 @@ def _ranking(profile: str) -> tuple[Run, ...]:
     return tuple(run for setup in setups(profile) for run in (setup.teacher, setup.score, *setup.students))
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Students that differ in seed and precision only, for each of two augmentations."""
+
+    setup: Setup
+    augmentations: tuple[str, ...] = ("none", "randaugment+cutmix")
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def students(self, precision: str, augmentation: str) -> list[StudentRun]:
+        s = self.setup
+        recipe = replace(s.student_recipe, precision=precision)
+        return [StudentRun(s.data, s.teacher, augmentation, recipe, s.bits, s.bits, seed=seed) for seed in self.seeds]
+
+
+def precision_comparison(profile: str) -> Comparison:
+    """The first set-up of a profile; on CIFAR-10 at CPU scale with fewer images and more epochs."""
+    first = setups(profile)[0]
+    if profile == "cpu":
+        first = replace(
+            first, data=Data("cifar10", train=5_000), student_recipe=replace(first.student_recipe, epochs=10)
+        )
+    return Comparison(first)
+
+
+def races(profile: str) -> list[BudgetRun]:
+    """The ranking of the first set-up's candidates within a tenth of the forward passes, from three random orders."""
+    first = setups(profile)[0]
+    return [BudgetRun(first.data, first.teacher, CANDIDATES, seed=seed) for seed in range(3)]
+
+
+def _speed(profile: str) -> tuple[Run, ...]:
+    first, pairs = setups(profile)[0], precision_comparison(profile)
+    students = [run for p in PRECISIONS for name in pairs.augmentations for run in pairs.students(p, name)]
+    return (first.teacher, first.score, *races(profile), *students)
+
+
 # What `TABLE=` accepts: name -> (the runs it needs, its notebook).
 TABLES = {
     "tour": (_tour, "00_tour.ipynb"),
     "ranking": (_ranking, "01_metric_vs_accuracy.ipynb"),
+    "speed": (_speed, "02_speed.ipynb"),
 }
 
 

@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from . import experiments
-from .config import Run
+from .config import PRECISIONS, Run
 from .experiments import Setup
 from .runs import Store, write_atomically
 from .statistics import kendall, regret, spearman
@@ -108,6 +108,56 @@ def agreement_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def precision_table(store: Store) -> pd.DataFrame:
+    """Accuracy (percent) of students trained alike but for precision: one row an augmentation and precision.
+
+    accuracy_mean, accuracy_sd over n seeds; difference  to float32, mean over seeds, and its standard error; seconds  a
+    student, mean.
+    """
+    comparison = experiments.precision_comparison(store.profile)
+    setup, rows = comparison.setup, []
+    for augmentation in comparison.augmentations:
+        reference = None
+        for precision in PRECISIONS:
+            records = [store.load(run) for run in comparison.students(precision, augmentation)]
+            if any(record is None or record["status"] != "done" for record in records):
+                continue
+            values = pd.Series([record["result"]["accuracy"] for record in records])
+            reference = values if precision == "float32" else reference
+            change = values - reference if reference is not None else values * float("nan")
+            rows.append({
+                "dataset": setup.data.name, "model": setup.model, "augmentation": augmentation, "precision": precision,
+                "accuracy_mean": values.mean(), "accuracy_sd": values.std(), "n": len(values),
+                "difference": change.mean(), "difference_se": change.std() / len(change) ** 0.5,
+                "seconds": sum(record["seconds"] for record in records) / len(records),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def budget_table(store: Store) -> pd.DataFrame:
+    """One row per race within a budget, beside the full ranking of the same candidates.
+
+    share  of the full ranking's forward passes; stopped  why; same_winner; gap  of the full scores of the two winners,
+    nats; kendall  between the two orders of all candidates.
+    """
+    full = store.load(experiments.setups(store.profile)[0].score)
+    rows = []
+    for run in experiments.races(store.profile):
+        record = store.load(run)
+        if record is None or record["status"] != "done" or full is None or full["status"] != "done":
+            continue
+        scores = {row["augmentation"]: row["score"] for row in full["result"]["scores"]}
+        order = [row["augmentation"] for row in record["result"]["scores"]]
+        best = min(scores, key=scores.get)
+        rows.append({
+            "dataset": run.data.name, "seed": run.seed, "share": record["result"]["share"],
+            "stopped": record["result"]["stopped"], "winner": order[0], "winner_full": best, "same_winner": order[0] == best,
+            "gap": scores[order[0]] - scores[best], "kendall": kendall(range(len(order)), [scores[name] for name in order]).value,
+            "seconds": record["seconds"], "seconds_full": full["seconds"],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def markdown(table: pd.DataFrame, digits: int = 3) -> str:
     """A table in GitHub's Markdown; numbers rounded here and nowhere else."""
     def cell(value: Any) -> str:
@@ -186,6 +236,9 @@ def write(store: Store) -> list[Path]:
     if len(agreement):
         files[store.tables / "agreement.csv"] = agreement.to_csv(index=False)
         files[store.tables / "agreement.md"] = markdown(agreement)
+    for name, found in (("precision", precision_table(store)), ("budget", budget_table(store))):
+        if len(found):
+            files |= {store.tables / f"{name}.csv": found.to_csv(index=False), store.tables / f"{name}.md": markdown(found)}
     for path, text in files.items():
         write_atomically(path, text)
     written = list(files)
