@@ -1,6 +1,6 @@
 # Every target builds the environment first if need be. `make help` says what each costs.
 #   PROFILE  quick (default), cpu, lite, paper      DEVICE  cpu (default), cuda
-#   TABLE    all (default), tour, ranking           JOBS    processes at a time; 0 chooses
+#   TABLE    all (default), tour, ranking, speed    JOBS    processes at a time; 0 chooses
 #   RECORD=1 work on the committed records in results/ instead of build/
 
 PROFILE ?= quick
@@ -17,7 +17,7 @@ PAPERLIB := $(PYTHON) -m paperlib
 READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce run status compare figures notebooks lab test lock clean
+.PHONY: help env reproduce run status compare figures notebooks bench lab test lock clean
 
 help:  ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [DEVICE=$(DEVICE)] [TABLE=$(TABLE)] [JOBS=$(JOBS)] [RECORD=1]"; echo
@@ -49,6 +49,9 @@ figures: $(READY)  ## every table and figure of results/ from the committed reco
 
 notebooks: $(READY)  ## execute the committed notebooks in place on the committed records: half a minute
 	$(PAPERLIB) notebooks
+
+bench: $(READY)  ## our speed beside a plain baseline and the limit of this machine, into results/bench: MINUTES on 2 cores
+	$(PYTHON) -m bench --device $(DEVICE)
 
 lab: $(READY)  ## JupyterLab
 	$(PYTHON) -m jupyterlab notebooks

@@ -21,6 +21,14 @@ def _require(condition: bool, text: str) -> None:
         raise ValueError(text)
 
 
+def _check_precision(precision: str) -> None:
+    _require(precision in PRECISIONS, f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+
+
+def _note(precision: str) -> str:
+    return "" if precision == "float32" else f", {precision}"
+
+
 @dataclass(frozen=True)
 class Data:
     """A data set by name, and class-balanced subsets of it; None keeps all images."""
@@ -51,7 +59,7 @@ class Recipe:
 
     def __post_init__(self):
         _require(self.optimiser in ("sgd", "adam"), f"unknown optimiser {self.optimiser!r}; known: sgd, adam")
-        _require(self.precision in PRECISIONS, f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+        _check_precision(self.precision)
         _require(self.epochs >= 1, f"a run needs at least 1 epoch, got {self.epochs}")
         _require(self.batch >= 2, f"a batch needs at least 2 images, got {self.batch}")
         _require(self.lr > 0, f"the learning rate must be positive, got {self.lr}")
@@ -112,10 +120,14 @@ class ScoreRun(Run):
     stddev_group: int = 500
     replicates: int = 200
     seed: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self):
+        _check_precision(self.precision)
 
     @property
     def label(self) -> str:
-        return f"score of {len(self.augmentations)} augmentations, {self.data.name}, seed {self.seed}"
+        return f"score of {len(self.augmentations)} augmentations, {self.data.name}, seed {self.seed}{_note(self.precision)}"
 
 
 @dataclass(frozen=True)
@@ -156,8 +168,8 @@ class StudentRun(Run):
     @property
     def label(self) -> str:
         bits = f"W{self.weight_bits}A{self.activation_bits}"
-        precision = "" if self.recipe.precision == "float32" else f", {self.recipe.precision}"
-        return f"student {self.teacher.model} {bits} {self.method}+{self.loss}, {self.augmentation}, seed {self.seed}{precision}"
+        named = f"student {self.teacher.model} {bits} {self.method}+{self.loss}, {self.augmentation}, seed {self.seed}"
+        return named + _note(self.recipe.precision)
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,7 @@ def _make_score(run: ScoreRun, store: Store, device: str) -> dict[str, Any]:
 
     table = cmi.rank(
         teacher, data, run.augmentations, seed=run.seed, batch=run.batch, stddev_group=run.stddev_group,
-        replicates=run.replicates, progress=progress,
+        replicates=run.replicates, precision=run.precision, progress=progress,
     )  # fmt: skip
     rows = [{k: None if v != v else v for k, v in row.items()} for row in table.to_dict("records")]
     return {"result": {"scores": rows}, "teacher": _teacher_facts(run.teacher, store)}

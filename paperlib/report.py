@@ -134,6 +134,26 @@ def precision_table(store: Store) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def short_score_table(store: Store) -> pd.DataFrame:
+    """What a teacher in bfloat16 changes of the scores: one row with the largest change of each metric and the ranks.
+
+    score, cmi, divergence  largest absolute change over the candidates, nats; half_interval  the median half width of the
+    score's 95 % interval, for comparison; kendall  between the two orders; same_winner.
+    """
+    exact, short = (store.load(r) for r in (experiments.setups(store.profile)[0].score, experiments.short_score(store.profile)))
+    if any(record is None or record["status"] != "done" for record in (exact, short)):
+        return pd.DataFrame()
+    a, b = (pd.DataFrame(record["result"]["scores"]).set_index("augmentation") for record in (exact, short))
+    b = b.loc[a.index]
+    changes = {name: float((a[name] - b[name]).abs().max()) for name in ("score", "cmi", "divergence")}
+    return pd.DataFrame([{
+        "dataset": exact["config"]["data"]["name"], **changes,
+        "half_interval": float(((a["score_high"] - a["score_low"]) / 2).median()),
+        "kendall": kendall(a["score"], b["score"]).value, "same_winner": a["score"].idxmin() == b["score"].idxmin(),
+        "seconds": short["seconds"], "seconds_float32": exact["seconds"],
+    }])  # fmt: skip
+
+
 def budget_table(store: Store) -> pd.DataFrame:
     """One row per race within a budget, beside the full ranking of the same candidates.
 
@@ -236,8 +256,9 @@ def write(store: Store) -> list[Path]:
     if len(agreement):
         files[store.tables / "agreement.csv"] = agreement.to_csv(index=False)
         files[store.tables / "agreement.md"] = markdown(agreement)
-    for name, found in (("precision", precision_table(store)), ("budget", budget_table(store))):
-        if len(found):
+    tables = {"precision": precision_table, "precision_of_scores": short_score_table, "budget": budget_table}
+    for name, make in tables.items():
+        if len(found := make(store)):
             files |= {store.tables / f"{name}.csv": found.to_csv(index=False), store.tables / f"{name}.md": markdown(found)}
     for path, text in files.items():
         write_atomically(path, text)
