@@ -235,6 +235,29 @@ def _panel(axis: plt.Axes, name: str, rows: pd.DataFrame, colours: dict) -> None
     axis.legend(fontsize=8, loc="best", framealpha=0.9)
 
 
+def race(rows: pd.DataFrame, title: str = "") -> Figure:
+    """A budgeted ranking, best on top: how far each candidate is behind the winner, with the interval that decided.
+
+    rows  as `paperlib.budget.rank_within` gives them. The number at the right is how many images the candidate was given.
+    """
+    colours = {"settled": "C2", "open": "C1", "dropped": "0.45"}
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 0.6 + 0.3 * len(rows)))
+        for place, row in enumerate(rows.itertuples()):
+            axis.plot([row.behind_low, row.behind_high], [place, place], color=colours[row.state], lw=2)
+            axis.plot(row.behind, place, "o", color=colours[row.state], ms=5)
+            axis.annotate(f"{row.images:,}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        axis.set_yticks(range(len(rows)), rows["augmentation"])
+        axis.invert_yaxis()
+        axis.set(xlabel="score behind the winner's, on the same images [nats]", title=title)
+        axis.annotate("images", (1.01, 1.01), xycoords="axes fraction", fontsize=8)
+        states = [state for state in colours if (rows["state"] == state).any()]
+        axis.legend([plt.Line2D([], [], color=colours[s], marker="o") for s in states], states, fontsize=8, loc="lower right")
+        figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
 def heatmap(centroids: list[list[float]], classes: list[str], title: str, axis: plt.Axes) -> None:
     """Class centroids as a heat map: row y is the mean prediction for class y."""
     sns.heatmap(centroids, vmin=0, vmax=1, cmap="rocket_r", square=True, ax=axis, xticklabels=classes, yticklabels=classes,

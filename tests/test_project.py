@@ -74,14 +74,15 @@ def test_notebooks_are_executed_and_clean(path):
 
 def test_the_readmes_example_runs(tmp_path):
     readme = (ROOT / "README.md").read_text()
-    (example,) = re.findall(r"<!-- tested -->\n```python\n(.*?)```", readme, re.S)
+    examples = re.findall(r"<!-- tested -->\n```python\n(.*?)```", readme, re.S)
+    assert len(examples) == 2
     setup = (
         "import torch\nimages = torch.randint(0, 256, (60, 3, 24, 24), dtype=torch.uint8)\nlabels = torch.arange(60) % 3\n"
         "my_network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 24 * 24, 3))\n"
     )
-    done = subprocess.run([sys.executable, "-c", setup + example], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", setup + "".join(examples)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "trivialaugment+cutmix" in done.stdout
+    assert "trivialaugment+cutmix" in done.stdout and "behind" in done.stdout
 
 
 def test_the_readmes_table_is_the_records():

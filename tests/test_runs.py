@@ -236,6 +236,27 @@ def test_killed_at_random_moments_it_ends_with_the_same_records(made, tmp_path):
     assert results(store) == results(made)
 
 
+def test_ctrl_c_leaves_clean_records_and_no_process(made, tmp_path):
+    """SIGINT to the whole group, as a terminal sends it, while two worker processes train."""
+    script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path)).replace("jobs=1", "jobs=2")
+    store = Store("quick", root=tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if store.progress.exists() and "student" in store.progress.read_text():
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.killpg(process.pid, 0)  # raises once nobody of the group is left
+            time.sleep(0.1)
+    assert {json.loads(path.read_text())["status"] for path in store.runs.glob("*.json")} == {"done"}
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert results(store) == results(made)
+
+
 def test_keys():
     assert STUDENT.key == replace(STUDENT).key == key_of("student", json.loads(json.dumps(asdict(STUDENT))))
     changed = [replace(STUDENT, seed=1), replace(STUDENT, weight_bits=3), replace(STUDENT, method_options={"delta": 0.1}),
