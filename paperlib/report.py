@@ -184,7 +184,8 @@ def markdown(table: pd.DataFrame, digits: int = 3) -> str:
         if isinstance(value, float):
             if value != value:
                 return ""
-            return f"{value:.{digits}f}" if abs(value) >= 10**-digits or value == 0 else f"{value:.1e}"
+            tiny = 1e-12 < abs(value) < 10**-digits  # below, it is the rounding error of a zero
+            return f"{value:.1e}" if tiny else f"{value + 0.0:.{digits}f}".replace("-0." + "0" * digits, "0." + "0" * digits)
         return str(value)
 
     lines = [list(table.columns), ["---"] * len(table.columns), *([cell(v) for v in row] for row in table.to_numpy(object))]
