@@ -1,0 +1,189 @@
+"""Scoring: one augmented pass of the teacher and its statistics, against the bare teacher and against 22 plain passes."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from paperlib import cmi, execution
+from paperlib.augment import AUGMENTATIONS, parse
+from paperlib.hardware import autocast
+from paperlib.models import build
+
+from . import baseline
+from .machine import Setting, ceilings, efficiency, effort, frozen, images, noise, ready
+from .measure import Contender, Row, combine
+from .workers import Group, alone
+
+BATCH = 100
+PRECISIONS = ("float32", "bfloat16")
+WORKERS = (0, 2)  # of the baseline's DataLoader
+LIMIT_PASSES = 3  # over the ready batches: everything is compared with the limit, so it is timed the longest
+# The baseline's 22 passes: ten pairs of a candidate's view and a base view, one more for centroids, one to evaluate.
+VIEWS, BASES = baseline.STDDEV_PASSES + 2, baseline.STDDEV_PASSES
+
+
+def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
+    """The rows of the suite, its settings and its measurements of memory."""
+    with ExitStack() as stack:
+        content = _speed(setting, report, stack)
+    return content | {"memory": _memory(setting, report)}
+
+
+def _speed(setting: Setting, report: Callable[[str], Any], stack: ExitStack) -> dict[str, Any]:
+    count = setting.pick(200, 1000, 20_000)
+    plain_count = setting.pick(100, 1280, 5_000)
+    augmentations = AUGMENTATIONS[:2] + AUGMENTATIONS[8:10] if setting.small else AUGMENTATIONS
+    policies = list(dict.fromkeys(parse(name)[0] for name in augmentations))
+    plain_passes = [(p, w) for p in policies for w in _workers(setting, p)]
+    data = images(setting, count)
+    teacher = frozen(build(setting.model, 10), setting)
+    default_teacher = build(setting.model, 10).to(setting.device).eval()
+    batches = ready(data, BATCH)
+    default_layout = ready(data, BATCH, torch.contiguous_format)
+    statistics_data = {"hard": noise(10 * count, 10).train_labels.to(setting.device)}
+    statistics_data["soft"] = torch.nn.functional.one_hot(statistics_data["hard"], 10).float()
+    logits = torch.randn(10 * count, 10, device=setting.device)
+
+    @torch.no_grad()
+    def bare(network, pairs, precision):
+        with autocast(setting.device, precision):
+            for x, _ in pairs * LIMIT_PASSES:
+                network(x)
+
+    def ours(name, precision):
+        cmi.predict(teacher, data, name, batch=BATCH, precision=precision)
+
+    plain = stack.enter_context(Group(1, prepare_plain, (setting, plain_count, plain_passes), setting.threads))
+    contenders = [
+        *(Contender(_bare(p), lambda p=p: bare(teacher, batches, p), LIMIT_PASSES * count) for p in PRECISIONS),
+        Contender("teacher alone, default memory layout", lambda: bare(default_teacher, default_layout, "float32"), LIMIT_PASSES * count),
+        *(Contender(_pass(a, p), lambda a=a, p=p: ours(a, p), count) for a in augmentations for p in PRECISIONS),
+        *(Contender(_statistics(kind), lambda t=t: cmi.evaluate(logits, t, 1.0, 200, 0), len(logits))
+          for kind, t in statistics_data.items()),
+        *(Contender(_plain(*pass_), lambda k=k: plain(number=k), plain_count) for k, pass_ in enumerate(plain_passes)),
+        *ceilings(setting),
+    ]  # fmt: skip
+    report(f"{len(contenders)} contenders, {count} images a pass, {plain_count} for the baseline")
+    rates = setting.rates(contenders, report)
+    rows = _rows(rates, augmentations, plain_passes)
+    with torch.no_grad():
+        per_image = tuple(v / BATCH for v in effort(lambda: teacher(batches[0][0])))
+    rates |= {row.name: row.rounds for row in rows}
+    rows += efficiency(rates, {_bare("float32"): "limit", _average("float32"): "ours"}, per_image)
+    return {
+        "rows": [row.to_json() for row in rows],
+        "settings": {
+            "data": data.name, "model": setting.model, "batch": BATCH, "images": count, "baseline_images": plain_count,
+            "gflop_per_image": per_image[0], "gb_per_image_unfused": per_image[1],
+        },
+    }  # fmt: skip
+
+
+def _workers(setting: Setting, policy: str) -> tuple[int, ...]:
+    """Both numbers, but where two workers and the network share two cores, for two policies only: there none is faster."""
+    crowded = not setting.cuda and execution.count_cores() <= 2
+    return WORKERS[:1] if setting.small or (crowded and policy not in ("none", "randaugment")) else WORKERS
+
+
+def _bare(precision: str) -> str:
+    return f"teacher alone on ready batches, {precision}"
+
+
+def _pass(augmentation: str, precision: str) -> str:
+    return f"our pass, {augmentation}, {precision}"
+
+
+def _average(precision: str) -> str:
+    return f"our pass, mean of all, {precision}"
+
+
+def _statistics(kind: str) -> str:
+    return f"our statistics, 200 replicates, {kind} labels"
+
+
+def _plain(policy: str, workers: int) -> str:
+    return f"plain pass, {policy}, {workers} workers"
+
+
+def _rows(
+    rates: dict[str, tuple[float, ...]], augmentations: Sequence[str], plain_passes: Sequence[tuple[str, int]]
+) -> list[Row]:
+    """All but the ceilings. A share of the base passes and the statistics are added round by round."""
+    rows = []
+    for precision in PRECISIONS:
+        limit = _bare(precision)
+        rows.append(Row(limit, "limit", rates[limit], headline=True))
+        ours = {a: rates[_pass(a, precision)] for a in augmentations}
+        best = {p: max((_plain(*pass_) for pass_ in plain_passes if pass_[0] == p), key=lambda name: sum(rates[name]))
+                for p, _ in plain_passes}  # fmt: skip
+        rows += [Row(_pass(a, precision), "ours", r, baseline=best[parse(a)[0]], limit=limit) for a, r in ours.items()]
+        every = combine([(1 / len(ours), r) for r in ours.values()])
+        rows.append(Row(_average(precision), "ours", every, limit=limit, target="limit <= 1.25", headline=True))
+        # `cmi.rank` adds two passes for T. stddev, with crop and mirror alone; all candidates share them.
+        base = [(1 / len(ours), ours[a]) for a in ("none", "none+cutmix")]
+        scored, plain = [], []
+        for a in augmentations:
+            kind = "soft" if a.endswith("+cutmix") else "hard"
+            whole = combine([(1, ours[a]), *base, (1, rates[_statistics(kind)])])
+            policy = parse(a)[0]
+            scored.append(whole)
+            plain.append(combine([(VIEWS, rates[best[policy]]), (BASES, rates[best["none"]])]))
+        score, plain_score = f"an augmentation scored by us, {precision}", "an augmentation scored plainly, 22 passes"
+        rows.append(Row(score, "ours", combine([(1 / len(scored), r) for r in scored]), baseline=plain_score,
+                        target="baseline >= 60", headline=True))  # fmt: skip
+        if precision == "float32":
+            rows.append(Row(plain_score, "baseline", combine([(1 / len(plain), r) for r in plain]), headline=True))
+    rows.append(Row("teacher alone, default memory layout", "limit", rates["teacher alone, default memory layout"]))
+    rows += [Row(_statistics(kind), "ours", rates[_statistics(kind)]) for kind in ("hard", "soft")]
+    rows += [Row(_plain(*pass_), "baseline", rates[_plain(*pass_)]) for pass_ in plain_passes]
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------- memory
+
+
+def prepare_rank(setting: Setting, count: int) -> Callable[[], None]:
+    """In a fresh process, on noise (CIFAR-10 would be read whole): `cmi.rank` of two candidates, whose passes are kept as those of sixteen are: one at a time."""
+    teacher, data = frozen(build(setting.model, 10), setting), images(setting, count)
+
+    def run() -> None:
+        cmi.rank(teacher, data, ("randaugment", "randaugment+cutmix"), replicates=20)
+
+    return run
+
+
+def prepare_plain(setting: Setting, count: int, passes: Sequence[tuple[str, int]]) -> Callable[[int], None]:
+    """In a process of its own: the baseline's passes, (policy, workers) each, to be called by their numbers."""
+    teacher, data = build(setting.model, 10).to(setting.device).eval(), images(setting, count)
+    loaders = [baseline.loader(data, policy, BATCH, workers, shuffle=False) for policy, workers in passes]
+
+    def call(number: int) -> None:
+        for _ in baseline.predictions(teacher, loaders[number], 10, False):
+            pass
+        setting.synchronise()
+
+    return call
+
+
+def prepare_plain_once(setting: Setting, count: int) -> Callable[[], None]:
+    """In a fresh process: one plain pass over noise, without workers."""
+    teacher, data = build(setting.model, 10).to(setting.device).eval(), noise(count, 10).to(setting.device)
+
+    def run() -> None:
+        for _ in baseline.predictions(teacher, baseline.loader(data, "randaugment", BATCH, 0, False), 10, False):
+            pass
+
+    return run
+
+
+def _memory(setting: Setting, report: Callable[[str], Any]) -> list[dict[str, Any]]:
+    """Peaks, over what imports take, of the ranking and of a plain pass, for two numbers of images each."""
+    found = []
+    for name, prepare in (("our ranking", prepare_rank), ("one plain pass, 0 workers", prepare_plain_once)):
+        for count in setting.pick((50,), (2_000, 8_000), (12_500, 50_000)):
+            answer = alone(prepare, (setting, count), setting.threads)
+            found.append({"name": name, "images": count, "host_bytes": answer.host_bytes, "device_bytes": answer.device_bytes})
+            report(f"memory of {name}, {count} images: {answer.host_bytes / 1e6:.0f} MB")
+    return found
