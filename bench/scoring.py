@@ -145,8 +145,11 @@ def _rows(
 
 
 def prepare_rank(setting: Setting, count: int) -> Callable[[], None]:
-    """In a fresh process, on noise (CIFAR-10 would be read whole): `cmi.rank` of two candidates, whose passes are kept as those of sixteen are: one at a time."""
-    teacher, data = frozen(build(setting.model, 10), setting), images(setting, count)
+    """In a fresh process, on noise, since CIFAR-10 would be read whole: `cmi.rank` of two candidates.
+
+    Sixteen take no more: `rank` keeps one candidate's pass at a time, beside the two base passes.
+    """
+    teacher, data = frozen(build(setting.model, 10), setting), noise(count, 10).to(setting.device)
 
     def run() -> None:
         cmi.rank(teacher, data, ("randaugment", "randaugment+cutmix"), replicates=20)
