@@ -113,8 +113,9 @@ def test_figures_come_from_the_committed_records_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     for profile in COMMITTED:
         names = sorted(path.name for path in (ROOT / "results" / profile / "tables").iterdir())
-        assert names == ["agreement.csv", "agreement.md", "ranking.csv", "ranking.md"]
-        for name in ("agreement.csv", "ranking.csv"):
+        tables = ("agreement", "budget", "precision", "precision_of_scores", "ranking")
+        assert names == [f"{table}.{kind}" for table in tables for kind in ("csv", "md")]
+        for name in (f"{table}.csv" for table in tables):
             fresh, committed = (pd.read_csv(root / "results" / profile / "tables" / name) for root in (tmp_path, ROOT))
             pd.testing.assert_frame_equal(fresh, committed)
         assert (tmp_path / "results" / profile / "figures/metric_vs_accuracy.png").stat().st_size > 20_000
