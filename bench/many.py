@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from paperlib import execution
-from paperlib import training as fit
+from paperlib.learners import Together
 
 from . import training
 from .machine import Setting, images
@@ -37,7 +37,7 @@ def packed(setting: Setting, numbers: tuple[int, ...], stack: ExitStack) -> tupl
     for n in numbers:
         first = training.task(setting, data, rung)
         tasks = [replace(first, seed=seed) for seed in range(n)]
-        learners = fit.Together([training.low_bit(task) for task in tasks], tasks, rung.compiled)
+        learners = Together([training.low_bit(task) for task in tasks], tasks, rung.compiled)
         run = training.epochs_of(setting, learners, rung)
         contenders.append(Contender(f"{n} student{'s' * (n > 1)}, packed", run, n * len(data.train_images)))
     return contenders, []

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from paperlib import data as datasets
-from paperlib import execution, training
+from paperlib import execution
 from paperlib.config import Recipe
 from paperlib.hardware import autocast, keep_freed_memory
+from paperlib.learners import Learners, Single, Task, batches
 from paperlib.losses import objective
 from paperlib.models import build
 from paperlib.quantizers import fusing, initialise, quantize
@@ -66,22 +67,22 @@ def image_count(setting: Setting) -> int:
     return setting.pick(64, 1024, 25_600)
 
 
-def task(setting: Setting, data: datasets.Dataset, rung: Rung, seed: int = 0) -> training.Task:
+def task(setting: Setting, data: datasets.Dataset, rung: Rung, seed: int = 0) -> Task:
     """What a student learns, with a teacher of random weights."""
     teacher = frozen(build(setting.model, len(data.classes)), setting)
     recipe = Recipe(epochs=720, batch=batch_size(setting), lr=1e-3, weight_decay=1e-4, quantizer_lr=1e-5, **rung.recipe)
-    return training.Task(data, AUGMENTATION, objective("kd"), recipe, seed, teacher)
+    return Task(data, AUGMENTATION, objective("kd"), recipe, seed, teacher)
 
 
-def low_bit(task: training.Task) -> nn.Module:
+def low_bit(task: Task) -> nn.Module:
     """A student that has seen its first batch."""
     model = quantize(task.teacher, "ewgs", BITS, BITS).to(memory_format=torch.channels_last)
     with autocast(task.data.train_images.device, task.recipe.precision):
-        initialise(model, next(training.batches(task, 0))[0])
+        initialise(model, next(batches(task, 0))[0])
     return model
 
 
-def epochs_of(setting: Setting, learners: training.Learners, rung: Rung) -> Callable[[], None]:
+def epochs_of(setting: Setting, learners: Learners, rung: Rung) -> Callable[[], None]:
     """Each call is one epoch of `training.fit`, without its test."""
     if rung.keeps_memory:
         keep_freed_memory()  # as `fit` does, for good: a process of its own is needed to go without
@@ -98,7 +99,7 @@ def epochs_of(setting: Setting, learners: training.Learners, rung: Rung) -> Call
 def student(setting: Setting, data: datasets.Dataset, rung: Rung, seed: int = 0) -> Callable[[], None]:
     """One student ready to be trained: each call is one epoch over `data`."""
     learnt = task(setting, data, rung, seed)
-    return epochs_of(setting, training.Single(low_bit(learnt), learnt, rung.compiled), rung)
+    return epochs_of(setting, Single(low_bit(learnt), learnt, rung.compiled), rung)
 
 
 def prepare_student(setting: Setting, rung: Rung) -> Callable[..., None]:

@@ -305,7 +305,7 @@ def _predict(
         place = start + k * batch
         labels = data.train_labels[part]
         views, target = augment(
-            data.train_images[part], labels, policy, generator(seed, VIEWS, place), classes, data.mirror, padding
+            data.train_images[part], labels, policy, generator(seed, VIEWS, place), classes, data.mirror, padding, data.size
         )
         if mix:
             rng = generator(seed, BOXES, place)

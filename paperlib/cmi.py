@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from . import data as datasets
-from .augment import AUGMENTATIONS, AUGMENTED_AT_ONCE, CUTMIX, augment_batches, generator, parse, to_device
+from .augment import AUGMENTATIONS, CUTMIX, at_once, augment_batches, generator, parse, to_device
 from .hardware import autocast, keep_freed_memory
 
 TINY = 1e-300  # below the smallest probability a float64 softmax gives: keeps 0 log 0 = 0
@@ -280,12 +280,12 @@ def predict(
     teacher.eval()
     logits, targets = [], []
     try:
-        at_once = max(1, AUGMENTED_AT_ONCE[device.type] // batch)
-        for first, chunk in enumerate(order.split(at_once * batch)):
-            rngs = [generator(seed, policy_key, first * at_once + k, draw) for k in range(-(-len(chunk) // batch))]
+        together = max(1, at_once(device, *data.view_shape) // batch)
+        for first, chunk in enumerate(order.split(together * batch)):
+            rngs = [generator(seed, policy_key, first * together + k, draw) for k in range(-(-len(chunk) // batch))]
             views, target = augment_batches(
                 data.train_images[chunk], data.train_labels[chunk], augmentation, rngs, batch, len(data.classes),
-                data.mirror, padding,
+                data.mirror, padding, data.size,
             )  # fmt: skip
             targets.append(target)
             logits += [logits_of(teacher, data, x, precision) for x in views.split(batch)]

@@ -13,7 +13,7 @@ from typing import Any
 KEY_VERSION = 1  # part of every key: raise it when the same configuration comes to mean another computation
 PRECISIONS = ("float32", "bfloat16")
 # Options that came later, with the value that all earlier runs had: left out of the key at that value, so those keep theirs.
-ADDED_LATER = {"precision": "float32"}
+ADDED_LATER = {"precision": "float32", "size": None, "schedule": "epoch", "warmup_steps": 0}
 
 
 def _require(condition: bool, text: str) -> None:
@@ -31,20 +31,28 @@ def _note(precision: str) -> str:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set by name, and class-balanced subsets of it; None keeps all images."""
+    """A data set by name, and class-balanced subsets of it; None keeps all images.
+
+    size  None: views are crops of the padded images. A number: the side of the views that Tiny-ImageNet's base augmentation
+          makes (RandomResizedCrop, ColorJitter), 224 in the paper.
+    """
 
     name: str
     train: int | None = None
     test: int | None = None
     seed: int = 0
+    size: int | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How weights are trained: cosine from `lr` to 0, stepped per epoch, no warm-up.
+    """How weights are trained: cosine from `lr` to 0.
 
-    optimiser     "sgd" (momentum 0.9, not Nesterov) or "adam" (default betas; weight decay as L2).
-    quantizer_lr  of a second Adam, without weight decay, for bounds, steps and output scales; students only.
+    optimiser     "sgd" (momentum 0.9, not Nesterov), "adam" (default betas; weight decay as L2), or "sgd_nesterov", which
+                  has the quantizers' parameters in the same group, weight decay included.
+    quantizer_lr  of a second Adam, without weight decay, for bounds, steps and output scales; students only, and not with
+                  "sgd_nesterov".
+    schedule      "epoch": stepped per epoch, no warm-up. "step": per step, after `warmup_steps` of linear warm-up.
     precision     "float32", or "bfloat16" for the convolutions and linear layers but the last; weights, statistics and
                   losses stay in float32.
     """
@@ -56,9 +64,19 @@ class Recipe:
     optimiser: str = "adam"
     quantizer_lr: float = 0.0
     precision: str = "float32"
+    schedule: str = "epoch"
+    warmup_steps: int = 0
 
     def __post_init__(self):
-        _require(self.optimiser in ("sgd", "adam"), f"unknown optimiser {self.optimiser!r}; known: sgd, adam")
+        known = ("sgd", "sgd_nesterov", "adam")
+        _require(self.optimiser in known, f"unknown optimiser {self.optimiser!r}; known: {', '.join(known)}")
+        _require(self.schedule in ("epoch", "step"), f"unknown schedule {self.schedule!r}; known: epoch, step")
+        _require(self.warmup_steps >= 0, f"warmup_steps must be at least 0, got {self.warmup_steps}")
+        _require(self.schedule == "step" or not self.warmup_steps, f"warmup_steps = {self.warmup_steps} need schedule 'step'")
+        _require(
+            self.optimiser != "sgd_nesterov" or not self.quantizer_lr,
+            f"quantizer_lr = {self.quantizer_lr} has no effect with sgd_nesterov",
+        )
         _check_precision(self.precision)
         _require(self.epochs >= 1, f"a run needs at least 1 epoch, got {self.epochs}")
         _require(self.batch >= 2, f"a batch needs at least 2 images, got {self.batch}")

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -40,6 +41,8 @@ class Dataset:
     classes                    their names, in label order.
     mean, std                  of the channels, on the scale 0 .. 1, for the normalisation.
     mirror                     whether a mirrored image keeps its class: true of photographs, not of digits.
+    size                       None: training views are crops of the padded images, as large as the images. A number: the side
+                               of views made by the base augmentation of `paperlib.augment.base`, see `resized`.
 
     Raises TypeError or ValueError, naming the value, if the arrays are not that.
     """
@@ -53,8 +56,11 @@ class Dataset:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     mirror: bool = True
+    size: int | None = None
 
     def __post_init__(self):
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size must be None or at least 1, got {self.size}")
         check_images(self.train_images)
         check_images(self.test_images)
         check_labels(self.train_labels, len(self.train_images), len(self.classes))
@@ -68,6 +74,24 @@ class Dataset:
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> float32 of the same shape, (x / 255 - mean) / std per channel."""
         return normalise(images, self.mean, self.std)
+
+    @property
+    def view_shape(self) -> tuple[int, int]:
+        """(height, width) of a training view."""
+        return tuple(self.train_images.shape[-2:]) if self.size is None else (self.size, self.size)
+
+    def test_views(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 -> uint8 as a network trained on this data set is tested on them; no randomness.
+
+        The images themselves if `size` is None or their own side. Else they are resized to a square of 256 pixels for views
+        of 224, and in that proportion for others (bilinear, antialias); nothing is cut off, as in the paper's code. Random
+        crops show objects larger than the whole image of the same size would (Touvron et al., NeurIPS 2019).
+        """
+        if self.size is None or images.shape[-2:] == (self.size, self.size):
+            return images
+        side = round(self.size * 256 / 224)
+        large = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+        return large.round_().to(torch.uint8)
 
 
 def check_images(images: Tensor) -> None:
@@ -162,6 +186,16 @@ def validation_split(data: Dataset, images: int, seed: int = 0) -> Dataset:
         test_images=data.train_images[held_out],
         test_labels=data.train_labels[held_out],
     )
+
+
+def resized(data: Dataset, size: int | None) -> Dataset:
+    """The same images, with training views of (size, size) by the base augmentation of `paperlib.augment.base`, and test views
+    to match (`Dataset.test_views`). None: views as large as the images, crops of the padded image.
+
+    >>> resized(load("digits"), 64).view_shape
+    (64, 64)
+    """
+    return replace(data, size=size)
 
 
 def load(name: str, root: str | Path | None = None, download: bool = True) -> Dataset:

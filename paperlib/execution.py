@@ -29,7 +29,8 @@ from .losses import objective
 from .models import build
 from .quantizers import quantize
 from .runs import Store, weights_of
-from .training import Task, fit, fit_together, load_tensors, save_tensors
+from .learners import Task
+from .training import fit, fit_together, load_tensors, save_tensors
 
 HEADLINE_EPOCHS = 100  # schedules at least this long report the mean of their last five epochs, shorter ones the last
 
@@ -37,7 +38,8 @@ HEADLINE_EPOCHS = 100  # schedules at least this long report the mean of their l
 @lru_cache(maxsize=4)
 def load_data(data: Data, device: str) -> datasets.Dataset:
     """The data set of a run on a device; the last few are kept."""
-    return datasets.subset(datasets.load(data.name), data.train, data.test, data.seed).to(device)
+    images = datasets.subset(datasets.load(data.name), data.train, data.test, data.seed)
+    return datasets.resized(images, data.size).to(device)
 
 
 def load_teacher(run: TeacherRun, store: Store, device: str) -> torch.nn.Module:
@@ -87,6 +89,8 @@ def execute_together(runs: Sequence[StudentRun], store: Store, device: str = "cp
 def alike(a: Run, b: Run) -> bool:
     """Whether two runs are students that `fit_together` can train as one network."""
     if not (isinstance(a, StudentRun) and isinstance(b, StudentRun)) or "hessian" in a.method_options.values():
+        return False
+    if not objective(a.loss, **a.loss_options).packable:
         return False
     return replace(a, augmentation=b.augmentation, seed=b.seed) == b
 
@@ -206,13 +210,15 @@ def _curve_result(curve: list[dict]) -> dict[str, Any]:
 
 
 def _seconds(curve: list[dict]) -> dict[str, float]:
-    """Of all epochs, also of those before an interruption."""
-    return {name: sum(row[name] for row in curve) for name in ("seconds", "cpu_seconds")}
+    """Of all epochs, also of those before an interruption and of a stage before the main one."""
+    return {name: sum(row[name] + row.get(f"initial_{name}", 0.0) for row in curve) for name in ("seconds", "cpu_seconds")}
 
 
 def _reporter(run: Run, store: Store, epochs: int) -> Callable[[dict], None]:
     def report(row: dict) -> None:
-        if epochs <= 20 or (row["epoch"] + 1) % (epochs // 20) == 0 or row["epoch"] + 1 == epochs:
+        if "initial_epoch" in row:
+            store.log(f"{run.label}: initial epoch {row['initial_epoch'] + 1}, loss {row['loss']:.3g}, {row['seconds']:.1f} s")
+        elif epochs <= 20 or (row["epoch"] + 1) % (epochs // 20) == 0 or row["epoch"] + 1 == epochs:
             store.log(
                 f"{run.label}: epoch {row['epoch'] + 1}/{epochs}, {row['test_accuracy']:.2f} %, "
                 f"{row['seconds']:.1f} s an epoch"

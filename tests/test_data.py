@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from paperlib import data
-from paperlib.data import Dataset, balanced_indices, load, subset, validation_split
+from paperlib.data import Dataset, balanced_indices, load, resized, subset, validation_split
 
 
 def cifar_arrays(classes=10, train=40, test=20):
@@ -172,3 +172,23 @@ def test_normalise():
     out = data.normalise(images, (0.1, 0.5, 0.9), (0.2, 0.25, 0.5))
     expected = [(0 - 0.1) / 0.2, (128 / 255 - 0.5) / 0.25, (1 - 0.9) / 0.5]
     assert out.flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_test_views():
+    """None and the images' own side leave them alone; 224 tests at 256 x 256, and others in that proportion, as torchvision."""
+    from torchvision.transforms.v2 import functional as TF
+
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 64, 64)).astype(np.uint8))
+    labels = torch.zeros(6, dtype=torch.long)
+    tiny = Dataset("own", images, labels, images, labels, ("a",))
+    assert tiny.size is None and tiny.view_shape == (64, 64) and tiny.test_views(images) is images
+    assert resized(tiny, 64).test_views(images) is images and resized(resized(tiny, 64), None).size is None
+    for size, side in ((224, 256), (32, 37), (112, 128)):
+        data = resized(tiny, size)
+        views = data.test_views(images)
+        theirs = TF.resize(images, [side, side], antialias=True)
+        assert data.view_shape == (size, size) and views.dtype == torch.uint8 and views.shape == (6, 3, side, side)
+        assert (views.int() - theirs.int()).abs().max() <= 1
+        assert subset(data, test=1).size == validation_split(data, images=2).size == data.to("cpu").size == size
+    with pytest.raises(ValueError, match="-1"):
+        resized(tiny, -1)

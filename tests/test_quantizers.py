@@ -17,16 +17,19 @@ from paperlib.quantizers import (
     ewgs_activation,
     ewgs_round,
     ewgs_weight,
+    fake_quantize,
     fusing,
     fusion,
     initialise,
     layers_to_quantize,
     lsq,
+    lsq_plus,
     pact_activation,
     quantize,
     quantizer_parameters,
+    ternary_weight,
 )
-from paperlib.quantizers import dorefa, ewgs, learned_step, pact
+from paperlib.quantizers import dorefa, ewgs, learned_step, pact, released, ternary
 from paperlib.quantizers.ewgs import update_deltas
 from paperlib.quantizers.functional import interval_codes
 
@@ -39,12 +42,15 @@ GRIDS = {  # name: (function of x and bits, the grid it promises)
     "pact_activation": (lambda x, b: pact_activation(x, 2.0, b), lambda b: torch.linspace(0, 2, 2**b)),
     "lsq_signed": (lambda x, b: lsq(x, 0.3, -(2 ** (b - 1)), 2 ** (b - 1) - 1), lambda b: 0.3 * torch.arange(-(2 ** (b - 1)), 2 ** (b - 1))),
     "lsq_unsigned": (lambda x, b: lsq(x, 0.3, 0, 2**b - 1), lambda b: 0.3 * torch.arange(2**b)),
+    "lsq_plus": (lambda x, b: lsq_plus(x, 0.3, -0.7, 0, 2**b - 1), lambda b: 0.3 * torch.arange(2**b) - 0.7),
+    "fake_quantize": (lambda x, b: fake_quantize(x, 0.3, -(2 ** (b - 1)), 2 ** (b - 1) - 1), lambda b: 0.3 * torch.arange(-(2 ** (b - 1)), 2 ** (b - 1))),
+    "ternary": (lambda x, b: ternary_weight(x), lambda b: X.abs()[X.abs() > 0.7 * X.abs().mean()].mean() * torch.tensor([-1, 0, 1])),
 }  # fmt: skip
 
 
 # At one bit DoReFa's weights have another grid, see test_one_bit_weights, and LSQ's are undefined.
 @pytest.mark.parametrize("name, bits", [
-    (name, bits) for name in GRIDS for bits in (1, 2, 3, 4, 8) if bits > 1 or name not in ("dorefa_weight", "lsq_signed")
+    (name, bits) for name in GRIDS for bits in (1, 2, 3, 4, 8) if bits > 1 or name not in ("dorefa_weight", "lsq_signed", "fake_quantize")
 ])  # fmt: skip
 def test_values_lie_on_the_grid_and_grow_with_x(name, bits):
     function, grid = GRIDS[name]
@@ -149,12 +155,174 @@ def test_bad_arguments(call):
         call()
 
 
+# -------------------------------------------------------------------------------- LSQ+, ternary, the released forms
+
+
+def test_lsq_plus_moves_the_grid_and_its_offset_learns_from_what_is_outside():
+    step, offset = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.5, -1.0))
+    x = torch.tensor([-2.0, -0.9, 0.3, 0.45, 3.0], dtype=torch.float64, requires_grad=True)  # v = -2, 0.2, 2.6, 2.9, 8; grid 0 .. 3
+    g = torch.tensor([1.0, 10, 100, 1000, 10000], dtype=torch.float64)
+    y = lsq_plus(x, step, offset, 0, 3)
+    assert y.tolist() == pytest.approx([-1.0, -1.0, 0.5, 0.5, 0.5])
+    y.backward(g)
+    assert x.grad.tolist() == pytest.approx([0, 10, 100, 1000, 0])
+    assert offset.grad.item() == pytest.approx(10001)
+    slope = torch.tensor([0, -0.2, 0.4, 0.1, 3], dtype=torch.float64)
+    assert step.grad.item() == pytest.approx((g * slope).sum().item())
+    moved = lsq_plus(x.detach() + 7, 0.5, 6.0, 0, 3) - 7
+    assert torch.allclose(moved, y.detach())
+
+
+def test_lsq_plus_starts_where_the_error_is_least():
+    x = torch.randn(2000, generator=torch.Generator().manual_seed(0)) - 0.3
+    quantizer = learned_step.LsqPlusActivation(2)
+    quantizer.initialise(x)
+    error = lambda step, low: (lsq_plus(x, step, low, 0, 3) - x).square().mean().item()  # noqa: E731
+    ours = error(quantizer.step.item(), quantizer.offset.item())
+    fine = min(error((high - low) / 3, low) for low in torch.linspace(-4, 0, 60).tolist() for high in torch.linspace(0.1, 4, 60).tolist())
+    assert ours < 1.03 * fine < error(((x.max() - x.min()) / 3).item(), x.min().item())
+
+
+def test_an_offset_goes_through_a_padded_convolution_exactly():
+    conv = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 4, 3, padding=1, stride=2, groups=2), nn.Conv2d(4, 2, 1))
+    student = quantize(conv, "lsq+", 3, 3).double()
+    x = torch.randn(3, 2, 7, 7, dtype=torch.float64)
+    initialise(student, x)
+    layer, seen = student[1], student[0](x).detach()
+    a, w = layer.activation_quantizer, layer.weight_quantizer
+    assert a.offset.item() < -0.1
+    reference = torch.nn.functional.conv2d(a(seen), w(layer.weight), layer.bias, 2, 1, 1, 2)  # the border is padded with zeros
+    assert torch.allclose(layer(seen), reference, atol=1e-12)
+    parameters = [a.step, a.offset, w.step, layer.weight]
+    for ours, theirs in zip(*(torch.autograd.grad(y.square().sum(), parameters) for y in (layer(seen), reference)), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9)
+
+
+def test_ternary_weights():
+    w = torch.tensor([-2.0, -0.1, 0.3, 1.0], dtype=torch.float64, requires_grad=True)  # mean|w| 0.85, threshold 0.595
+    q = ternary_weight(w)
+    assert q.tolist() == [-1.5, 0, 0, 1.5]
+    q.backward(torch.tensor([1.0, 2, 3, 4]))
+    assert w.grad.tolist() == [1, 2, 3, 4]
+    both = ternary_weight(torch.stack([w.detach(), 10 * w.detach()]), per_channel=True)
+    assert torch.allclose(both, torch.stack([q, 10 * q]).detach())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_fake_quantization_is_torchs(bits):
+    """Values and all gradients equal torch's own kernels, which the released code's framework calls."""
+    qmin, qmax = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    x = 3 * torch.randn(500, generator=torch.Generator().manual_seed(bits))
+    g = torch.randn(500, generator=torch.Generator().manual_seed(9))
+    scale, zero = torch.tensor([0.37]), torch.zeros(1)
+    leaves = [[t.clone().requires_grad_() for t in (x, scale)] for _ in range(2)]
+    ours = fake_quantize(*leaves[0], qmin, qmax, 0.25)
+    theirs = torch._fake_quantize_learnable_per_tensor_affine(*leaves[1], zero, qmin, qmax, 0.25)
+    ours.backward(g), theirs.backward(g)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert torch.allclose(leaves[0][0].grad, leaves[1][0].grad, rtol=1e-6, atol=0)  # 0 at the same places
+    assert leaves[0][1].grad.item() == pytest.approx(leaves[1][1].grad.item(), rel=1e-4)
+
+
+def test_released_lsq_differs_from_the_paper_between_the_last_level_and_the_next():
+    x = torch.tensor([1.3], dtype=torch.float64)  # rounds to 1, the last level, but lies beyond it
+    for function, passes in ((lsq, 0.0), (fake_quantize, 1.0)):
+        mine, step = x.clone().requires_grad_(), torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        function(mine, step, -2, 1).backward()
+        assert mine.grad.item() == passes
+        assert step.grad.item() == pytest.approx(1 - 1.3 if passes else 1.0)
+    weights, images = torch.randn(8, 3, 3, 3), torch.randn(4, 3, 5, 5)
+    for numel, quantizer, tensor in ((216, released.ReleasedLsq(3), weights), (300, released.ReleasedLsq(3), images)):
+        quantizer.initialise(tensor)
+        assert quantizer.step.item() == pytest.approx(2 * tensor.abs().mean().item() / math.sqrt(3))
+        quantizer(tensor).sum().backward()
+        whole = quantizer.step.detach().clone().requires_grad_()
+        fake_quantize(tensor, whole, -4, 3).sum().backward()
+        assert quantizer.step.grad.item() == pytest.approx(whole.grad.item() / math.sqrt(numel * 3), rel=1e-5)  # the batch counts
+
+
+def test_released_dorefa_keeps_its_first_scale_and_passes_gradient_through_the_maximum():
+    quantizer = released.ReleasedDorefa(3)
+    x = torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    quantizer.double().initialise(x)
+    scale = quantizer.scale.item()
+    t = x.tanh() / (x.tanh().abs().max() + 1e-5)
+    assert scale == pytest.approx(t.abs().max().item() / 3.5)
+    values = quantizer(x)
+    codes = values / scale
+    assert torch.allclose(codes, codes.round()) and codes.min() >= -4 and codes.max().item() == pytest.approx(3)
+    quantizer(5 * x)
+    assert quantizer.scale.item() == scale and not list(quantizer.parameters())
+    mine, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
+    g = torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    quantizer(mine).backward(g)
+    t = plain.tanh() / (plain.tanh().abs().max() + 1e-5)
+    r = (t.detach() / scale).round()
+    (t * ((r >= -4) & (r <= 3))).backward(g)
+    assert torch.allclose(mine.grad, plain.grad, atol=1e-12)
+
+
+def test_released_pact_has_half_a_grid_and_an_alpha_that_stays():
+    quantizer = released.ReleasedPact(2)
+    assert not list(quantizer.parameters())
+    assert quantizer(torch.linspace(0, 9, 100)).unique().tolist() == [0, 4]  # 6 / 1.5 = 4: of four levels a ReLU's output sees two
+    assert quantizer(torch.tensor([-50.0])).item() == -8
+
+
+# ------------------------------------------------------------------------------------------------------ per channel
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_channels_quantizer_is_that_of_the_channel_alone(method):
+    """Every output channel of a per-channel weight is quantized as the per-tensor quantizer would quantize it by itself."""
+    bits = 2
+    w = torch.randn(5, 3, 3, 3, dtype=torch.float64) * torch.tensor([0.1, 1, 10, 3, 0.5]).view(-1, 1, 1, 1).double()
+    make = METHODS[method].weight
+    together = make(bits, shape=(5, 1, 1, 1)).double()
+    together.initialise(w)
+    mine = w.clone().requires_grad_()
+    values = together(mine)
+    values.square().sum().backward()
+    for c in range(5):
+        alone = make(bits).double()
+        alone.initialise(w[c : c + 1])
+        own = w[c : c + 1].clone().requires_grad_()
+        value = alone(own)
+        value.square().sum().backward()
+        assert torch.allclose(value, values[c : c + 1], atol=1e-12)
+        assert torch.allclose(own.grad, mine.grad[c : c + 1], atol=1e-12)
+        for a, b in zip(alone.parameters(), together.parameters(), strict=True):
+            assert a.grad.item() == pytest.approx(b.grad.flatten()[c].item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_per_channel_students_work_in_convolutions_and_linear_layers(method):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3, groups=4), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(8, 6), nn.Linear(6, 2)
+    )  # fmt: skip
+    student, x = quantize(net, method, 2, 2, per_channel=True), torch.randn(5, 3, 7, 7)
+    initialise(student, x)
+    student(x).square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in student.parameters() if p.grad is not None)
+    if METHODS[method].output_scale:
+        layer, seen = student[1], net[0](x)
+        assert layer.output_scale.shape == (8,)
+        sizes = lambda y: y.abs().mean((0, 2, 3))  # noqa: E731
+        assert torch.allclose(sizes(layer(seen)), sizes(net[1](seen)), rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert student[1](net[0](x).bfloat16()).dtype == torch.bfloat16
+
+
 # ------------------------------------------------------------------------------------------- shorter floats, fusion
 
 CODES = {  # name: a quantizer of b bits with its parameter set
     "ewgs weight": lambda b: ewgs.weight(b), "ewgs activation": lambda b: ewgs.activation(b, delta=0.2),
     "dorefa weight": dorefa.DorefaWeight, "dorefa activation": dorefa.DorefaActivation,
     "pact": lambda b: pact.PactActivation(b, alpha=1.3), "lsq": learned_step.activation,
+    "ternary": lambda b: ternary.TernaryWeight(2), "lsq+": learned_step.LsqPlusActivation,
+    "released lsq": lambda b: released.ReleasedLsq(max(b, 2)), "released dorefa": lambda b: released.ReleasedDorefa(max(b, 2)),
+    "released pact": lambda b: released.ReleasedPact(max(b, 2)),
 }  # fmt: skip
 
 
@@ -163,15 +331,15 @@ CODES = {  # name: a quantizer of b bits with its parameter set
 def test_codes_are_integers_that_bfloat16_holds_exactly(name, bits):
     x = torch.randn(4000, generator=torch.Generator().manual_seed(0)).bfloat16()
     quantizer = CODES[name](bits)
-    if name == "lsq":
-        quantizer.initialise(x.float().abs())
+    if name not in ("ewgs weight", "ewgs activation"):
+        quantizer.initialise(x.float().abs() if name == "lsq" else x.float())
     exact, scale = quantizer.codes(x.float())
     short, scale_ = quantizer.codes(x)
-    assert torch.equal(exact, exact.round()) and exact.unique().numel() <= 2**bits
+    assert torch.equal(exact, exact.round()) and exact.unique().numel() <= 2 ** max(bits, 2)
     assert short.dtype == torch.bfloat16 and torch.equal(short.float(), exact)  # the arithmetic before is in float32
     assert torch.equal(exact.bfloat16().float(), exact)
     assert float(scale_) == float(scale)
-    assert torch.equal(quantizer(x.float()), exact * scale)
+    assert torch.equal(quantizer(x.float()), exact * scale + (0 if quantizer.offset is None else quantizer.offset))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -219,12 +387,15 @@ def test_the_papers_layers_are_quantized(name, layers):
     assert extra == 5 * layers == len(quantizer_parameters(student))
 
 
+BITS = dict.fromkeys(("lsq", "lsq+", "dorefa_released", "pact_released", "lsq_released"), (2, 4, 8)) | {"ternary": (2,)}
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("method", METHODS)
 def test_students_start_from_the_teacher_and_learn(method, bits):
-    if method == "lsq" and bits == 1:
-        with pytest.raises(ValueError, match="1"):
-            quantize(build("resnet8", 10), method, 1, 1)
+    if bits not in BITS.get(method, (1, 2, 4, 8)):
+        with pytest.raises(ValueError, match=str(bits)):
+            quantize(build("resnet8", 10), method, bits, bits)
         return
     teacher, images = build("resnet8", 10), torch.randn(8, 3, 16, 16)
     student = quantize(teacher, method, bits, bits)
@@ -295,6 +466,30 @@ def test_any_network_keeps_its_first_and_last_layer():
     for keep in (("9",), ("0", "1", "3", "4")):
         with pytest.raises(ValueError):
             quantize(net, "ewgs", 2, 2, keep=keep)
+
+
+def test_kept_layers_can_have_more_bits():
+    """Tiny-ImageNet's recipe: the first and the last layer at 8 bits, weights and inputs, all others at b."""
+    teacher, images = build("resnet8", 10), torch.randn(4, 3, 16, 16)
+    for method in ("lsq_released", "pact_released", "dorefa_released", "ewgs", "lsq", "lsq+"):
+        student = quantize(teacher, method, 3, 3, kept_bits=8)
+        initialise(student, images)
+        levels = {name: len(m.weight_quantizer(m.weight).unique()) for name, m in student.named_modules() if isinstance(m, QuantizedLayer)}
+        assert len(levels) == 8 and all((n > 8) == (name in ("conv", "linear")) for name, n in levels.items())
+        first = student.conv.activation_quantizer(images)
+        assert len(first.unique()) <= 256 and len(first[images < 0].unique()) > 16  # the image is negative too
+        assert torch.isfinite(student(images)).all()
+    for method in ("dorefa", "pact", "ternary"):
+        with pytest.raises(ValueError, match="kept_bits = 8"):
+            quantize(teacher, method, 2, 2, kept_bits=8)
+
+
+def test_ewgs_bounds_stay_in_order_far_from_zero():
+    quantizer = ewgs.activation(3)
+    x = 5 + 0.01 * torch.randn(100)  # 3 std / sqrt(1 - 2 / pi) is below the minimum
+    quantizer.initialise(x)
+    assert quantizer.lower.item() == x.min().item() and quantizer.upper.item() == x.max().item()
+    assert len(quantizer(x).unique()) == 8
 
 
 @pytest.mark.parametrize("arguments, named", [

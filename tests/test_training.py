@@ -8,10 +8,11 @@ import torch
 
 from paperlib import data
 from paperlib.config import Recipe
-from paperlib.losses import objective
+from paperlib.learners import InitialStage, Single, Task, batches, optimisers, rate_factor, set_rates, split_parameters
+from paperlib.losses import OBJECTIVES, objective
 from paperlib.models import build
 from paperlib.quantizers import METHODS, initialise, quantize
-from paperlib.training import Single, Task, accuracy, batches, fit, fit_together, optimisers, set_rates, split_parameters
+from paperlib.training import accuracy, fit, fit_together
 
 DIGITS = data.subset(data.load("digits"), train=320, test=100)
 SMALL = data.Dataset(  # 16 x 16: a quarter of the time
@@ -40,17 +41,42 @@ def teacher():
     return model
 
 
-@pytest.mark.parametrize("method, loss, margin", [
-    ("ewgs", "kd", 45), ("ewgs", "ce", 45), ("ewgs", "sqakd", 45), ("ewgs", "at", 45),
-    ("lsq", "kd", 45), ("pact", "kd", 45), ("dorefa", "kd", 45),
-])  # fmt: skip
-def test_every_method_learns(teacher, method, loss, margin):
-    """Chance is 10 %: after four short epochs a 2-bit student is well above, and its loss has fallen."""
-    assert method in METHODS
-    student = quantize(teacher, method, 2, 2)
-    curve = fit(student, Task(SMALL, "none", objective(loss), STUDENT_RECIPE, 0, teacher))
-    assert curve[-1]["test_accuracy"] > 10 + margin
+MARGIN = 40  # points above chance, which is 10 %, that every method must reach in four short epochs
+# For training this short: few negatives in CRD's draws, one epoch of the stage before the main one, no warm-up of 20 epochs.
+SHORT = {"crd": {"negatives": 64}, "cktf": {"negatives": 64}, "fsp": {"init_epochs": 1}, "ft": {"init_epochs": 1}, "dkd": {"warmup": 0}}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_quantizer_learns(teacher, method):
+    bits = 2 if method == "ternary" else 3
+    curve = fit(quantize(teacher, method, bits, bits), Task(SMALL, "none", objective("kd"), STUDENT_RECIPE, 0, teacher))
+    assert curve[-1]["test_accuracy"] > 10 + MARGIN
     assert curve[-1]["loss"] < curve[0]["loss"]
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_every_loss_trains_a_student(teacher, loss):
+    task = Task(SMALL, "none", objective(loss, **SHORT.get(loss, {})), STUDENT_RECIPE, 0, teacher)
+    curve = fit(quantize(teacher, "ewgs", 2, 2), task)
+    assert curve[-1]["test_accuracy"] > 10 + MARGIN
+    # CKTF's and CRD's loss depends on how far their memories have come, it may rise at first.
+    assert loss in ("crd", "cktf") or curve[-1]["loss"] < curve[0]["loss"]
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_quantizer_takes_a_step_with_every_loss(teacher, method, loss):
+    """Soft labels included; weights, quantizer parameters and the loss's own parameters move and stay finite."""
+    few = replace(SMALL, train_images=SMALL.train_images[:48], train_labels=SMALL.train_labels[:48])
+    student = quantize(teacher, method, 2, 2)
+    recipe = Recipe(1, 24, 1e-3, 0.0, quantizer_lr=1e-3)
+    before = {name: value.detach().clone() for name, value in student.named_parameters()}
+    (row,) = fit(student, Task(few, "none+cutmix", objective(loss, **SHORT.get(loss, {})), recipe, 0, teacher))
+    assert torch.isfinite(torch.tensor(row["loss"]))
+    moved = [name for name, value in student.named_parameters() if not torch.equal(value, before[name])]
+    assert all(torch.isfinite(value).all() for value in student.parameters())
+    layers = {name.rsplit(".", 1)[0] for name in before if ".conv" in name and name.endswith(".weight")}
+    assert layers <= {name.rsplit(".", 1)[0] for name in moved}
 
 
 def test_a_one_bit_student_learns_from_soft_labels(teacher):
@@ -87,6 +113,53 @@ def test_an_interrupted_run_ends_with_the_same_weights(teacher, tmp_path):
         assert not isinstance(value, torch.Tensor) or torch.equal(value, resumed.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("loss, changes", [("ft", {"init_epochs": 2}), ("fsp", {"init_epochs": 2}), ("crd", {"negatives": 16})])
+def test_losses_that_learn_resume_exactly(teacher, tmp_path, loss, changes):
+    """Killed after every epoch, also of the stage before the main one: memories, heads and paraphrasers go on."""
+    task = Task(SMALL, "none+cutmix", objective(loss, **changes), Recipe(2, 64, 1e-3, 1e-4, quantizer_lr=1e-5), 3, teacher)
+    whole, rows = quantize(teacher, "ewgs", 2, 2), []
+    straight = fit(whole, task, report=rows.append)
+    initial = task.objective.init_epochs
+    assert [row.get("initial_epoch") for row in rows] == [*range(initial), None, None]
+    assert ("initial_seconds" in straight[0]) == bool(initial)
+
+    class Killed(Exception):
+        pass
+
+    def kill(row):
+        raise Killed
+
+    path = tmp_path / "run.pt"
+    for _ in rows:
+        with pytest.raises(Killed):
+            fit(quantize(teacher, "ewgs", 2, 2), task, path, kill)
+    resumed = quantize(teacher, "ewgs", 2, 2)
+    assert [row["loss"] for row in fit(resumed, task, path)] == [row["loss"] for row in straight]
+    for name, value in whole.state_dict().items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_first_stage_trains_what_its_method_says(teacher):
+    """FT's paraphraser learns from the teacher and the student waits; FSP's feature layers learn, the classifier waits."""
+    recipe = Recipe(1, 64, 1e-3, 1e-2, quantizer_lr=1e-5)
+    for loss, of_student in (("ft", False), ("fsp", True)):
+        student = quantize(teacher, "ewgs", 2, 2)
+        task = Task(SMALL, "none", objective(loss, init_epochs=1), recipe, 0, teacher)
+        initialise(student, next(batches(task, 0))[0])
+        learner = Single(student, task)
+        before = copy.deepcopy(student.state_dict())
+        own = copy.deepcopy(learner.loss.state_dict())
+        losses = [InitialStage(learner).epoch(k) for k in range(2)]
+        assert losses[1] < losses[0]
+        moved = {name for name, p in student.named_parameters() if not torch.equal(p, before[name])}
+        assert ("stages.0.0.conv1.weight" in moved) == of_student and "linear.weight" not in moved
+        assert all(p.grad is None for p in learner.loss.parameters())
+        frozen = {name: p.clone() for name, p in learner.loss.named_parameters() if "coder" in name}
+        assert bool(frozen) != of_student and all(not torch.equal(own[name], p) for name, p in frozen.items())
+        learner.epoch(0)  # the main stage leaves the paraphraser alone, in spite of the weight decay
+        assert all(torch.equal(p, frozen[name]) for name, p in learner.loss.named_parameters() if name in frozen)
+
+
 def test_a_damaged_checkpoint_is_set_aside(teacher, tmp_path):
     path = tmp_path / "run.pt"
     path.write_bytes(b"no checkpoint")
@@ -113,7 +186,7 @@ def test_hessian_factors_are_updated_on_schedule(teacher):
 
 def test_an_epoch_shows_every_image_once_in_a_new_order():
     task = Task(SMALL, "none", objective("ce"), Recipe(2, 64, 0.1, 0.0), 0)
-    orders = [torch.cat([targets for _, targets in batches(task, epoch)]) for epoch in (0, 0, 1)]
+    orders = [torch.cat([targets for _, targets, _ in batches(task, epoch)]) for epoch in (0, 0, 1)]
     assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
     assert torch.equal(orders[0].sort().values, SMALL.train_labels.sort().values)
 
@@ -127,12 +200,34 @@ def test_optimisers_and_schedule(teacher):
     assert counted == sum(p.numel() for p in student.parameters())
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 1e-3), 10)
     for epoch in range(10):
-        set_rates([weights, quantizers], recipe, epoch)
+        set_rates([weights, quantizers], recipe, rate_factor(recipe, epoch, 0, 7))
         assert weights.param_groups[0]["lr"] == pytest.approx(reference.get_last_lr()[0])
         assert quantizers.param_groups[0]["lr"] == pytest.approx(reference.get_last_lr()[0] / 100)
         reference.optimizer.step(), reference.step()
     (only,) = optimisers(split_parameters(build("resnet8", 10)), TEACHER_RECIPE)
     assert isinstance(only, torch.optim.SGD) and only.param_groups[0]["momentum"] == 0.9
+
+
+def test_tiny_imagenets_schedule_and_optimiser(teacher):
+    """One group with Nesterov momentum, linear warm-up by steps, then a cosine that ends with the last step (PAPER 7.5)."""
+    recipe = Recipe(4, 32, 0.004, 1e-4, "sgd_nesterov", schedule="step", warmup_steps=10)
+    rates = [0.004 * rate_factor(recipe, step // 10, step % 10, 10) for step in range(40)]
+    assert rates[0] == pytest.approx(1e-4) and rates[5] == pytest.approx((1e-4 + 0.004) / 2)
+    assert rates[10] == pytest.approx(0.004) and rates[25] == pytest.approx(0.002) and 0 < rates[39] < 2e-5
+    student = quantize(teacher, "lsq_released", 3, 3, kept_bits=8)
+    (only,) = optimisers(split_parameters(student), recipe)
+    assert only.defaults["nesterov"] and only.defaults["weight_decay"] == 1e-4
+    assert sum(len(group["params"]) for group in only.param_groups) == len(list(student.parameters()))
+    task = Task(SMALL, "none", objective("kd", smoothing=0.1), replace(recipe, warmup_steps=3), 0, teacher)
+    seen, original = [], Single._step
+    learner = Single(student, task)
+    initialise(student, next(batches(task, 0))[0])
+    learner.step = lambda *inputs: (seen.append(learner.steppers[0].param_groups[0]["lr"]), original(learner, *inputs))[1]
+    learner.epoch(0)
+    assert seen == pytest.approx([0.004 * rate_factor(task.recipe, 0, step, 10) for step in range(10)])
+    for bad in (dict(schedule="day"), dict(warmup_steps=3), dict(optimiser="sgd_nesterov", quantizer_lr=0.5)):
+        with pytest.raises(ValueError, match=str(list(bad.values())[-1])):
+            Recipe(1, 2, 0.1, 0.0, **bad)
 
 
 def test_accuracy_counts(teacher):
@@ -207,6 +302,8 @@ def test_a_pack_resumes_and_refuses_what_differs(teacher, tmp_path):
         fit_together(students(), [tasks[0], replace(tasks[1], recipe=replace(recipe, lr=0.1)), tasks[2]])
     with pytest.raises(ValueError, match="hessian"):
         fit_together(students(delta="hessian"), tasks)
+    with pytest.raises(ValueError, match="alone"):
+        fit_together(students(), tasks_of(teacher, recipe, "crd"))
     with pytest.raises(ValueError, match="2 tasks"):
         fit_together(students(), tasks[:2])
 

@@ -1,9 +1,10 @@
-"""The fifteen image operations, for a whole batch in which every image has its own operations and magnitudes.
+"""The sixteen image operations, for a whole batch in which every image has its own operations and magnitudes.
 
 Each operation gives, byte for byte, what torchvision.transforms.v2.functional gives for each image alone (uint8 tensors,
-fill 0). Everything that rounds is written as element-wise tensor arithmetic in a fixed order, so that CPU and CUDA give
-the same bytes too. Where torchvision adds with a factor, the CPU fuses multiplication and addition into one rounding;
-`_fused` reproduces that in float64, where the product is exact.
+fill 0); Hue, which the base augmentation draws and no policy does, to within one level. Everything that rounds is written as
+element-wise tensor arithmetic in a fixed order, so that CPU and CUDA give the same bytes too. Where torchvision adds with
+a factor, the CPU fuses multiplication and addition into one rounding; `_fused` reproduces that in float64, where the
+product is exact.
 
 What depends on the magnitudes is worked out on the host: up to six parameters an image (a matrix, a factor, a threshold),
 and the order in which images of the same kind lie side by side. Both go to the images' device in one copy each, and
@@ -23,9 +24,9 @@ from ..data import check_images
 
 OPS = (
     "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
-    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert",
+    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert", "Hue",
 )  # fmt: skip
-CPU_BLOCK = 64  # images that a kernel works on at a time on the CPU
+CPU_BLOCK = 64 * 32 * 32  # pixels that a kernel works on at a time on the CPU
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -48,7 +49,8 @@ def apply_op(images: Tensor, op: str, magnitudes: Tensor, interpolation: str = "
     magnitudes     (N,) float, preferably on the CPU, where the transformation matrices are computed. ShearX, ShearY:
                    tangent of the angle. TranslateX, TranslateY: pixels, fractions cut off. Rotate: degrees,
                    counter-clockwise. Brightness, Color, Contrast, Sharpness: factor - 1, at least -1. Posterize: bits
-                   kept, 0 .. 8, fractions cut off. Solarize: threshold 0 .. 255. Ignored by the others.
+                   kept, 0 .. 8, fractions cut off. Solarize: threshold 0 .. 255. Hue: turns of the colour circle, -0.5 .. 0.5.
+                   Ignored by the others.
     interpolation  "nearest" or "bilinear", for the first five.
 
     Returns (N, 3, H, W) uint8 on the device of `images`.
@@ -102,7 +104,7 @@ def apply_chains(images: Tensor, ops: np.ndarray, magnitudes: np.ndarray, interp
     moves_, parameters_ = to_device(moves, images.device), to_device(parameters, images.device)
     kernels = [partial(_warp, interpolation=interpolation) if kernel is _warp else kernel for kernel in _KERNELS]
     # On the CPU float64 copies of many images would leave the cache, and be new memory from the system every time.
-    block = CPU_BLOCK if images.device.type == "cpu" else count
+    block = max(1, CPU_BLOCK // images[0, 0].numel()) if images.device.type == "cpu" else count
     for k, sizes in enumerate(groups):
         parts = zip(kernels, images.index_select(0, moves_[k]).split(sizes), parameters_[k].split(sizes), strict=True)
         images = torch.cat([
@@ -161,6 +163,13 @@ def _thresholds(m: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ceil(m.astype(np.float32))[:, None]
 
 
+def _turns(m: np.ndarray, height: int, width: int) -> np.ndarray:
+    """In sixths of the colour circle."""
+    if np.abs(m).max() > 0.5:
+        raise ValueError(f"Hue turns the colours by -0.5 to 0.5, got {m[np.abs(m) > 0.5][0]}")
+    return 6 * m[:, None]
+
+
 def _invert_all(m: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.zeros((len(m), 1))
 
@@ -175,6 +184,7 @@ _PARAMETERS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
     "AutoContrast": _no_parameters,
     "Equalize": _no_parameters,
     "Invert": _invert_all,
+    "Hue": _turns,
 }
 
 
@@ -295,6 +305,26 @@ def _contrast(images: Tensor, parameters: Tensor) -> Tensor:
     return _blend(x, _grey(x).mean((1, 2, 3), keepdim=True), parameters)
 
 
+def _hue(images: Tensor, parameters: Tensor) -> Tensor:
+    """Turn each colour on the circle of HSV (Smith, SIGGRAPH 1978), value and saturation kept.
+
+    With the hue in sixths from red, and d its distance on the circle from a channel's complement (cyan 3, magenta 5,
+    yellow 1), that channel is max - (max - min) clamp(2 - d, 0, 1).
+    """
+    x = images.float()
+    r, g, b = x.unbind(1)
+    low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
+    chroma = high - low
+    divisor = chroma.clamp(min=1)  # where the chroma is 0, the hue does not matter
+    hue = torch.where(r == high, (g - b) / divisor, torch.where(g == high, (b - r) / divisor + 2, (r - g) / divisor + 4))
+    turned = hue.unsqueeze(1) + _column(parameters, 0)
+    beyond = turned + torch.arange(3, -2, -2, device=x.device).view(3, 1, 1)  # the complements
+    distance = beyond.sub_((beyond / 6).round_().mul_(6)).abs_()
+    part = distance.neg_().add_(2).clamp_(0, 1).mul_(chroma.unsqueeze(1))
+    # torchvision goes by way of 0 .. 1 and back with this factor, fractions cut off.
+    return _to_bytes((high.unsqueeze(1) - part).mul_(255.999 / 255))
+
+
 def _sharpness(images: Tensor, parameters: Tensor) -> Tensor:
     if min(images.shape[-2:]) <= 2:
         return images
@@ -346,6 +376,7 @@ _KERNEL: dict[str, Callable[..., Tensor]] = {
     "AutoContrast": _autocontrast,
     "Equalize": _equalize,
     "Invert": _solarize,
+    "Hue": _hue,
 }
 _KERNELS = tuple(dict.fromkeys(_KERNEL.values()))
 _KINDS = np.array([_KERNELS.index(_KERNEL[op]) for op in OPS])  # operation -> kernel

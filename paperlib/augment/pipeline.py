@@ -1,4 +1,6 @@
-"""The sixteen candidates: crop and mirror, then a policy, then perhaps CutMix.
+"""The sixteen candidates: the base augmentation, then a policy, then perhaps CutMix.
+
+The base augmentation is CIFAR's, a crop of the padded image and a mirror, or the one of base.py, to a size of one's choice.
 
 Every step first *draws* its random numbers, batch by batch on the host, and then *applies* the draws of any number of
 batches to all their pixels at once.
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import check_images, check_labels
-from . import policies
+from . import base, policies
 from .ops import apply_chains, choose, packed, to_device, unpacked
 from .policies import Draw
 
@@ -53,8 +55,7 @@ POLICIES: dict[str, Policy] = {
     "autoaugment_imagenet": Policy(partial(policies.autoaugment, table="imagenet"), apply_chains),
     "autoaugment_svhn": Policy(partial(policies.autoaugment, table="svhn"), apply_chains),
 }
-# Images to give `augment_batches` at a time, by type of device: more leave the CPU's cache, fewer leave a GPU waiting.
-AUGMENTED_AT_ONCE = {"cpu": 512, "cuda": 32_768}
+AUGMENTED_AT_ONCE = {"cpu": 512, "cuda": 32_768}  # images of 32 x 32, see `at_once`
 CUTMIX = "+cutmix"
 AUGMENTATIONS: tuple[str, ...] = (*POLICIES, *(name + CUTMIX for name in POLICIES))
 
@@ -69,6 +70,15 @@ def parse(augmentation: str) -> tuple[str, bool]:
     if policy not in POLICIES:
         raise ValueError(f"unknown augmentation {augmentation!r}; known: {', '.join(AUGMENTATIONS)}")
     return policy, augmentation.endswith(CUTMIX)
+
+
+def at_once(device: torch.device, height: int, width: int) -> int:
+    """How many views of this size `augment_batches` is best given at a time: more leave the CPU's cache, fewer let a GPU wait.
+
+    >>> at_once(torch.device("cpu"), 32, 32), at_once(torch.device("cpu"), 224, 224)
+    (512, 10)
+    """
+    return max(1, AUGMENTED_AT_ONCE[device.type] * 32 * 32 // (height * width))
 
 
 def generator(*key: int) -> np.random.Generator:
@@ -134,22 +144,26 @@ def augment(
     classes: int,
     mirror: bool = True,
     padding: int = 4,
+    size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One random view of every image of one batch, by one of `AUGMENTATIONS` (PAPER: crop, mirror, policy, CutMix).
 
     images  (N, 3, H, W) uint8. labels (N,) int64, 0 .. classes - 1. Neither is modified.
     rng     a generator, see `generator`; the same one gives the same bytes on every device.
     mirror  whether images are flipped with probability 1/2. padding  pixels of the random crop, 0 to leave it out.
+    size    None: views are as large as the images. A number: the base augmentation is the resized crop and the colour
+            jitter of base.py, views and all that follows are (size, size), and `padding` is not used.
 
-    Returns (N, 3, H, W) uint8 and the targets: the labels themselves or, after CutMix, (N, classes) float32 soft labels.
-    Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, or labels out of range.
+    Returns (N, 3, H, W) or (N, 3, size, size) uint8 and the targets: the labels themselves or, after CutMix, (N, classes)
+    float32 soft labels.
+    Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, labels out of range, or a size below 1.
 
     >>> images, labels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
     >>> views, targets = augment(images, labels, "augmix+cutmix", generator(0, 0, 0), classes=3)
     >>> views.shape, targets.shape
     (torch.Size([4, 3, 32, 32]), torch.Size([4, 3]))
     """
-    return augment_batches(images, labels, augmentation, [rng], len(images), classes, mirror, padding)
+    return augment_batches(images, labels, augmentation, [rng], len(images), classes, mirror, padding, size)
 
 
 def augment_batches(
@@ -161,6 +175,7 @@ def augment_batches(
     classes: int,
     mirror: bool = True,
     padding: int = 4,
+    size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`augment` for many batches in one go: what one call per batch would give, byte for byte, concatenated.
 
@@ -171,7 +186,7 @@ def augment_batches(
     labels  (N,) int64, 0 .. classes - 1, and the other arguments: see `augment`.
     rngs    one generator per batch.
 
-    Returns (N, 3, H, W) uint8 and the targets, as `augment`. On CUDA nothing is waited for.
+    Returns views and targets as `augment`. On CUDA nothing is waited for.
     Raises ValueError as `augment`, and if the number of generators is not that of the batches.
 
     >>> images, labels = torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10)
@@ -186,14 +201,21 @@ def augment_batches(
         check_labels(labels, len(images), classes)
     if batch < 1 or len(rngs) != -(-len(images) // batch):
         raise ValueError(f"{len(images)} images in batches of {batch} need one generator each, got {len(rngs)}")
-    steps = [partial(crop_draw, padding=padding, mirror=mirror), POLICIES[name].draw, *([cutmix_draw] if mix else [])]
+    if size is not None and size < 1:
+        raise ValueError(f"size must be None or at least 1, got {size}")
+    if size is None:
+        first, apply_first = partial(crop_draw, padding=padding, mirror=mirror), partial(crop_and_mirror, padding=padding)
+    else:
+        first, apply_first = partial(base.draw, mirror=mirror), partial(base.apply, size=size)
+    then = [POLICIES[name].draw, *([cutmix_draw] if mix else [])]
+    before = images.shape[-2:]
+    after = before if size is None else (size, size)
     draws = []
     for k, rng in enumerate(rngs):
         count = min(batch, len(images) - k * batch)
-        draws.append([draw(rng, count, *images.shape[-2:]) for draw in steps])
-    crop, policy, *mixing = (_joined(of_step, len(images)) for of_step in zip(*draws, strict=True))
-    views = crop_and_mirror(images, *crop, padding)
-    views = POLICIES[name].apply(views, *policy)
+        draws.append([first(rng, count, *before), *(draw(rng, count, *after) for draw in then)])
+    of_first, policy, *mixing = (_joined(of_step, len(images)) for of_step in zip(*draws, strict=True))
+    views = POLICIES[name].apply(apply_first(images, *of_first), *policy)
     return cutmix(views, labels, classes, *mixing[0]) if mix else (views, labels)
 
 

@@ -107,8 +107,8 @@ def autoaugment(rng: np.random.Generator, count: int, height: int, width: int, t
     return _chains(links)
 
 
-FOURTEEN = np.array([INDEX[op] for op in OPS if op != "Invert"])
-THIRTEEN = np.array([INDEX[op] for op in OPS if op not in ("Invert", "Identity")])
+FOURTEEN = np.array([INDEX[op] for op in OPS if op not in ("Invert", "Hue")])
+THIRTEEN = np.array([INDEX[op] for op in OPS if op not in ("Invert", "Hue", "Identity")])
 
 
 def randaugment(rng: np.random.Generator, count: int, height: int, width: int) -> Draw:

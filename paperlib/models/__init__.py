@@ -1,8 +1,11 @@
 """Full-precision networks of the paper, by name.
 
 Every network is a `Classifier`: `model(images)` gives logits, `model.features(images)` the logits and the named
-feature maps that the feature-based distillation losses read (PAPER section 7.4 of the repository's facts: f0 .. f4
-for ResNets, f0 .. f5 for VGGs).
+feature maps that the feature-based distillation losses read: f0, f1, ... from the stem on, the last one a vector.
+
+For images of 32 pixels: resnet8 .. resnet56, vgg8, vgg13. For Tiny-ImageNet at 224 pixels: resnet18, mobilenetv2,
+efficientnet_b0, vgg11_bn, shufflenetv2_x0_5, squeezenet1_0; the same with _64 are meant for images of 64 pixels, see
+imagenet.py. (vgg11_bn_64 is vgg11_bn: the paper's form has a rule of its own for images of 64.)
 """
 
 from collections.abc import Callable
@@ -11,8 +14,9 @@ from functools import partial
 import torch
 
 from .classifier import Classifier
+from .imagenet import NETWORKS, Staged
 from .resnet import CifarResNet
-from .vgg import CifarVGG
+from .vgg import VGG
 
 MODELS: dict[str, Callable[[int], Classifier]] = {
     "resnet8": partial(CifarResNet, 1),
@@ -20,8 +24,11 @@ MODELS: dict[str, Callable[[int], Classifier]] = {
     "resnet32": partial(CifarResNet, 5),
     "resnet44": partial(CifarResNet, 7),
     "resnet56": partial(CifarResNet, 9),
-    "vgg8": partial(CifarVGG, 1),
-    "vgg13": partial(CifarVGG, 2),
+    "vgg8": partial(VGG, (1, 1, 1, 1, 1)),
+    "vgg13": partial(VGG, (2, 2, 2, 2, 2)),
+    **dict.fromkeys(("vgg11_bn", "vgg11_bn_64"), partial(VGG, (1, 1, 2, 2, 2))),
+    **NETWORKS,
+    **{f"{name}_64": partial(network, small=True) for name, network in NETWORKS.items()},
 }
 
 
@@ -46,4 +53,4 @@ def build(name: str, classes: int, seed: int = 0) -> Classifier:
         return MODELS[name](classes)
 
 
-__all__ = ["MODELS", "CifarResNet", "CifarVGG", "Classifier", "build"]
+__all__ = ["MODELS", "VGG", "CifarResNet", "Classifier", "Staged", "build"]

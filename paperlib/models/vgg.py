@@ -1,4 +1,6 @@
-"""VGG-8 and VGG-13 with batch normalisation for 32 x 32 images (Simonyan & Zisserman, 2015), as the paper uses them."""
+"""VGG-8, VGG-11 and VGG-13 with batch normalisation (Simonyan & Zisserman, 2015), as the paper uses them."""
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,18 +15,24 @@ def conv_bn(channels_in: int, channels_out: int) -> list[nn.Module]:
     return [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]
 
 
-class CifarVGG(Classifier):
-    """Five stages of `convs` convolutions each, global average pooling, one linear layer."""
+class VGG(Classifier):
+    """Five stages, global average pooling, one linear layer.
 
-    full_precision = ("stages.0", "linear")  # the whole first stage: one convolution in VGG-8, two in VGG-13
+    convs  convolutions of each stage.
 
-    def __init__(self, convs: int, classes: int):
+    Maps are halved after the first three stages and, if the images are 64 pixels high, after the fourth: the last ones have
+    4 x 4 pixels for images of 32 or 64, and 28 x 28 for images of 224.
+    """
+
+    full_precision = ("stages.0", "linear")  # the whole first stage: two convolutions in VGG-13, one in the others
+
+    def __init__(self, convs: Sequence[int], classes: int):
         super().__init__()
         self.stages = nn.ModuleList()
         channels_in = 3
-        for channels in WIDTHS:
+        for count, channels in zip(convs, WIDTHS, strict=True):
             layers = conv_bn(channels_in, channels)
-            for _ in range(convs - 1):
+            for _ in range(count - 1):
                 layers += conv_bn(channels, channels)
             self.stages.append(nn.Sequential(*layers))
             channels_in = channels
@@ -40,9 +48,9 @@ class CifarVGG(Classifier):
     def features(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         features, x = {}, images
         for i, stage in enumerate(self.stages):
-            # (N, 64, 32, 32), (N, 128, 16, 16), (N, 256, 8, 8), (N, 512, 4, 4), (N, 512, 4, 4)
+            # (N, 64, 32, 32), (N, 128, 16, 16), (N, 256, 8, 8), (N, 512, 4, 4), (N, 512, 4, 4) for images of 32
             features[f"f{i}"] = x = stage(x)
-            if i < 3:
+            if i < 3 or (i == 3 and images.shape[2] == 64):
                 x = F.max_pool2d(x, 2)
         features["f5"] = pooled = pool(x)  # (N, 512)
         with full_precision(x):

@@ -3,7 +3,7 @@
     functional.py    the mathematics, one function per quantizer, gradients written out
     fusion.py        those functions as one compiled kernel each
     layers.py        convolution and linear layer with quantized weight and input
-    ewgs.py, dorefa.py, pact.py, learned_step.py   one file per method: how its parameters start
+    ewgs.py, dorefa.py, pact.py, learned_step.py, ternary.py, released.py   one file per method: how its parameters start
 """
 
 import copy
@@ -13,47 +13,99 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from . import dorefa, ewgs, learned_step, pact
+from . import dorefa, ewgs, learned_step, pact, released, ternary
 from .functional import (
     dorefa_activation,
     dorefa_weight,
     ewgs_activation,
     ewgs_round,
     ewgs_weight,
+    fake_quantize,
     lsq,
+    lsq_plus,
     pact_activation,
 )
 from .fusion import fusing
 from .layers import QUANTIZED_TYPES, QuantizedLayer, Quantizer
+from .ternary import ternary_weight
 
 
 @dataclass(frozen=True)
 class Method:
-    """How to make the two quantizers of a layer: functions of (bits, **options), the options of each by name."""
+    """How to make the quantizers of a layer: functions of (bits, **options), the options of each by name.
+
+    weight           also takes `shape`, (C, 1, ...), if the weights are to be quantized per channel.
+    activation       of a layer's input. image  of the network's own input, which is negative too; None if the method has
+                     no grid for that.
+    output_scale     whether the layer learns to scale its output, because the quantized values do not.
+    paper            authors, venue, arXiv number.
+
+    An entry in `METHODS` is all that a quantizer of one's own needs:
+
+    >>> class Sign(Quantizer):
+    ...     def __init__(self, bits, shape=()):
+    ...         super().__init__()
+    ...     def initialise(self, x):
+    ...         pass
+    ...     def codes(self, x):
+    ...         return x + (x.detach().sign() - x.detach()), 1.0
+    >>> METHODS["sign"] = Method(Sign, Sign, output_scale=True)
+    >>> student = quantize(nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(3))), "sign", 1, 1)
+    >>> initialise(student, torch.rand(2, 3, 4, 4))
+    >>> student(torch.rand(2, 3, 4, 4)).shape
+    torch.Size([2, 3, 4, 4])
+    >>> del METHODS["sign"]
+    """
 
     weight: Callable[..., Quantizer]
     activation: Callable[..., Quantizer]
+    image: Callable[..., Quantizer] | None = None
     output_scale: bool = False
     weight_options: tuple[str, ...] = ()
     activation_options: tuple[str, ...] = ()
+    paper: str = ""
 
+
+_DOREFA = "Zhou et al., 2016, arXiv 1606.06160"
+_PACT = "Choi et al., 2018, arXiv 1805.06085"
+_LSQ = "Esser et al., ICLR 2020, arXiv 1902.08153"
 
 METHODS: dict[str, Method] = {
-    "ewgs": Method(ewgs.weight, ewgs.activation, True, weight_options=("delta",), activation_options=("delta",)),
-    "dorefa": Method(dorefa.DorefaWeight, dorefa.DorefaActivation),
-    "pact": Method(dorefa.DorefaWeight, pact.PactActivation, activation_options=("alpha",)),
-    "lsq": Method(learned_step.weight, learned_step.activation),
-}
+    "ewgs": Method(
+        ewgs.weight, ewgs.activation, ewgs.activation, True, ("delta",), ("delta",), "Lee, Kim & Ham, CVPR 2021, arXiv 2104.00903"
+    ),
+    "dorefa": Method(dorefa.DorefaWeight, dorefa.DorefaActivation, paper=_DOREFA),
+    "pact": Method(dorefa.DorefaWeight, pact.PactActivation, activation_options=("alpha",), paper=_PACT),
+    "lsq": Method(learned_step.weight, learned_step.activation, learned_step.image, paper=_LSQ),
+    "lsq+": Method(
+        learned_step.plus_weight, learned_step.LsqPlusActivation, learned_step.LsqPlusActivation,
+        paper="Bhalgat et al., CVPR Workshops 2020, arXiv 2004.09576",
+    ),
+    "ternary": Method(ternary.TernaryWeight, dorefa.DorefaActivation, paper="Li, Zhang & Liu, 2016, arXiv 1605.04711"),
+    "dorefa_released": Method(
+        released.ReleasedDorefa, released.ReleasedDorefa, released.ReleasedDorefa, paper=_DOREFA + ", as released"
+    ),
+    "pact_released": Method(
+        released.ReleasedDorefa, released.ReleasedPact, released.ReleasedPact, activation_options=("alpha",),
+        paper=_PACT + ", as released",
+    ),
+    "lsq_released": Method(released.ReleasedLsq, released.ReleasedLsq, released.ReleasedLsq, paper=_LSQ + ", as released"),
+}  # fmt: skip
+
+
+def quantizable(model: nn.Module) -> list[str]:
+    """Names of the model's convolutions and linear layers, in its order."""
+    return [name for name, module in model.named_modules() if type(module) in QUANTIZED_TYPES]
 
 
 def layers_to_quantize(model: nn.Module, keep: tuple[str, ...] | None = None) -> list[str]:
-    """Names of the convolutions and linear layers that `quantize` replaces.
+    """Names of the convolutions and linear layers that `quantize` replaces by low-bit ones.
 
     keep  modules that stay in full precision, with all below them. None: the model's own `full_precision`, or for a
           model without one its first convolution or linear layer and its last.
     Raises ValueError if `keep` names no module, or nothing is left.
     """
-    candidates = [name for name, module in model.named_modules() if type(module) in QUANTIZED_TYPES]
+    candidates = quantizable(model)
     if keep is None:
         keep = getattr(model, "full_precision", tuple(candidates[:1] + candidates[-1:]))
     names = dict(model.named_modules())
@@ -72,18 +124,24 @@ def quantize(
     weight_bits: int,
     activation_bits: int,
     keep: tuple[str, ...] | None = None,
+    kept_bits: int | None = None,
+    per_channel: bool = False,
     **options: float | str,
 ) -> nn.Module:
     """A low-bit copy of `model`: same weights, biases and BatchNorm state, convolutions and linear layers quantized.
 
     model            any torch network. Not modified.
     method           a key of `METHODS`.
-    weight_bits, activation_bits  1 to 8 (LSQ weights: 2 to 8).
+    weight_bits, activation_bits  1 to 8 (LSQ's weights and the released forms: 2 to 8; ternary weights: 2).
     keep             see `layers_to_quantize`: first and last layers stay in full precision unless told otherwise.
+    kept_bits        None, or bits at which weights and inputs of those layers are quantized after all: 8 in the paper's
+                     Tiny-ImageNet recipe.
+    per_channel      weights get bounds, steps and scales of their own for each output channel.
     options          of the method, such as delta for EWGS or alpha for PACT.
 
     The copy must see a first batch, `initialise(student, images)`, before it is used.
-    Raises ValueError for an unknown method or option, or bits out of range.
+    Raises ValueError for an unknown method or option, bits out of range, or kept_bits with a method that has no grid for
+    the network's own input.
 
     >>> student = quantize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 3)), "ewgs", 2, 2)
     >>> [type(layer).__name__ for layer in student]
@@ -95,18 +153,25 @@ def quantize(
     for option in options:
         if option not in recipe.weight_options + recipe.activation_options:
             raise ValueError(f"method {method!r} has no option {option!r}")
+    if kept_bits is not None and recipe.image is None:
+        raise ValueError(f"kept_bits = {kept_bits}: {method!r} has no grid for the network's own input, which is negative too")
     of_weight = {k: v for k, v in options.items() if k in recipe.weight_options}
     of_activation = {k: v for k, v in options.items() if k in recipe.activation_options}
     student = copy.deepcopy(model).requires_grad_()  # a frozen teacher's copy is to learn
-    for name in layers_to_quantize(model, keep):
+    low, names = set(layers_to_quantize(model, keep)), quantizable(model)
+    for name in names if kept_bits is not None else sorted(low, key=names.index):
         layer = student.get_submodule(name)
+        bits = (weight_bits, activation_bits) if name in low else (kept_bits, kept_bits)
+        activation = recipe.image if name == names[0] and recipe.image else recipe.activation
+        channels = len(layer.weight)
+        shape = {"shape": (channels, *[1] * (layer.weight.ndim - 1))} if per_channel else {}
         # A change of class keeps weights, hyperparameters and hooks as they are; only quantizers are added.
         layer.__class__ = QUANTIZED_TYPES[type(layer)]
         device = layer.weight.device
         layer.adopt(
-            recipe.weight(weight_bits, **of_weight).to(device),
-            recipe.activation(activation_bits, **of_activation).to(device),
-            recipe.output_scale,
+            recipe.weight(bits[0], **of_weight, **shape).to(device),
+            activation(bits[1], **of_activation).to(device),
+            ((channels,) if per_channel else ()) if recipe.output_scale else None,
         )
     return student
 
@@ -143,6 +208,6 @@ def quantizer_parameters(student: nn.Module) -> list[nn.Parameter]:
 
 __all__ = [
     "METHODS", "Method", "QuantizedLayer", "Quantizer", "dorefa_activation", "dorefa_weight", "ewgs_activation",
-    "ewgs_round", "ewgs_weight", "fusing", "initialise", "layers_to_quantize", "lsq", "pact_activation", "quantize",
-    "quantizer_parameters",
+    "ewgs_round", "ewgs_weight", "fake_quantize", "fusing", "initialise", "layers_to_quantize", "lsq", "lsq_plus",
+    "pact_activation", "quantizable", "quantize", "quantizer_parameters", "ternary_weight",
 ]  # fmt: skip

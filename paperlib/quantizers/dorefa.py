@@ -7,6 +7,21 @@ from .layers import Quantizer
 
 
 class DorefaWeight(Quantizer):
+    """shape  (C, 1, ...) for a maximum (at one bit, a mean) of each output channel, () for one of the whole weight."""
+
+    def __init__(self, bits: int, shape: tuple[int, ...] = ()):
+        super().__init__()
+        _check_bits(bits)
+        self.bits, self.per_channel = bits, bool(shape)
+
+    def initialise(self, x: Tensor) -> None:
+        pass
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
+        return dorefa_weight_codes(x, self.bits, self.per_channel)
+
+
+class DorefaActivation(Quantizer):
     def __init__(self, bits: int):
         super().__init__()
         _check_bits(bits)
@@ -15,10 +30,5 @@ class DorefaWeight(Quantizer):
     def initialise(self, x: Tensor) -> None:
         pass
 
-    def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
-        return dorefa_weight_codes(x, self.bits)
-
-
-class DorefaActivation(DorefaWeight):
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         return dorefa_activation_codes(x, self.bits)

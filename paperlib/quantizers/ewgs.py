@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from .functional import _check_bits, _check_delta, centred, interval_codes
+from .functional import _check_bits, _check_delta, centred, interval_codes, over_channels
 from .fusion import fusing
 from .layers import Quantizer, QuantizedLayer
 
 
 class EwgsQuantizer(Quantizer):
-    """Interval [lower, upper], learned; q in [0, 1] for activations, 2 (q - 1/2) in [-1, 1] for weights."""
+    """Interval [lower, upper], learned; q in [0, 1] for activations, 2 (q - 1/2) in [-1, 1] for weights.
 
-    def __init__(self, bits: int, signed: bool, delta: float | str = 0.0):
+    shape  of the two bounds: () for one interval, (C, 1, ...) for one for each output channel of a weight.
+    """
+
+    def __init__(self, bits: int, signed: bool, delta: float | str = 0.0, shape: tuple[int, ...] = ()):
         super().__init__()
         _check_bits(bits)
         if delta != "hessian":
@@ -31,17 +34,26 @@ class EwgsQuantizer(Quantizer):
         # A tensor, so that a new factor reaches a captured CUDA graph; none where the factor is 0 for good.
         value = None if delta == 0 else torch.tensor(0.0 if self.by_hessian else float(delta))
         self.register_buffer("delta", value)
-        self.lower = nn.Parameter(torch.zeros(()))
-        self.upper = nn.Parameter(torch.ones(()))
+        self.lower = nn.Parameter(torch.zeros(shape))
+        self.upper = nn.Parameter(torch.ones(shape))
         self.recorded: Tensor | None = None  # the codes, kept while `recording` for `update_deltas`
         self.recording = False
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Weights: +-3 std. Activations: min and 3 std / sqrt(1 - 2 / pi), the std of a half-normal made normal."""
-        std = x.std()
-        self.upper.copy_(3 * std if self.signed else 3 * std / math.sqrt(1 - 2 / math.pi))
-        self.lower.copy_(-3 * std if self.signed else x.min())
+        """Weights: +-3 std. Activations: min and 3 std / sqrt(1 - 2 / pi), the std of a half-normal made normal.
+
+        Activations that lie further from 0 than they spread, as in squeeze-and-excitation, would get an upper bound below the
+        lower one: theirs is the maximum.
+        """
+        std = over_channels(torch.std, x, self.lower.ndim > 0)
+        if self.signed:
+            self.lower.copy_(-3 * std)
+            self.upper.copy_(3 * std)
+        else:
+            low, high = x.min(), 3 * std / math.sqrt(1 - 2 / math.pi)
+            self.lower.copy_(low)
+            self.upper.copy_(torch.where(high > low, high, torch.maximum(x.max(), low + 1e-6)))
 
     def codes(self, x: Tensor) -> tuple[Tensor, float]:
         codes = interval_codes(x, self.lower, self.upper, self.levels, 0.0 if self.delta is None else self.delta)
@@ -50,14 +62,14 @@ class EwgsQuantizer(Quantizer):
         return (centred(codes, self.levels) if self.signed else codes), 1 / (self.levels - 1)
 
 
-def weight(bits: int, **options: float | str) -> EwgsQuantizer:
-    """The weight quantizer of a layer; options: delta."""
-    return EwgsQuantizer(bits, signed=True, **options)
+def weight(bits: int, delta: float | str = 0.0, shape: tuple[int, ...] = ()) -> EwgsQuantizer:
+    """The weight quantizer of a layer."""
+    return EwgsQuantizer(bits, True, delta, shape)
 
 
-def activation(bits: int, **options: float | str) -> EwgsQuantizer:
-    """The activation quantizer of a layer; options: delta."""
-    return EwgsQuantizer(bits, signed=False, **options)
+def activation(bits: int, delta: float | str = 0.0) -> EwgsQuantizer:
+    """The activation quantizer of a layer."""
+    return EwgsQuantizer(bits, False, delta)
 
 
 def hutchinson_trace(

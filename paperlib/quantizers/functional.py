@@ -9,6 +9,8 @@ Rounding is half to even. `torch.clamp` passes a gradient of 1 at x exactly on a
 in others, and after a ReLU many values are exactly 0; so every function here states which side its bounds are on.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -30,6 +32,11 @@ def _check_levels(levels: int) -> None:
 def _check_delta(delta: float) -> None:
     if not delta >= 0:
         raise ValueError(f"delta must be at least 0, got {delta}")
+
+
+def _summed(x: Tensor, like: Tensor) -> Tensor:
+    """The gradient of a parameter that was broadcast: one for the tensor, or (C, 1, ...) one for each output channel."""
+    return x.sum().reshape(like.shape) if like.numel() == 1 else x.sum_to_size(like.shape)
 
 
 def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
@@ -59,8 +66,8 @@ def _interval_backward(
     if delta is not None:
         error = (n - (n * top).round() / top).detach()  # a constant where second derivatives are taken
         g = g + delta * g.abs() * error
-    by_upper = -(g * n).sum() / width  # d n / d upper = -n / width, d n / d lower = (n - 1) / width
-    return (g / width).to(x.dtype), -g.sum() / width - by_upper, by_upper
+    by_upper = -_summed(g * n, upper) / width  # d n / d upper = -n / width, d n / d lower = (n - 1) / width
+    return (g / width).to(x.dtype), -_summed(g, lower) / width - by_upper, by_upper
 
 
 class _IntervalCodes(Function):
@@ -154,32 +161,57 @@ def centred(codes: Tensor, levels: int) -> Tensor:
     return 2 * codes - (levels - 1)
 
 
-class _StraightThroughSign(Function):
-    """1 where w >= 0, else -1 (or 0, for activations); the gradient passes unchanged."""
+def over_channels(function: Callable[..., Tensor], x: Tensor, per_channel: bool) -> Tensor:
+    """A reduction of x: scalar, or over each x[c], of shape (C, 1, ...).
+
+    >>> over_channels(torch.mean, torch.tensor([[1.0, 3.0], [4.0, 6.0]]), True)
+    tensor([[2.],
+            [5.]])
+    """
+    return function(x, dim=tuple(range(1, x.ndim)), keepdim=True) if per_channel else function(x, dim=tuple(range(x.ndim)))
+
+
+class _GivenCodes(Function):
+    """`codes` as they are; to x passes the gradient that x has in the value, as if it had not been rounded."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, positive: bool) -> Tensor:
-        return x.sign() if positive else torch.where(x >= 0, 1.0, -1.0).to(x)
+    def forward(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        return codes.clone()
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        pass
+        ctx.save_for_backward(inputs[2])
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        return g, None
+        (scale,) = ctx.saved_tensors
+        return (g / scale).to(g.dtype), None, None  # value = scale codes: the gradient of the value from that of the codes
 
 
-def dorefa_weight_codes(w: Tensor, bits: int) -> tuple[Tensor, Tensor | float]:
-    """The codes and the scale of `dorefa_weight`: odd integers and 1 / (2^b - 1), or at one bit +-1 and mean|w|."""
+def straight_through(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """codes, integers of the shape and dtype of x; x gets the gradient of scale codes, unchanged.
+
+    >>> x = torch.tensor([0.3, -2.0], requires_grad=True)
+    >>> (straight_through(x, x.detach().sign(), torch.tensor(5.0)) * 5.0).sum().backward()
+    >>> x.grad
+    tensor([1., 1.])
+    """
+    return _GivenCodes.apply(x, codes, scale)
+
+
+def dorefa_weight_codes(w: Tensor, bits: int, per_channel: bool = False) -> tuple[Tensor, Tensor | float]:
+    """The codes and the scale of `dorefa_weight`: odd integers and 1 / (2^b - 1), or at one bit +-1 and mean|w|.
+
+    per_channel  mean and maximum over each w[c] instead of all of w; the scale at one bit is then (C, 1, ...).
+    """
     _check_bits(bits)
     if bits == 1:
-        scale = widen(w.detach()).abs().mean()
-        return _StraightThroughSign.apply((w / scale).to(w.dtype), False), scale  # w / scale: the value's gradient, not the code's
+        scale = over_channels(torch.mean, widen(w.detach()).abs(), per_channel)
+        return straight_through(w, torch.where(w.detach() >= 0, 1.0, -1.0).to(w.dtype), scale), scale
     t = torch.tanh(widen(w))
-    codes = interval_codes(t / (2 * t.detach().abs().max()) + 0.5, 0.0, 1.0, 2**bits)
+    codes = interval_codes(t / (2 * over_channels(torch.amax, t.detach().abs(), per_channel)) + 0.5, 0.0, 1.0, 2**bits)
     return centred(codes, 2**bits).to(w.dtype), 1 / (2**bits - 1)
 
 
@@ -308,7 +340,7 @@ def _lsq_backward(g: Tensor, x: Tensor, step: Tensor, qmin: int, qmax: int) -> t
     g, v = widen(g) / step, widen(x) / step  # the gradient of the value from that of the codes
     inside = (v > qmin) & (v < qmax)
     slope = torch.where(inside, v.round() - v, v.clamp(qmin, qmax))
-    return torch.where(inside, g, 0.0).to(x.dtype), (g * slope).sum()
+    return torch.where(inside, g, 0.0).to(x.dtype), _summed(g * slope, step)
 
 
 class _LsqCodes(Function):
@@ -356,3 +388,69 @@ def lsq(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float
     """
     codes, scale = lsq_codes(x, step, qmin, qmax, grad_scale)
     return codes * scale.to(codes)
+
+
+class _FakeQuantizedCodes(Function):
+    """Inside or outside of the grid is decided by the rounded integer, as torch's fake quantization does."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, scale: Tensor, qmin: int, qmax: int, grad_scale: float) -> Tensor:
+        return (widen(x) * (1 / scale)).round_().clamp_(qmin, qmax).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        x, scale, ctx.qmin, ctx.qmax, ctx.grad_scale = inputs
+        ctx.save_for_backward(x, scale)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale = ctx.saved_tensors
+        g, v = widen(g) / scale, widen(x) * (1 / scale)  # the gradient of the value from that of the codes
+        rounded = v.round()
+        inside = (rounded >= ctx.qmin) & (rounded <= ctx.qmax)
+        slope = torch.where(inside, rounded - v, rounded.clamp(ctx.qmin, ctx.qmax))
+        by_scale = _summed(g * slope, scale) * ctx.grad_scale
+        return torch.where(inside, g, 0.0).to(x.dtype), by_scale, None, None, None
+
+
+def fake_quantize_codes(
+    x: Tensor, scale: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The codes qmin .. qmax and the scale of `fake_quantize`."""
+    if not isinstance(scale, Tensor) and not scale > 0:
+        raise ValueError(f"the scale must be positive, got {scale}")
+    scale = _scalar(scale, x)
+    return _FakeQuantizedCodes.apply(x, scale, int(qmin), int(qmax), float(grad_scale)), scale.detach()
+
+
+def fake_quantize(x: Tensor, scale: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0) -> Tensor:
+    """Uniform fake quantization as torch's kernels and the released code have it, any shape (PAPER 5.2 to 5.4).
+
+    Forward   clip(round(x / scale), qmin, qmax) scale.
+    Backward  with r = round(x / scale): to x, g where qmin <= r <= qmax; to the scale, grad_scale times the sum of
+              g (r - x / scale) there, g qmin below, g qmax above. `lsq` differs by deciding before it rounds.
+    Raises ValueError for a number scale that is not positive.
+
+    >>> fake_quantize(torch.tensor([-3.0, 0.4, 0.6, 9.0]), scale=1.0, qmin=-2, qmax=1)
+    tensor([-2.,  0.,  1.,  1.])
+    """
+    codes, scale = fake_quantize_codes(x, scale, qmin, qmax, grad_scale)
+    return codes * scale.to(codes)
+
+
+def lsq_plus(
+    x: Tensor, step: Tensor | float, offset: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
+) -> Tensor:
+    """LSQ+ (Bhalgat et al., CVPR Workshops 2020, arXiv 2004.09576, eqs. 3 to 6): LSQ on a grid that a learned offset moves.
+
+    Forward   round(clip((x - offset) / s, qmin, qmax)) s + offset.
+    Backward  to x and s as `lsq` of x - offset; to the offset 0 inside the grid, the sum of g outside.
+    Any shape, per tensor. The offset need not be a multiple of the step: 0 need not lie on the grid.
+
+    >>> lsq_plus(torch.tensor([-3.0, 0.1, 0.6, 9.0]), step=1.0, offset=-0.5, qmin=0, qmax=3)
+    tensor([-0.5000,  0.5000,  0.5000,  2.5000])
+    """
+    codes, scale = lsq_codes(widen(x) - offset, step, qmin, qmax, grad_scale)
+    return (codes * scale + offset).to(x.dtype)

@@ -13,6 +13,10 @@ class Quantizer(nn.Module, ABC):
     A new method is one file with two subclasses, registered in `METHODS`.
     """
 
+    def __init__(self):
+        super().__init__()
+        self.register_parameter("offset", None)  # of an activation's grid from 0, if it has one: value = scale codes + offset
+
     @abstractmethod
     def initialise(self, x: Tensor) -> None:
         """Set the parameters from the full-precision weight, or from the layer's input on the first batch."""
@@ -21,13 +25,15 @@ class Quantizer(nn.Module, ABC):
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         """x of any shape -> (integers of the same shape and dtype, scale): the quantized value is their product.
 
-        The codes pass all gradients, also those of the scale's parameters; the scale passes none.
+        The scale is a scalar or, for weights, (C, 1, ...), one for each output channel. The codes pass all gradients, also
+        those of the scale's parameters; the scale passes none.
         """
 
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape -> quantized values of the same shape."""
         codes, scale = self.codes(x)
-        return codes * scale
+        values = codes * scale
+        return values if self.offset is None else values + self.offset
 
 
 class QuantizedLayer(nn.Module):
@@ -35,13 +41,17 @@ class QuantizedLayer(nn.Module):
 
     The layer's operation runs on the integer codes of input and weight, and its result is multiplied by their scales. In
     bfloat16 the codes are exact, where values such as 1/3 would be rounded to another grid.
-    `output_scale` is learned for methods whose quantized values leave the scale out (EWGS), absent for the others.
+    `output_scale` is learned for methods whose quantized values leave the scale out (EWGS), absent for the others; it is
+    one number or, where the weights are quantized per channel, one for each output channel.
     A layer must be initialised from a first batch before it is used: see `paperlib.quantizers.initialise`.
     """
 
-    def adopt(self, weight: Quantizer, activation: Quantizer, output_scale: bool) -> None:
+    channel_axis: int  # of the layer's output
+
+    def adopt(self, weight: Quantizer, activation: Quantizer, scale_shape: tuple[int, ...] | None) -> None:
+        """Add the quantizers and, if its shape is given, () or (output channels,), the output scale."""
         self.weight_quantizer, self.activation_quantizer = weight, activation
-        self.output_scale = nn.Parameter(self.weight.new_ones(())) if output_scale else None
+        self.output_scale = None if scale_shape is None else nn.Parameter(self.weight.new_ones(scale_shape))
         self.ready = False
         self.initialising = False
 
@@ -49,8 +59,8 @@ class QuantizedLayer(nn.Module):
         """The layer's linear map, without bias."""
         raise NotImplementedError
 
-    def per_channel(self, bias: Tensor) -> Tensor:
-        """(C,) -> a shape that adds to the output."""
+    def per_channel(self, values: Tensor) -> Tensor:
+        """(C,) -> a shape that goes with the output; a scalar stays one."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,12 +69,19 @@ class QuantizedLayer(nn.Module):
         if not self.ready:
             raise RuntimeError("this quantized layer has no bounds yet: call paperlib.quantizers.initialise(model, images)")
         (codes, scale), (weight, weight_scale) = self.activation_quantizer.codes(x), self.weight_quantizer.codes(self.weight)
-        y = self.operation(codes, weight.to(codes.dtype))
-        scale = scale * weight_scale
+        weight = weight.to(codes.dtype)
+        y, offset = self.operation(codes, weight), self.activation_quantizer.offset
+        if isinstance(weight_scale, Tensor) and weight_scale.ndim:
+            weight_scale = self.per_channel(weight_scale.flatten())
+        scales = scale * weight_scale
         if self.output_scale is not None:
-            scale = scale * self.output_scale.abs()
-        if not (isinstance(scale, float) and scale == 1.0):
-            y = y * scale
+            scales = scales * self.per_channel(self.output_scale.abs())
+        if not (isinstance(scales, float) and scales == 1.0):
+            y = (y * scales).to(y.dtype)  # scales of channels must not widen bfloat16
+        if offset is not None:
+            # What the offset of every input adds, exactly, the zeros around the image left out: one image's work.
+            ones = torch.ones_like(codes[:1])
+            y = y + self.operation(ones, weight) * (scales / scale * offset).to(y.dtype)
         if self.bias is None:
             return y
         bias = self.bias if self.output_scale is None else self.bias * self.output_scale.abs()
@@ -79,7 +96,13 @@ class QuantizedLayer(nn.Module):
             bias = 0 if self.bias is None else self.per_channel(self.bias)
             exact = self.operation(x, self.weight) + bias
             quantized = self.operation(self.activation_quantizer(x), self.weight_quantizer(self.weight)) + bias
-            self.output_scale.copy_(exact.abs().mean() / quantized.abs().mean())
+            ratio = self._mean_size(exact) / self._mean_size(quantized)
+            self.output_scale.copy_(ratio)
+
+    def _mean_size(self, y: Tensor) -> Tensor:
+        """mean|y|, over everything or over everything but the channels, as the output scale is shaped."""
+        size = y.abs()
+        return size.mean() if self.output_scale.ndim == 0 else size.movedim(self.channel_axis, 0).flatten(1).mean(1)
 
     def get_extra_state(self) -> bool:
         return self.ready
@@ -91,21 +114,25 @@ class QuantizedLayer(nn.Module):
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     """A convolution, grouped or not, with quantized weight and input."""
 
+    channel_axis = 1
+
     def operation(self, x: Tensor, weight: Tensor) -> Tensor:
         return self._conv_forward(x, weight, None)
 
-    def per_channel(self, bias: Tensor) -> Tensor:
-        return bias.view(-1, 1, 1)
+    def per_channel(self, values: Tensor) -> Tensor:
+        return values.view(-1, 1, 1) if values.ndim else values
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
     """A linear layer with quantized weight and input."""
 
+    channel_axis = -1
+
     def operation(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight)
 
-    def per_channel(self, bias: Tensor) -> Tensor:
-        return bias
+    def per_channel(self, values: Tensor) -> Tensor:
+        return values
 
 
 QUANTIZED_TYPES: dict[type[nn.Module], type[QuantizedLayer]] = {nn.Conv2d: QuantizedConv2d, nn.Linear: QuantizedLinear}

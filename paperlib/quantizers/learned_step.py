@@ -1,6 +1,7 @@
-"""LSQ in paper form (Esser et al., ICLR 2020): learned step; signed weights, unsigned activations.
+"""LSQ in paper form (Esser et al., ICLR 2020) and LSQ+ (Bhalgat et al., CVPR Workshops 2020): learned steps.
 
-The paper's grid at 1 bit has no positive level for weights, so weights need 2 bits or more.
+LSQ has signed weights and unsigned activations; LSQ+ gives the activations' grid a learned offset, for activations that
+are negative too. A signed grid of 1 bit has no positive level, so weights need 2 bits or more.
 """
 
 import math
@@ -8,33 +9,99 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .functional import _check_bits, lsq_codes
+from .functional import _check_bits, lsq_codes, lsq_plus, over_channels
 from .layers import Quantizer
+from ..hardware import widen
 
 
 class LsqQuantizer(Quantizer):
-    def __init__(self, bits: int, signed: bool):
+    """Integers -2^(b-1) .. 2^(b-1) - 1 if signed, else 0 .. 2^b - 1, times a learned step.
+
+    of_weights  whether x is a weight: the gradient of the step is scaled by the number of weights, else by the number of
+                features of one image, as in the paper: the batch is left out.
+    shape       of the step: () for one, (C, 1, ...) for one for each output channel of a weight.
+    """
+
+    def __init__(self, bits: int, signed: bool, of_weights: bool, shape: tuple[int, ...] = ()):
         super().__init__()
         _check_bits(bits, least=2 if signed else 1)
-        self.signed = signed
+        self.of_weights = of_weights
         self.qmin, self.qmax = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        self.step = nn.Parameter(torch.ones(()))
+        self.step = nn.Parameter(torch.ones(shape))
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        self.step.copy_(2 * x.abs().mean() / math.sqrt(self.qmax))
+        self.step.copy_(2 * over_channels(torch.mean, x.abs(), self.step.ndim > 0) / math.sqrt(self.qmax))
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # The paper counts the weights of the layer, or the features of one image: the batch is left out.
-        count = x.numel() if self.signed else x.numel() // len(x)
-        return lsq_codes(x, self.step, self.qmin, self.qmax, 1 / math.sqrt(count * self.qmax))
+        return lsq_codes(x, self.step, self.qmin, self.qmax, self._grad_scale(x))
+
+    def _grad_scale(self, x: Tensor) -> float:
+        """1 / sqrt(N qmax), N the elements that share a step."""
+        count = x.numel() // self.step.numel() if self.of_weights else x.numel() // len(x)
+        return 1 / math.sqrt(count * self.qmax)
 
 
-def weight(bits: int) -> LsqQuantizer:
+class LsqPlusWeight(LsqQuantizer):
+    """LSQ's, started at max(|mean - 3 std|, |mean + 3 std|) / 2^(b-1) (LSQ+, eq. 7)."""
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        mean, std = (over_channels(f, x, self.step.ndim > 0) for f in (torch.mean, torch.std))
+        self.step.copy_(torch.maximum((mean - 3 * std).abs(), (mean + 3 * std).abs()) / -self.qmin)
+
+
+class LsqPlusActivation(LsqQuantizer):
+    """Integers 0 .. 2^b - 1 times a learned step, plus a learned offset.
+
+    Both start where the squared error on the first batch is least (LSQ+, section 3.3). The paper minimises by gradient
+    descent; here by a search over intervals: 40 lengths of each of the two sides, in turns. The gradient of the offset is
+    not scaled, for which the paper gives no rule.
+    """
+
+    def __init__(self, bits: int):
+        super().__init__(bits, signed=False, of_weights=False)
+        self.offset = nn.Parameter(torch.zeros(()))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        sample = widen(x).flatten()
+        sample = sample[:: max(1, len(sample) // 100_000)]
+        low, high = sample.min(), sample.max()
+        for _ in range(2):
+            high = self._best(sample, [(low, low + (sample.max() - low) * k / 40) for k in range(1, 41)])[1]
+            low = self._best(sample, [(high - (high - sample.min()) * k / 40, high) for k in range(1, 41)])[0]
+        self.step.copy_(((high - low) / self.qmax).clamp(min=1e-8))
+        self.offset.copy_(low)
+
+    def _best(self, x: Tensor, intervals: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        def error(interval: tuple[Tensor, Tensor]) -> float:
+            low, high = interval
+            step = ((high - low) / self.qmax).clamp(min=1e-8)
+            return float((lsq_plus(x, step, low, 0, self.qmax) - x).square().sum())
+
+        return min(intervals, key=error)
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        codes, scale = lsq_codes(widen(x) - self.offset, self.step, 0, self.qmax, self._grad_scale(x))
+        return codes.to(x.dtype), scale
+
+
+def weight(bits: int, shape: tuple[int, ...] = ()) -> LsqQuantizer:
     """The weight quantizer of a layer, on integers -2^(b-1) .. 2^(b-1) - 1."""
-    return LsqQuantizer(bits, signed=True)
+    return LsqQuantizer(bits, True, True, shape)
 
 
 def activation(bits: int) -> LsqQuantizer:
     """The activation quantizer of a layer, on integers 0 .. 2^b - 1."""
-    return LsqQuantizer(bits, signed=False)
+    return LsqQuantizer(bits, False, False)
+
+
+def image(bits: int) -> LsqQuantizer:
+    """The quantizer of the network's input, which is negative too: on the integers of a weight."""
+    return LsqQuantizer(bits, True, False)
+
+
+def plus_weight(bits: int, shape: tuple[int, ...] = ()) -> LsqPlusWeight:
+    """LSQ+'s weight quantizer."""
+    return LsqPlusWeight(bits, True, True, shape)

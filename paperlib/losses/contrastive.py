@@ -1,0 +1,249 @@
+"""Contrastive distillation: every image against thousands of others, whose embeddings are remembered.
+
+Nothing here waits for the device or draws random numbers on the host: a training step stays one CUDA graph.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .distillers import Distiller, Sizes, seeded
+from .features import unit
+
+EPSILON = 1e-7
+
+
+def contrast(scores: Tensor, images: int) -> Tensor:
+    """Noise-contrastive estimation as in CRD (Tian et al., ICLR 2020, arXiv 1910.10699, section 3), of one side.
+
+    -(1/N) [sum log P / (P + m/n + eps) + sum log (m/n) / (P' + m/n + eps)], eps = 1e-7, in nats.
+
+    scores  (N, 1 + m) positive: P of the image's own entry in column 0, P' of m others.
+    images  n, of the training set. Returns a scalar.
+
+    >>> contrast(torch.full((2, 3), 0.2), images=10)  # scores equal to m/n: log 2 for each of the three
+    tensor(2.0794)
+    """
+    noise = (scores.shape[1] - 1) / images
+    own, others = scores[:, 0], scores[:, 1:]
+    positive = (own / (own + noise + EPSILON)).log().sum()
+    negative = (noise / (others + noise + EPSILON)).log().sum()
+    return -(positive + negative) / len(scores)
+
+
+def _signed(x: int) -> int:
+    return x - 2**64 if x >= 2**63 else x
+
+
+_STEP, _FIRST, _SECOND = (_signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """x >> bits of int64 as if unsigned."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """splitmix64's finaliser (Steele, Lea & Flood, OOPSLA 2014) on int64, modulo 2^64: the same bits on every device.
+
+    >>> mix(torch.tensor([_STEP])).item() == _signed(0xE220A8397B1DCDAF)  # splitmix64's first output for seed 0
+    True
+    """
+    x = (x ^ _shift(x, 30)) * _FIRST
+    x = (x ^ _shift(x, 27)) * _SECOND
+    return x ^ _shift(x, 31)
+
+
+class Negatives(nn.Module):
+    """Draws images of other classes, on the device, by a hash of (seed, call, row, column).
+
+    labels   (n,) int64, of the training set. classes  their number. count  draws an image, at least 1.
+
+    Every image of another class is equally likely, to 1 in 10^4 for 10^5 images; draws are independent, with replacement.
+    CRD's code draws without replacement where a class has enough others: the loss has the same expectation, its noise is a
+    little smaller there.
+    Raises ValueError for labels out of range, for a class that holds all images, or a count below 1.
+    """
+
+    def __init__(self, labels: Tensor, classes: int, count: int, seed: int = 0):
+        super().__init__()
+        if labels.ndim != 1 or labels.dtype != torch.int64:
+            raise ValueError(f"labels must be (n,) int64, got {labels.dtype} {tuple(labels.shape)}")
+        if count < 1:
+            raise ValueError(f"at least 1 negative is needed, got {count}")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise ValueError(f"labels must lie in 0..{classes - 1}, found {int(labels.min())}..{int(labels.max())}")
+        sizes = torch.bincount(labels, minlength=classes)
+        if int(sizes.max()) == len(labels):
+            raise ValueError(f"no image of another class: all {len(labels)} are of class {int(labels[0])}")
+        self.count, self.seed = count, seed
+        self.register_buffer("labels", labels.clone())
+        self.register_buffer("order", labels.argsort(stable=True))  # images sorted by class
+        self.register_buffer("sizes", sizes)
+        self.register_buffer("starts", sizes.cumsum(0) - sizes)  # of the classes, in `order`
+        self.register_buffer("call", torch.zeros((), dtype=torch.int64, device=labels.device))
+
+    @torch.no_grad()
+    def forward(self, indices: Tensor) -> Tensor:
+        """indices (N,) int64 -> (N, count) int64 images of other classes; in train mode the next call draws others."""
+        rows, columns = (torch.arange(1, n + 1, device=indices.device) for n in (len(indices), self.count))
+        key = mix(self.call * _STEP + self.seed)
+        bits = mix(mix(key + rows[:, None] * _STEP) + columns * _STEP)
+        label = self.labels[indices][:, None]
+        size, start = self.sizes[label], self.starts[label]
+        others = (_shift(bits, 33) * (len(self.labels) - size)) >> 31  # 0 .. others - 1
+        if self.training:
+            self.call += 1
+        return self.order[others + (others >= start) * size]
+
+
+class Memory(nn.Module):
+    """Embeddings of two features, remembered for every image, and the contrast between them: CRD of one layer.
+
+    student, teacher  shapes of the features, batch axis first; they are flattened. images  n, of the training set.
+    memory_student, memory_teacher  (n, dim): what was seen last, mixed with what was before. At first uniform in
+                      +-sqrt(3 / dim), so of length about 1.
+    scale_student, scale_teacher    the constants Z, scores' mean over the first batch times n; 0 until then.
+    """
+
+    def __init__(
+        self,
+        student: Sequence[int],
+        teacher: Sequence[int],
+        images: int,
+        dim: int,
+        temperature: float,
+        momentum: float,
+        seed: int,
+    ):
+        super().__init__()
+        self.images, self.temperature, self.momentum = images, temperature, momentum
+        bound = math.sqrt(3 / dim)
+        with seeded(seed):
+            self.student_head = nn.Linear(math.prod(student[1:]), dim)
+            self.teacher_head = nn.Linear(math.prod(teacher[1:]), dim)
+            for side in ("student", "teacher"):
+                self.register_buffer(f"memory_{side}", torch.empty(images, dim).uniform_(-bound, bound))
+                self.register_buffer(f"scale_{side}", torch.zeros(()))
+
+    def forward(self, fs: Tensor, ft: Tensor, indices: Tensor, negatives: Tensor) -> Tensor:
+        """Student against the teacher's memory plus teacher against the student's; in train mode the memories then learn.
+
+        indices (N,), each once; negatives (N, m), both int64.
+        """
+        student = unit(self.student_head(fs.flatten(1)))
+        teacher = unit(self.teacher_head(ft.flatten(1)))
+        chosen = torch.cat([indices[:, None], negatives], 1)  # (N, 1 + m)
+        loss = self._side(student, self.memory_teacher, self.scale_student, chosen)
+        loss = loss + self._side(teacher, self.memory_student, self.scale_teacher, chosen)
+        if self.training:
+            self._remember(self.memory_student, indices, student)
+            self._remember(self.memory_teacher, indices, teacher)
+        return loss
+
+    def _side(self, embedding: Tensor, memory: Tensor, scale: Tensor, chosen: Tensor) -> Tensor:
+        # The whole memory at once and then a choice: the chosen entries themselves would be N (1 + m) dim numbers. A copy,
+        # because the backward pass needs the memory as it was before this batch was remembered.
+        scores = ((embedding @ memory.clone().T).gather(1, chosen) / self.temperature).exp()
+        with torch.no_grad():
+            z = torch.where(scale > 0, scale, scores.mean() * self.images)
+            if self.training:
+                scale.copy_(z)
+        return contrast(scores / z, self.images)
+
+    @torch.no_grad()
+    def _remember(self, memory: Tensor, indices: Tensor, embedding: Tensor) -> None:
+        mixed = self.momentum * memory[indices] + (1 - self.momentum) * embedding
+        memory.index_copy_(0, indices, unit(mixed))
+
+
+class CRD(Distiller):
+    """Contrastive representation distillation (Tian et al., ICLR 2020, arXiv 1910.10699), summed over the layers.
+
+    Linear heads on both sides, learned, to embeddings of length 1; score = exp(memory . embedding / temperature) / Z, Z the
+    mean score of the first batch times n, kept from then on; `contrast` of the student against the teacher's memory plus of
+    the teacher against the student's. After scoring the batch's rows of both memories become
+    normalise(momentum old + (1 - momentum) new). Needs the images' indices, each once in a batch, and only remembers in
+    train mode. With CutMix index and negatives stay those of the unmixed image.
+
+    negatives    images of other classes that each image is compared with, drawn anew each step, with replacement.
+    temperature  positive; 0.1 in SQAKD, 0.07 in RepDistiller. momentum  of the memories, in [0, 1). dim  of the embeddings.
+
+    >>> crd = CRD([(2, 8)], [(2, 8)], torch.tensor([0, 1, 2, 0]), classes=3, negatives=4, dim=2)
+    >>> loss = crd([torch.randn(2, 8)], [torch.randn(2, 8)], torch.tensor([3, 1]))
+    >>> crd.memories[0].memory_student[[3, 1]].norm(dim=1).sum()
+    tensor(2.)
+    """
+
+    def __init__(
+        self,
+        student: Sizes,
+        teacher: Sizes,
+        labels: Tensor,
+        classes: int,
+        *,
+        negatives: int = 16384,
+        temperature: float = 0.1,
+        momentum: float = 0.5,
+        dim: int = 128,
+        seed: int = 0,
+    ):
+        super().__init__(student, teacher, labels, classes)
+        if not temperature > 0:
+            raise ValueError(f"the temperature must be positive, got {temperature}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"the momentum must lie in [0, 1), got {momentum}")
+        self.negatives = Negatives(labels, classes, negatives, seed)
+        self.memories = nn.ModuleList(
+            Memory(s, t, len(labels), dim, temperature, momentum, seed + number)
+            for number, (s, t) in enumerate(zip(student, teacher, strict=True))
+        )
+
+    def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
+        return sum(self.contrasts(fs, ft, indices))
+
+    def contrasts(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> list[Tensor]:
+        """The loss of every layer; all share the negatives."""
+        if indices is None:
+            raise ValueError("CRD remembers every image: the images' indices are needed, got None")
+        negatives = self.negatives(indices)
+        return [m(s, t, indices, negatives) for m, s, t in zip(self.memories, fs, ft, strict=True)]
+
+
+class CKTF(CRD):
+    """Contrastive knowledge transfer (Zhao, Chen & Zhao, ICASSP 2023, arXiv 2303.07599) as SQAKD runs it.
+
+    CRD on the last layer, a vector, plus theta times the sum of CRD on the others, maps: those are scaled to length 1
+    over the batch, element by element, then averaged over space.
+    """
+
+    def __init__(
+        self,
+        student: Sizes,
+        teacher: Sizes,
+        labels: Tensor,
+        classes: int,
+        *,
+        theta: float = 0.8,
+        negatives: int = 4096,
+        temperature: float = 0.1,
+        momentum: float = 0.5,
+        dim: int = 128,
+        seed: int = 0,
+    ):
+        if not theta >= 0:
+            raise ValueError(f"theta must be at least 0, got {theta}")
+        student, teacher = ([(size[0], size[1]) for size in sizes] for sizes in (student, teacher))  # pooled
+        options = {"negatives": negatives, "temperature": temperature, "momentum": momentum, "dim": dim, "seed": seed}
+        super().__init__(student, teacher, labels, classes, **options)
+        self.theta = theta
+
+    def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
+        *maps, last = self.contrasts([_pooled(s) for s in fs], [_pooled(t) for t in ft], indices)
+        return last + self.theta * sum(maps)
+
+
+def _pooled(f: Tensor) -> Tensor:
+    return unit(f, 0).mean((2, 3)) if f.ndim == 4 else f

@@ -1,0 +1,85 @@
+"""DoReFa, PACT and LSQ as the paper's released Tiny-ImageNet runs have them (PAPER 5.2 to 5.4, 7.5), beside the papers' forms.
+
+All three put weights and activations on the signed integers -2^(b-1) .. 2^(b-1) - 1, of which activations after a ReLU
+use half. DoReFa's scale is frozen after the first batch; PACT's alpha gets no gradient and stays where it starts; LSQ
+decides by the rounded integer what is out of range and counts the batch in the scale of its step's gradient. At one bit
+such a grid has no positive level, so 2 bits or more are needed.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..hardware import widen
+from .functional import _check_bits, fake_quantize_codes, over_channels
+from .layers import Quantizer
+
+
+def squash(x: Tensor, per_channel: bool = False) -> Tensor:
+    """tanh(x) / (max|tanh(x)| + 1e-5), in (-1, 1); the gradient passes through the maximum too.
+
+    >>> squash(torch.tensor([0.0, 50.0]))
+    tensor([0.0000, 1.0000])
+    """
+    t = torch.tanh(widen(x))
+    return t / (over_channels(torch.amax, t.abs(), per_channel) + 1e-5)
+
+
+class SignedQuantizer(Quantizer):
+    """The grid that the three share. shape  of its scale: (), or (C, 1, ...) for a weight's channels."""
+
+    def __init__(self, bits: int, shape: tuple[int, ...] = ()):
+        super().__init__()
+        _check_bits(bits, least=2)
+        self.qmin, self.qmax = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        self.half = (2**bits - 1) / 2  # steps from 0 to the largest value
+        self.per_channel = bool(shape)
+
+
+class ReleasedDorefa(SignedQuantizer):
+    """Of weights and of activations: `squash`, then a scale that the first tensor sets for good."""
+
+    def __init__(self, bits: int, shape: tuple[int, ...] = ()):
+        super().__init__(bits, shape)
+        self.register_buffer("scale", torch.ones(shape))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        self.scale.copy_(over_channels(torch.amax, squash(x, self.per_channel).abs(), self.per_channel) / self.half)
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        codes, scale = fake_quantize_codes(squash(x, self.per_channel), self.scale, self.qmin, self.qmax)
+        return codes.to(x.dtype), scale
+
+
+class ReleasedPact(SignedQuantizer):
+    """Activations on a grid of alpha / ((2^b - 1) / 2), alpha fixed."""
+
+    def __init__(self, bits: int, alpha: float = 6.0):
+        super().__init__(bits)
+        if not alpha > 0:
+            raise ValueError(f"alpha must be positive, got {alpha}")
+        self.register_buffer("scale", torch.tensor(alpha / self.half))
+
+    def initialise(self, x: Tensor) -> None:
+        pass
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return fake_quantize_codes(x, self.scale, self.qmin, self.qmax)
+
+
+class ReleasedLsq(SignedQuantizer):
+    """Of weights and of activations: a learned step, started at 2 mean|x| / sqrt(qmax)."""
+
+    def __init__(self, bits: int, shape: tuple[int, ...] = ()):
+        super().__init__(bits, shape)
+        self.step = nn.Parameter(torch.ones(shape))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        self.step.copy_(2 * over_channels(torch.mean, x.abs(), self.per_channel) / math.sqrt(self.qmax))
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        grad_scale = 1 / math.sqrt(x.numel() // self.step.numel() * self.qmax)
+        return fake_quantize_codes(x, self.step, self.qmin, self.qmax, grad_scale)

@@ -1,0 +1,48 @@
+"""Ternary weight networks (Li, Zhang & Liu, 2016, arXiv 1605.04711): weights -a, 0, a; nothing is learned but the weights."""
+
+import torch
+from torch import Tensor
+
+from ..hardware import widen
+from .functional import straight_through, over_channels
+from .layers import Quantizer
+
+THRESHOLD = 0.7  # of mean|w|: what is smaller becomes 0
+
+
+def ternary_codes(w: Tensor, per_channel: bool = False) -> tuple[Tensor, Tensor]:
+    """The codes -1, 0, 1 and the scale of `ternary_weight`, (C, 1, ...) if per_channel."""
+    size = widen(w.detach()).abs()
+    kept = size > THRESHOLD * over_channels(torch.mean, size, per_channel)
+    total, count = (over_channels(torch.sum, x, per_channel) for x in (size * kept, kept))
+    scale = total / count.clamp(min=1)
+    return straight_through(w, torch.where(kept, w.detach().sign(), 0.0).to(w.dtype), scale), scale
+
+
+def ternary_weight(w: Tensor, per_channel: bool = False) -> Tensor:
+    """a sign(w) where |w| > 0.7 mean|w|, else 0; a is the mean of the |w| above the threshold (eqs. 3 to 6).
+
+    w  any shape; per_channel takes threshold and a from each w[c] instead of all of w. The gradient passes unchanged;
+    threshold and a count as constants.
+
+    >>> ternary_weight(torch.tensor([-2.0, -0.1, 0.3, 1.0]))
+    tensor([-1.5000,  0.0000,  0.0000,  1.5000])
+    """
+    codes, scale = ternary_codes(w, per_channel)
+    return codes * scale
+
+
+class TernaryWeight(Quantizer):
+    """bits  2, which is what three values take. shape  as of `DorefaWeight`."""
+
+    def __init__(self, bits: int, shape: tuple[int, ...] = ()):
+        super().__init__()
+        if bits != 2:
+            raise ValueError(f"ternary weights take 2 bits, got {bits!r}")
+        self.per_channel = bool(shape)
+
+    def initialise(self, x: Tensor) -> None:
+        pass
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return ternary_codes(x, self.per_channel)
