@@ -13,7 +13,7 @@ from torch import nn
 from paperlib import data as datasets
 from paperlib import execution
 from paperlib.config import Recipe
-from paperlib.hardware import autocast, keep_freed_memory
+from paperlib.hardware import autocast
 from paperlib.learners import Learners, Single, Task, batches
 from paperlib.losses import objective
 from paperlib.models import build
@@ -31,13 +31,11 @@ WORKERS = (0, 2)  # of the baseline's DataLoader
 
 @dataclass(frozen=True)
 class Rung:
-    """Our training with something switched on: fields of the recipe, whether functions are compiled as in long runs, and
-    whether the process keeps freed memory."""
+    """Our training with something switched on: fields of the recipe, and whether functions are compiled as in long runs."""
 
     name: str
     recipe: dict[str, Any] = field(default_factory=dict)
     compiled: bool = False
-    keeps_memory: bool = True
 
     @property
     def precision(self) -> str:
@@ -46,8 +44,7 @@ class Rung:
 
 # One thing after another. The last rung is what every other row calls "ours".
 LADDER = (
-    Rung("float32, eager", keeps_memory=False),
-    Rung("+ freed memory kept"),
+    Rung("float32, eager"),
     Rung("+ fused quantizers", compiled=True),
     Rung("+ bfloat16", {"precision": "bfloat16"}, compiled=True),
 )
@@ -55,7 +52,7 @@ LADDER = (
 
 def ladder(setting: Setting) -> tuple[Rung, ...]:
     """All rungs; for a test one, since compiling takes longer than a test may."""
-    return LADDER[1:2] if setting.small else LADDER
+    return LADDER[:1] if setting.small else LADDER
 
 
 def batch_size(setting: Setting) -> int:
@@ -84,8 +81,6 @@ def low_bit(task: Task) -> nn.Module:
 
 def epochs_of(setting: Setting, learners: Learners, rung: Rung) -> Callable[[], None]:
     """Each call is one epoch of `training.fit`, without its test."""
-    if rung.keeps_memory:
-        keep_freed_memory()  # as `fit` does, for good: a process of its own is needed to go without
     numbers = itertools.count()
 
     def run() -> None:
@@ -119,7 +114,7 @@ def prepare_student(setting: Setting, rung: Rung) -> Callable[..., None]:
 
 
 def prepare_plain(setting: Setting) -> Callable[..., None]:
-    """The baseline in a process of its own, for a `Group`: ours lets its process keep freed memory, the plain code does not."""
+    """The baseline in a process of its own, for a `Group`."""
     data = images(setting, image_count(setting))
     teacher = build(setting.model, len(data.classes)).to(setting.device).eval().requires_grad_(False)
     model = baseline.plain_student(teacher, BITS)
@@ -171,11 +166,7 @@ def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
         contenders = bare_contenders(setting, data) + ceilings(setting)
         contenders += [Contender(_plain(w), lambda w=w: plain(workers=w), count) for w in workers]
         for rung in ladder(setting):
-            if rung.keeps_memory:
-                contenders.append(Contender(_ours(rung), student(setting, data, rung), count))
-            else:
-                apart = stack.enter_context(Group(1, prepare_student, (setting, rung), setting.threads))
-                contenders.append(Contender(_ours(rung), lambda: apart(threads=setting.threads), count))
+            contenders.append(Contender(_ours(rung), student(setting, data, rung), count))
         if processes > 1:
             group = stack.enter_context(Group(processes, prepare_student, (setting, ladder(setting)[-1])))
             contenders.append(Contender(together, lambda: group(threads=1), processes * count))

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from . import data as datasets
 from .augment import AUGMENTATIONS, CUTMIX, at_once, augment_batches, generator, parse, to_device
-from .hardware import autocast, keep_freed_memory
+from .hardware import autocast
 
 TINY = 1e-300  # below the smallest probability a float64 softmax gives: keeps 0 log 0 = 0
 
@@ -275,7 +275,6 @@ def predict(
     device, count = data.train_images.device, len(data.train_images)
     order = to_device(generator(seed, 0x0DE5).permutation(count), device)
     policy_key = AUGMENTATIONS.index(augmentation) if augmentation in AUGMENTATIONS else len(AUGMENTATIONS)
-    keep_freed_memory()
     training = teacher.training
     teacher.eval()
     logits, targets = [], []

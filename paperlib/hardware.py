@@ -1,8 +1,6 @@
-"""What a processor is asked to do differently: shorter floats, memory that stays."""
+"""What a processor is asked to do differently: shorter floats."""
 
 import contextlib
-import ctypes
-from functools import lru_cache
 
 import torch
 
@@ -33,18 +31,3 @@ def widen(x: torch.Tensor) -> torch.Tensor:
     (torch.float32, torch.float64)
     """
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-@lru_cache(maxsize=1)
-def keep_freed_memory() -> bool:
-    """Let this process keep the memory it frees, for the next tensor; returns whether the C library could be asked.
-
-    By default glibc gives every block of some megabytes back to the system when it is freed. The next activation then pays
-    for fresh pages, which costs a CPU more than the arithmetic on it. The process stays as large as its largest moment.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or Windows
-        return False
-    trim_threshold, mmap_threshold, never = -1, -3, 2**31 - 1
-    return bool(mallopt(trim_threshold, never)) and bool(mallopt(mmap_threshold, never))

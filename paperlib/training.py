@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Dataset
-from .hardware import autocast, keep_freed_memory
+from .hardware import autocast
 from .learners import InitialStage, Learners, Single, Task, Together, batches, rate_factor, steps_of
 from .quantizers import QuantizedLayer, fusing, initialise
 from .quantizers.ewgs import EwgsQuantizer, update_deltas
@@ -121,7 +121,6 @@ def _train(
     checkpoint: Path | None,
     report: Callable[[int, dict], None],
 ) -> list[list[dict]]:
-    keep_freed_memory()
     first = tasks[0]
     device, recipe = first.data.train_images.device, first.recipe
     state = _read_checkpoint(checkpoint, device)
