@@ -9,7 +9,7 @@ from typing import Any
 from paperlib.runs import write_atomically
 
 SCHEMA = 1
-SUITES = ("scoring", "training", "many", "scaling")
+SUITES = ("scoring", "training", "many", "losses", "scaling")
 
 
 def slug(device: str, threads: int) -> str:

@@ -1,4 +1,4 @@
-"""The command line: python -m paperlib run | reproduce | compare | status | figures | notebooks."""
+"""The command line: python -m paperlib run | reproduce | compare | status | figures | notebooks | methods."""
 
 import argparse
 import sys
@@ -33,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     figures.set_defaults(profile=None)
     notebooks = commands.add_parser("notebooks", help="Execute the committed notebooks in place, on committed records.")
     notebooks.set_defaults(profile=None)
+    methods = commands.add_parser("methods", help="List every quantizer and loss: paper, file, weights, proof.")
+    methods.set_defaults(profile=None)
     return parser
 
 
@@ -90,11 +92,18 @@ def _notebooks(args: argparse.Namespace, store: Store | None) -> int:
     return 0
 
 
+def _methods(args: argparse.Namespace, store: Store | None) -> int:
+    from .catalogue import methods
+
+    print(methods(), end="")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = _parser().parse_args(arguments)
     commands = {"run": _run, "reproduce": _reproduce, "compare": _compare, "status": _status}
-    commands |= {"figures": _figures, "notebooks": _notebooks}
+    commands |= {"figures": _figures, "notebooks": _notebooks, "methods": _methods}
     store = Store(args.profile, "results" if args.record else "build") if args.profile else None
     return commands[args.command](args, store)
 

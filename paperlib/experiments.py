@@ -145,11 +145,69 @@ def _speed(profile: str) -> tuple[Run, ...]:
     return (first.teacher, first.score, short_score(profile), *races(profile), *students)
 
 
+QUANTIZERS = (
+    "ewgs", "lsq", "lsq+", "pact", "dorefa", "ternary", "lsq_released", "pact_released", "dorefa_released",
+)  # fmt: skip
+LOSSES = (
+    "kd", "ce", "sqakd", "dkd", "fitnet", "at", "nst", "sp", "rkd", "cc", "vid", "fsp", "fsp_active", "ft", "pkt", "kdsvd",
+    "crd", "cktf",
+)  # fmt: skip
+# A stage before the main one of 30 epochs, or a warm-up of 20, would be longer than the short budget of this comparison.
+SHORTENED = {"fsp": {"init_epochs": 1}, "ft": {"init_epochs": 1}, "dkd": {"warmup": 0}}
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Students that differ in quantizer, or in loss, and in seed; crop and mirror alone. Both lists hold EWGS + KD."""
+
+    setup: Setup
+    seeds: tuple[int, ...]
+
+    def _students(self, method: str, loss: str) -> list[StudentRun]:
+        s, options = self.setup, SHORTENED.get(loss, {})
+        return [
+            StudentRun(
+                s.data, s.teacher, "none", s.student_recipe, s.bits, s.bits, method, loss=loss, loss_options=options, seed=seed
+            )
+            for seed in self.seeds
+        ]
+
+    @property
+    def quantizers(self) -> dict[str, list[StudentRun]]:
+        """Each quantizer with plain KD."""
+        return {name: self._students(name, "kd") for name in QUANTIZERS}
+
+    @property
+    def losses(self) -> dict[str, list[StudentRun]]:
+        """Each loss with EWGS."""
+        return {name: self._students("ewgs", name) for name in LOSSES}
+
+
+def methods(profile: str) -> Methods:
+    """The first set-up of a profile; on a CPU with a short budget, which is the same for all."""
+    first = setups(profile)[0]
+    if profile == "quick":
+        small = replace(first, data=Data("digits", train=400), student_recipe=replace(first.student_recipe, epochs=4))
+        return Methods(small, (0,))
+    if profile == "cpu":
+        small = replace(first, data=Data("cifar10", train=4_000, test=2_500))
+        return Methods(small, (0, 1, 2))
+    return Methods(first, first.seeds)
+
+
+def _methods(profile: str) -> tuple[Run, ...]:
+    comparison = methods(profile)
+    lists = (*comparison.quantizers.values(), *comparison.losses.values())
+    return (comparison.setup.teacher, *(run for runs in lists for run in runs))
+
+
 # What `TABLE=` accepts: name -> (the runs it needs, its notebook).
 TABLES = {
     "tour": (_tour, "00_tour.ipynb"),
     "ranking": (_ranking, "01_metric_vs_accuracy.ipynb"),
     "speed": (_speed, "02_speed.ipynb"),
+    "methods": (_methods, "03_methods.ipynb"),
+    "own": (lambda profile: (), "04_your_own.ipynb"),
 }
 
 

@@ -3,6 +3,7 @@
 Every function takes records or a table made of them; nothing here knows a number that no record holds.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,53 @@ def budget_table(store: Store) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def step_costs(root: Path) -> pd.Series:
+    """Seconds of a training step with each loss over those with plain KD, from the benchmark's records: name -> ratio.
+
+    The median of the ratios within the rounds, on the first machine that was measured; empty if none was.
+    """
+    for path in sorted((root / "results" / "bench").glob("*.json")):
+        suite = json.loads(path.read_text())["suites"].get("losses")
+        if suite:
+            rounds = pd.DataFrame({row["name"]: row["rounds"] for row in suite["rows"]})
+            return (1 / rounds.div(rounds["kd"], axis=0)).median()
+    return pd.Series(dtype=float)
+
+
+def methods_table(store: Store) -> pd.DataFrame:
+    """Every quantizer with plain KD, and every loss with EWGS, after the same short budget: one row each, best first.
+
+    kind  "quantizer" or "loss". accuracy_mean, accuracy_sd  percent, over n seeds; difference  to EWGS + KD in points,
+    paired by seed, and its standard error; step_time  of a loss over that of plain KD, see `step_costs`; seconds  a student.
+    """
+    comparison, costs = experiments.methods(store.profile), step_costs(store.root)
+    setup, rows = comparison.setup, []
+    reference = _accuracies(comparison.losses["kd"], store)
+    for kind, students in (("quantizer", comparison.quantizers), ("loss", comparison.losses)):
+        for name, runs in students.items():
+            values = _accuracies(runs, store)
+            if values is None:
+                continue
+            change = values - reference if reference is not None else values * float("nan")
+            rows.append({
+                "dataset": setup.data.name, "model": setup.model, "bits": setup.bits, "kind": kind, "method": name,
+                "accuracy_mean": values.mean(), "accuracy_sd": values.std(), "n": len(values),
+                "difference": change.mean(), "difference_se": change.std() / len(change) ** 0.5,
+                "step_time": costs.get(name, float("nan")) if kind == "loss" else float("nan"),
+                "seconds": sum(store.load(run)["seconds"] for run in runs) / len(runs),
+            })  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.sort_values(["kind", "accuracy_mean"], ascending=[False, False], ignore_index=True) if rows else table
+
+
+def _accuracies(runs: list[Run], store: Store) -> pd.Series | None:
+    """Of runs that are all done, percent."""
+    records = [store.load(run) for run in runs]
+    if any(record is None or record["status"] != "done" for record in records):
+        return None
+    return pd.Series([record["result"]["accuracy"] for record in records])
+
+
 def markdown(table: pd.DataFrame, digits: int = 3) -> str:
     """A table in GitHub's Markdown; numbers rounded here and nowhere else."""
     def cell(value: Any) -> str:
@@ -259,6 +307,29 @@ def race(rows: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
+def methods_figure(table: pd.DataFrame) -> Figure:
+    """A `methods_table` as two panels, best on top: mean accuracy, its standard deviation over seeds, and EWGS + KD."""
+    kinds = list(table["kind"].unique())
+    heights = [int((table["kind"] == kind).sum()) for kind in kinds]
+    first, n, colour = table.iloc[0], int(table["n"].min()), sns.color_palette()[0]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(kinds), 1, figsize=(7, 0.27 * sum(heights) + 1.6), sharex=True, squeeze=False, height_ratios=heights,
+            layout="constrained",
+        )  # fmt: skip
+        for axis, kind in zip(axes[:, 0], kinds, strict=True):
+            rows = table[table["kind"] == kind].iloc[::-1]
+            axis.errorbar(rows["accuracy_mean"], rows["method"], xerr=rows["accuracy_sd"].fillna(0), fmt="o", color=colour, capsize=3)
+            for value in rows.loc[rows["method"] == {"loss": "kd", "quantizer": "ewgs"}[kind], "accuracy_mean"]:
+                axis.axvline(value, color="0.6", linestyle=":", zorder=0)
+            axis.set_title({"loss": "losses, with EWGS", "quantizer": "quantizers, with KD"}[kind], loc="left", fontsize=10)
+            axis.margins(y=0.5 / len(rows))
+        setup = f"{first['dataset']}, {first['model']} W{first['bits']}A{first['bits']}"
+        axes[-1, 0].set_xlabel(f"accuracy [%], {setup}, {n} seed{'s' * (n > 1)}")
+    plt.close(figure)
+    return figure
+
+
 def heatmap(centroids: list[list[float]], classes: list[str], title: str, axis: plt.Axes) -> None:
     """Class centroids as a heat map: row y is the mean prediction for class y."""
     sns.heatmap(centroids, vmin=0, vmax=1, cmap="rocket_r", square=True, ax=axis, xticklabels=classes, yticklabels=classes,
@@ -271,28 +342,27 @@ def heatmap(centroids: list[list[float]], classes: list[str], title: str, axis: 
 
 def write(store: Store) -> list[Path]:
     """Write the tables (CSV and Markdown) and figures that the records of a profile allow; returns the files."""
-    table = ranking_table(store)
-    if table.empty:
-        return []
-    files = {store.tables / "ranking.csv": table.to_csv(index=False)}
-    files[store.tables / "ranking.md"] = markdown(table.drop(columns=["images"]))
-    agreement = agreement_table(table)
-    if len(agreement):
-        files[store.tables / "agreement.csv"] = agreement.to_csv(index=False)
-        files[store.tables / "agreement.md"] = markdown(agreement)
-    tables = {"precision": precision_table, "precision_of_scores": short_score_table, "budget": budget_table}
-    for name, make in tables.items():
-        if len(found := make(store)):
-            files |= {store.tables / f"{name}.csv": found.to_csv(index=False), store.tables / f"{name}.md": markdown(found)}
+    ranking, methods = ranking_table(store), methods_table(store)
+    tables = {
+        "ranking": ranking, "agreement": agreement_table(ranking), "precision": precision_table(store),
+        "precision_of_scores": short_score_table(store), "budget": budget_table(store), "methods": methods,
+    }  # fmt: skip
+    files = {}
+    for name, table in tables.items():
+        if len(table):
+            files[store.tables / f"{name}.csv"] = table.to_csv(index=False)
+            files[store.tables / f"{name}.md"] = markdown(table.drop(columns="images") if name == "ranking" else table)
     for path, text in files.items():
         write_atomically(path, text)
-    written = list(files)
-    if groups(table):
-        path = store.figures / "metric_vs_accuracy.png"
+    figures = {}
+    if groups(ranking):
+        figures[store.figures / "metric_vs_accuracy.png"] = scatter(ranking)
+    if len(methods):
+        figures[store.figures / "methods.png"] = methods_figure(methods)
+    for path, figure in figures.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        scatter(table).savefig(path, metadata={"Software": None})
-        written.append(path)
-    return written
+        figure.savefig(path, metadata={"Software": None})
+    return [*files, *figures]
 
 
 def rebuild(root: Path = Path()) -> list[Path]:

@@ -57,7 +57,9 @@ def reproduce(store: Store, table: str, device: str, jobs: int) -> int:
             print(f"notebook {notebook}, profile {store.profile}", flush=True)
             executed.append(store.notebooks / notebook)
             try:
-                _execute(store.root / "notebooks" / notebook, executed[-1], parameters)
+                # A notebook without runs has parameters of its own.
+                given = parameters if experiments.runs_of(store.profile, name) else {}
+                _execute(store.root / "notebooks" / notebook, executed[-1], given)
             except PapermillExecutionError as error:
                 print(f"failed: {error}\nthe notebook so far: {executed[-1]}", file=sys.stderr)
                 return 1

@@ -67,7 +67,8 @@ def test_notebooks_are_executed_and_clean(path):
     names = re.findall(r"^(\w+) = ", parameters.source, re.M)
     from paperlib.notebook import Parameters
 
-    assert [name.lower() for name in names] == list(Parameters.__dataclass_fields__)
+    table = next(table for table, (_, name) in experiments.TABLES.items() if name == path.name)
+    assert [name.lower() for name in names] == list(Parameters.__dataclass_fields__) or not experiments.runs_of("quick", table)
     assert all(len(cell.source.splitlines()) <= 15 for cell in code)
     assert not re.search(r"papermill|execution|\d{4}-\d\d-\d\dT", json.dumps([cell.metadata for cell in notebook.cells]))
 
@@ -99,6 +100,56 @@ def test_the_readmes_table_is_the_records():
         expected = [v for t in tables for v in t.loc[name, ["spearman", "spearman_p", "kendall", "regret"]]]
         for n, value in zip(numbers, expected, strict=True):
             assert abs(n - value) <= 0.0051, (name, n, value)
+
+
+def test_the_readmes_speeds_are_the_benchmarks():
+    """Rates, ratios to the baseline and to the limit, as the committed measurement rounds to them."""
+    from bench.measure import ratios, spread
+    from bench.render import rows_of
+    from bench.store import read
+
+    suites = read(ROOT / "results/bench/amd-epyc-2.json")["suites"]
+    scored = "an augmentation scored by us, "
+    names = {
+        "scoring, one pass": ("scoring", ["our pass, mean of all, float32", "our pass, mean of all, bfloat16"]),
+        "an augmentation scored": ("scoring", [scored + "float32", scored + "bfloat16"]),
+        "2-bit training": ("training", ["ours, float32, eager"]),
+        "+ quantizers": ("training", ["ours, + fused quantizers"]),
+        "+ bfloat16": ("training", ["ours, + bfloat16"]),
+        "two such students": ("training", ["ours, 2 processes of one thread"]),
+        "two students packed": ("many", ["2 students, packed"]),
+    }
+    section = (ROOT / "README.md").read_text().split("\n## Speed\n")[1].split("\n## ")[0]
+    shown = re.findall(r"^\| ([^|]+?) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", section, re.M)[1:]
+    assert len(shown) == len(names)
+    for (label, *cells), (start, (suite, rows)) in zip(shown, names.items(), strict=True):
+        assert label.startswith(start)
+        every = rows_of(suites[suite])
+        ours = [every[name] for name in rows]
+        expected = (
+            [spread(row.rounds)[0] for row in ours],
+            [ratios(row.rounds, every[row.baseline].rounds)[0] for row in ours if row.baseline],
+            [ratios(every[row.limit].rounds, row.rounds)[0] for row in ours if row.limit],
+        )
+        for cell, values in zip(cells, expected, strict=True):
+            numbers = [float(n.replace(",", "")) for n in re.findall(r"[\d.,]+", cell)]
+            assert numbers == pytest.approx(values, rel=0.04), (label, cell)
+
+
+def test_the_readme_lists_every_method_and_its_proof():
+    """The two tables are what `python -m paperlib methods` prints, hold everything registered, and name tests that exist."""
+    from paperlib.catalogue import PROOFS, methods
+    from paperlib.losses import OBJECTIVES
+    from paperlib.quantizers import METHODS
+
+    listed = methods()
+    assert listed in (ROOT / "README.md").read_text()
+    assert set(PROOFS) == set(METHODS) | set(OBJECTIVES) == set(experiments.QUANTIZERS) | set(experiments.LOSSES)
+    tests = "".join((ROOT / "tests" / name).read_text() for name in ("test_quantizers.py", "test_losses.py"))
+    assert all(f"def {proof}(" in tests for proof in PROOFS.values())
+    for path in re.findall(r"`([a-z_/]+\.py)`", listed):
+        assert (ROOT / "paperlib" / path).exists(), path
+    assert set(experiments.SHORTENED) == {name for name, o in OBJECTIVES.items() if o.init_epochs or o.warmup}
 
 
 def test_readme_names_only_targets_that_exist():

@@ -52,6 +52,34 @@ def test_ranking_and_agreement_of_made_up_records(tmp_path):
     assert np.isnan(agreement.loc["- CMI alone", "spearman"])  # constant here
 
 
+def test_methods_are_compared_with_ewgs_and_kd_seed_by_seed(tmp_path, monkeypatch):
+    first = experiments.methods("quick")
+    monkeypatch.setattr(experiments, "methods", lambda profile: experiments.Methods(first.setup, (0, 1)))
+    store, comparison = Store("quick", root=tmp_path), experiments.methods("quick")
+    facts = {"key": first.setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
+    store.save(first.setup.teacher, "done", result={"accuracy": 98.0, "weights_sha256": "0"})
+    values = {"ewgs": (80.0, 90.0), "kd": (80.0, 90.0), "lsq": (81.0, 93.0), "crd": (70.0, 70.0)}
+    for name, runs in (comparison.quantizers | comparison.losses).items():
+        for run, value in zip(runs, values.get(name, (50.0, 60.0)), strict=True):
+            store.save(run, "done", result={"accuracy": value}, teacher=facts, seconds=1.0)
+    store.save(comparison.losses["at"][1], "failed", error=["out of memory"])
+    bench = tmp_path / "results/bench/some.json"
+    bench.parent.mkdir(parents=True)
+    rows = [{"name": "kd", "rounds": [10, 30, 20]}, {"name": "crd", "rounds": [5, 10, 10]}]
+    bench.write_text(json.dumps({"suites": {"losses": {"rows": rows}}}))
+    table = report.methods_table(store)
+    assert (table["kind"] == "quantizer").sum() == len(experiments.QUANTIZERS)
+    table = table.set_index("method")
+    assert "at" not in table.index and len(table) == len(experiments.QUANTIZERS) + len(experiments.LOSSES) - 1
+    assert (table.loc["lsq", "difference"], table.loc["lsq", "difference_se"]) == (pytest.approx(2), pytest.approx(1))
+    assert table.loc["kd", "difference"] == 0 and table.loc["crd", "accuracy_mean"] == 70 and table.loc["crd", "n"] == 2
+    assert table.loc["crd", "step_time"] == pytest.approx(2) and np.isnan(table.loc["ce", "step_time"])
+    losses, quantizers = (report.methods_figure(report.methods_table(store)).axes[k] for k in (1, 0))
+    assert [t.get_text() for t in losses.get_yticklabels()][-1] == "kd"
+    assert [t.get_text() for t in quantizers.get_yticklabels()][-1] == "lsq"
+    assert report.methods_table(Store("cpu", root=tmp_path)).empty
+
+
 def test_a_set_up_without_all_students_has_no_agreement(tmp_path):
     store = Store("quick", root=tmp_path)
     setup = made_up(store, ACCURACIES)
@@ -101,6 +129,7 @@ def test_figures_come_from_the_committed_records_without_torch(tmp_path):
     assert COMMITTED == ["quick", "cpu"]
     for profile in COMMITTED:
         shutil.copytree(ROOT / "results" / profile / "runs", tmp_path / "results" / profile / "runs")
+    shutil.copytree(ROOT / "results/bench", tmp_path / "results/bench")
     code = """if True:
         import sys
         class NoTorch:
@@ -113,12 +142,13 @@ def test_figures_come_from_the_committed_records_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     for profile in COMMITTED:
         names = sorted(path.name for path in (ROOT / "results" / profile / "tables").iterdir())
-        tables = ("agreement", "budget", "precision", "precision_of_scores", "ranking")
+        tables = ("agreement", "budget", "methods", "precision", "precision_of_scores", "ranking")
         assert names == [f"{table}.{kind}" for table in tables for kind in ("csv", "md")]
         for name in (f"{table}.csv" for table in tables):
             fresh, committed = (pd.read_csv(root / "results" / profile / "tables" / name) for root in (tmp_path, ROOT))
             pd.testing.assert_frame_equal(fresh, committed)
-        assert (tmp_path / "results" / profile / "figures/metric_vs_accuracy.png").stat().st_size > 20_000
+        for figure in ("metric_vs_accuracy", "methods"):
+            assert (tmp_path / "results" / profile / f"figures/{figure}.png").stat().st_size > 20_000
 
 
 @pytest.mark.parametrize("profile", COMMITTED)

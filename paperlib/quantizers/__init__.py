@@ -24,6 +24,7 @@ from .functional import (
     lsq,
     lsq_plus,
     pact_activation,
+    straight_through,
 )
 from .fusion import fusing
 from .layers import QUANTIZED_TYPES, QuantizedLayer, Quantizer
@@ -209,5 +210,5 @@ def quantizer_parameters(student: nn.Module) -> list[nn.Parameter]:
 __all__ = [
     "METHODS", "Method", "QuantizedLayer", "Quantizer", "dorefa_activation", "dorefa_weight", "ewgs_activation",
     "ewgs_round", "ewgs_weight", "fake_quantize", "fusing", "initialise", "layers_to_quantize", "lsq", "lsq_plus",
-    "pact_activation", "quantizable", "quantize", "quantizer_parameters", "ternary_weight",
+    "pact_activation", "quantizable", "quantize", "quantizer_parameters", "straight_through", "ternary_weight",
 ]  # fmt: skip
