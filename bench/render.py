@@ -246,7 +246,7 @@ def write(folder: Path) -> list[Path]:
     write_atomically(folder / "README.md", table(files))
     written = [folder / "README.md"]
     pictures = {}
-    if any(suite.get("rows") for _, _, suite in _suites(files)):
+    if any(_shown(file, panel) for file in files for panel in PANELS):
         pictures["bench.png"] = rates(files)
     if any(suite.get("curves") for _, _, suite in _suites(files)):
         pictures["scaling.png"] = growth(files)

@@ -161,6 +161,11 @@ def test_a_file_that_holds_no_results_is_named(tmp_path, text):
         render.write(tmp_path)
 
 
+def test_a_suite_without_a_picture_is_rendered(tmp_path):
+    store.merge(tmp_path, WHERE, "losses", {"rows": [ROWS[0].to_json()], "settings": {}})
+    assert [path.name for path in render.write(tmp_path)] == ["README.md"]
+
+
 def test_a_row_compared_with_nothing_is_refused():
     with pytest.raises(ValueError, match="'bare'"):
         render.rows_of({"rows": [ROWS[2].to_json(), ROWS[1].to_json()]})
