@@ -1,6 +1,7 @@
 # Every target builds the environment first if need be. `make help` says what each costs.
 #   PROFILE  quick (default), cpu, lite, paper      DEVICE  cpu (default), cuda
-#   TABLE    all (default), tour, ranking, speed    JOBS    processes at a time; 0 chooses
+#   TABLE    all (default), tour, ranking, speed, methods, own
+#   JOBS     processes at a time; 0 chooses
 #   RECORD=1 work on the committed records in results/ instead of build/
 
 PROFILE ?= quick
@@ -32,7 +33,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 4 minutes, cpu 1 hour on 2 cores
+reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 7 minutes, cpu 2 hours on 2 cores
 	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) --jobs $(JOBS) $(if $(RECORD),--record)
 
 run: $(READY)  ## the same runs without notebooks
@@ -56,7 +57,7 @@ bench: $(READY)  ## our speed beside a plain baseline and the limit of this mach
 lab: $(READY)  ## JupyterLab
 	$(PYTHON) -m jupyterlab notebooks
 
-test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 2 minutes on 2 cores
+test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 5 minutes on 2 cores
 	$(PYTHON) -m pytest
 	$(PYTHON) -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 

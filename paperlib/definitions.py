@@ -1,0 +1,68 @@
+"""What the paper's score might be: candidate definitions on the same records. No torch here.
+
+PAPER section 2: the text has M = D - CMI; the released Tiny-ImageNet script prints CMI - D and stores CMI - cross-entropy; under
+CutMix the released centroids are transposed; the figure shows seven schemes. The released scripts train with TrivialAugment + CutMix
+on CIFAR-100 VGG-13 and with AutoAugment-ImageNet + CutMix on ResNet-32 as "ours". Which definition picks what, and which
+predicts accuracy?
+"""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from .report import groups
+from .statistics import kendall, regret, spearman
+
+# Name -> metric of a ranking table's rows, lower is better.
+DEFINITIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "D - CMI": lambda rows: rows["divergence"] - rows["cmi"],
+    "D - 0.25 CMI": lambda rows: rows["divergence"] - 0.25 * rows["cmi"],
+    "D - 0.5 CMI": lambda rows: rows["divergence"] - 0.5 * rows["cmi"],
+    "D - 2 CMI": lambda rows: rows["divergence"] - 2 * rows["cmi"],
+    "D - 4 CMI": lambda rows: rows["divergence"] - 4 * rows["cmi"],
+    "D alone": lambda rows: rows["divergence"],
+    "- CMI alone": lambda rows: -rows["cmi"],
+    "CE - CMI": lambda rows: rows["cross_entropy"] - rows["cmi"],
+    "CE alone": lambda rows: rows["cross_entropy"],
+    "D - CMI, released centroids": lambda rows: rows["divergence"] - rows["cmi_released"],
+    "- CMI alone, released centroids": lambda rows: -rows["cmi_released"],
+    "CE - CMI, released centroids": lambda rows: rows["cross_entropy"] - rows["cmi_released"],
+    "T. stddev": lambda rows: rows["teacher_stddev"],
+}
+CUTMIX = "+cutmix"
+# Name -> which of the sixteen are candidates. The figure's seven are an inference: all policies but "none".
+POOLS: dict[str, Callable[[str], bool]] = {
+    "all 16": lambda name: True,
+    "8 without CutMix": lambda name: not name.endswith(CUTMIX),
+    "7 policies without CutMix": lambda name: not name.endswith(CUTMIX) and name != "none",
+    "8 with CutMix": lambda name: name.endswith(CUTMIX),
+}
+# What the released scripts train with as their own pick, whatever the set-up.
+RELEASED_PICKS = ("trivialaugment+cutmix", "autoaugment_imagenet+cutmix")
+
+
+def definitions_table(ranking: pd.DataFrame) -> pd.DataFrame:
+    """One row per set-up, pool of candidates and definition.
+
+    pick  what it chooses; regret  points of accuracy lost to the best of the pool; spearman, kendall  with mean accuracy, a
+    perfect ranker has -1, and Spearman's exact p; rank_ta_cutmix, rank_aai_cutmix  the places it gives the two released
+    picks, 1 the best (NaN where they are not in the pool); candidates  their number.
+    """
+    rows = []
+    for setup, whole in groups(ranking):
+        for pool, chosen in POOLS.items():
+            part = whole[whole["augmentation"].map(chosen)]
+            accuracy = part["accuracy_mean"].to_numpy(float)
+            for name, metric in DEFINITIONS.items():
+                values = metric(part).astype(float)
+                if values.isna().any():
+                    continue
+                places = values.rank(method="min").set_axis(part["augmentation"])
+                rho, tau = spearman(values.to_numpy(), accuracy), kendall(values.to_numpy(), accuracy)
+                rows.append({
+                    "setup": setup, "pool": pool, "definition": name, "pick": places.idxmin(),
+                    "regret": regret(values.to_numpy(), accuracy), "spearman": rho.value, "spearman_p": rho.p, "kendall": tau.value,
+                    "rank_ta_cutmix": places.get(RELEASED_PICKS[0], float("nan")),
+                    "rank_aai_cutmix": places.get(RELEASED_PICKS[1], float("nan")), "candidates": len(part),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
