@@ -3,8 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from . import experiments
+from .config import Run
 from .runs import Store
 
 
@@ -29,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     add("reproduce", "Execute the notebooks through papermill, making the runs they lack; then compare.", work=True)
     add("compare", "Compare the tables in build/ with the committed ones.")
     add("status", "List what a profile has and lacks.")
-    figures = commands.add_parser("figures", help="Rebuild every table and figure of results/ from its records.")
+    figures = commands.add_parser("figures", help="Rebuild every table and figure of results/, CLAIMS.md and report.html from its records.")
     figures.set_defaults(profile=None)
     notebooks = commands.add_parser("notebooks", help="Execute the committed notebooks in place, on committed records.")
     notebooks.set_defaults(profile=None)
@@ -64,20 +66,36 @@ def _compare(args: argparse.Namespace, store: Store) -> int:
 
 
 def _status(args: argparse.Namespace, store: Store) -> int:
-    """One line a run, then the counts."""
+    """One line a run, then the counts, and what is left to do by the time that runs of the same kind took."""
     counts = {"done": 0, "failed": 0, "missing": 0}
+    took: dict[Any, list[float]] = {}  # seconds, by kind, and by kind, data and epochs
+    left: list[Run] = []
     for run in experiments.runs_of(args.profile, args.table):
         record = store.load(run)
         state = record["status"] if record else "missing"
         counts[state] += 1
+        if state == "done":
+            for like in (run.kind, _size(run)):
+                took.setdefault(like, []).append(record["seconds"])
+        else:
+            left.append(run)
         note = "".join(f"  {line}" for line in record["error"][-1:]) if state == "failed" else ""
         print(f"{state:8} {run.key}  {run.label}{note}")
     print(f"{store.folder}: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    if left:
+        known = [took.get(_size(run)) or took.get(run.kind) for run in left]
+        hours = sum(sum(seconds) / len(seconds) for seconds in known if seconds) / 3600
+        others = f", and {known.count(None)} runs of kinds of which none is done yet" if None in known else ""
+        print(f"left: about {hours:.1f} hours in one process, by what the runs most like them took{others}")
     return 0
 
 
+def _size(run: Run) -> tuple:
+    return run.kind, run.data, run.recipe.epochs if hasattr(run, "recipe") else None
+
+
 def _figures(args: argparse.Namespace, store: Store | None) -> int:
-    from .report import rebuild
+    from .results import rebuild
 
     for path in rebuild():
         print(path)

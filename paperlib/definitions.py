@@ -6,11 +6,15 @@ on CIFAR-100 VGG-13 and with AutoAugment-ImageNet + CutMix on ResNet-32 as "ours
 predicts accuracy?
 """
 
+import textwrap
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 
-from .report import groups
+from .report import STYLE, groups
 from .statistics import kendall, regret, spearman
 
 # Name -> metric of a ranking table's rows, lower is better.
@@ -66,3 +70,21 @@ def definitions_table(ranking: pd.DataFrame) -> pd.DataFrame:
                     "rank_aai_cutmix": places.get(RELEASED_PICKS[1], float("nan")), "candidates": len(part),
                 })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def definitions_figure(table: pd.DataFrame) -> Figure:
+    """A `definitions_table` as a map a set-up: Spearman's correlation of each definition with accuracy in each pool.
+
+    Blue ranks as claimed (a lower score, a higher accuracy), red the other way round.
+    """
+    setups = list(table["setup"].unique())
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        figure, axes = plt.subplots(1, len(setups), figsize=(2.2 + 4.3 * len(setups), 5.4), squeeze=False, sharey=True, layout="constrained")
+        for axis, setup in zip(axes[0], setups, strict=True):
+            rows = table[table["setup"] == setup]
+            values = rows.pivot(index="definition", columns="pool", values="spearman").reindex(list(DEFINITIONS))[list(POOLS)]
+            sns.heatmap(values, vmin=-1, vmax=1, cmap="RdBu_r", annot=True, fmt="+.2f", cbar=False, ax=axis, linewidths=1, annot_kws={"size": 8})
+            axis.set(title=setup, xlabel="", ylabel="")
+            axis.set_xticks(axis.get_xticks(), [textwrap.fill(name, 10) for name in POOLS], rotation=0, fontsize=8)
+    plt.close(figure)
+    return figure

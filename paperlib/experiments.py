@@ -208,6 +208,8 @@ TABLES = {
     "speed": (_speed, "02_speed.ipynb"),
     "methods": (_methods, "03_methods.ipynb"),
     "own": (lambda profile: (), "04_your_own.ipynb"),
+    "definitions": (_ranking, "05_definitions.ipynb"),
+    "cost": (_ranking, "06_cost.ipynb"),
 }
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from . import experiments
 from .config import PRECISIONS, Run
 from .experiments import Setup
-from .runs import Store, write_atomically
+from .runs import Store
 from .statistics import kendall, regret, spearman
 
 # Teacher-only rankers, all "lower is better", as column -> (name, sign that makes it so).
@@ -335,36 +335,3 @@ def heatmap(centroids: list[list[float]], classes: list[str], title: str, axis: 
     sns.heatmap(centroids, vmin=0, vmax=1, cmap="rocket_r", square=True, ax=axis, xticklabels=classes, yticklabels=classes,
                 cbar=False, annot=len(classes) <= 10, fmt=".2f", annot_kws={"fontsize": 6})  # fmt: skip
     axis.set(title=title, xlabel="predicted", ylabel="class")
-
-
-# --------------------------------------------------------------------------------------------------------- writing
-
-
-def write(store: Store) -> list[Path]:
-    """Write the tables (CSV and Markdown) and figures that the records of a profile allow; returns the files."""
-    ranking, methods = ranking_table(store), methods_table(store)
-    tables = {
-        "ranking": ranking, "agreement": agreement_table(ranking), "precision": precision_table(store),
-        "precision_of_scores": short_score_table(store), "budget": budget_table(store), "methods": methods,
-    }  # fmt: skip
-    files = {}
-    for name, table in tables.items():
-        if len(table):
-            files[store.tables / f"{name}.csv"] = table.to_csv(index=False)
-            files[store.tables / f"{name}.md"] = markdown(table.drop(columns="images") if name == "ranking" else table)
-    for path, text in files.items():
-        write_atomically(path, text)
-    figures = {}
-    if groups(ranking):
-        figures[store.figures / "metric_vs_accuracy.png"] = scatter(ranking)
-    if len(methods):
-        figures[store.figures / "methods.png"] = methods_figure(methods)
-    for path, figure in figures.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Software": None})
-    return [*files, *figures]
-
-
-def rebuild(root: Path = Path()) -> list[Path]:
-    """Every table and figure of results/, from the committed records alone."""
-    return [path for profile in experiments.PROFILES for path in write(Store(profile, "results", root))]

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 from traitlets import Enum
 
-from . import experiments, report
+from . import experiments, results
 from .compare import write_comparison
 from .progress import following
 from .runs import Store, write_atomically
@@ -63,7 +63,7 @@ def reproduce(store: Store, table: str, device: str, jobs: int) -> int:
             except PapermillExecutionError as error:
                 print(f"failed: {error}\nthe notebook so far: {executed[-1]}", file=sys.stderr)
                 return 1
-    written = [*report.write(store), *executed]
+    written = [*results.write(store), *executed]
     if store.tree == "build":
         write_comparison(store)
     print(f"\nwritten in {time.perf_counter() - started:.0f} s:")

@@ -9,27 +9,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paperlib import experiments, report
+from paperlib import experiments, report, results
 from paperlib.compare import ACCURACY_POINTS, SCORE_NATS, comparison, write_comparison
 from paperlib.runs import Store
 
 ROOT = Path(__file__).parent.parent
 
 
+WHERE = {"seconds": 2.0, "cpu_seconds": 1.0, "environment": {"device": "a processor", "torch": "2"}}
+
+
 def made_up(store, accuracies, scores=None):
     """Records of every run of the quick ranking, with the given accuracies and scores by candidate."""
     (setup,) = experiments.setups("quick")
     facts = {"key": setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
-    store.save(setup.teacher, "done", result={"accuracy": 98.0, "weights_sha256": "0"})
+    store.save(setup.teacher, "done", result={"accuracy": 98.0, "weights_sha256": "0"}, **WHERE)
     names = experiments.CANDIDATES
     scores = scores or {name: 0.1 * i for i, name in enumerate(names)}
     rows = [{"rank": i + 1, "augmentation": name, "score": scores[name], "cmi": 0.5, "divergence": scores[name] + 0.5,
              "entropy": 1.0 + i, "cross_entropy": 1.0 + i, "cmi_released": 0.5, "score_released": scores[name],
              "score_low": scores[name] - 0.01, "score_high": scores[name] + 0.01, "images": 10,
              "teacher_stddev": 16.0 - i} for i, name in enumerate(names)]  # fmt: skip
-    store.save(setup.score, "done", result={"scores": rows}, teacher=facts)
+    store.save(setup.score, "done", result={"scores": rows}, teacher=facts, **WHERE)
     for student in setup.students:
-        store.save(student, "done", result={"accuracy": accuracies[student.augmentation]}, teacher=facts)
+        store.save(student, "done", result={"accuracy": accuracies[student.augmentation]}, teacher=facts, **WHERE)
     return setup
 
 
@@ -94,9 +97,12 @@ def test_a_set_up_without_all_students_has_no_agreement(tmp_path):
 def test_written_files_are_the_same_every_time(tmp_path):
     store = Store("quick", "results", tmp_path)
     made_up(store, ACCURACIES)
-    first = {path: path.read_bytes() for path in report.rebuild(tmp_path)}
-    assert {path.name for path in first} == {"ranking.csv", "ranking.md", "agreement.csv", "agreement.md", "metric_vs_accuracy.png"}
-    assert {path: path.read_bytes() for path in report.rebuild(tmp_path)} == first
+    first = {path: path.read_bytes() for path in results.rebuild(tmp_path)}
+    assert {path.name for path in first} == {
+        *(f"{table}.{kind}" for table in ("ranking", "agreement", "definitions", "cost") for kind in ("csv", "md")),
+        "metric_vs_accuracy.png", "definitions.png", "cost.png", "CLAIMS.md", "report.html",
+    }  # fmt: skip
+    assert {path: path.read_bytes() for path in results.rebuild(tmp_path)} == first
     back = pd.read_csv(store.tables / "ranking.csv")
     pd.testing.assert_frame_equal(back, report.ranking_table(store), check_dtype=False)  # nothing is rounded
 
@@ -142,13 +148,15 @@ def test_figures_come_from_the_committed_records_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     for profile in COMMITTED:
         names = sorted(path.name for path in (ROOT / "results" / profile / "tables").iterdir())
-        tables = ("agreement", "budget", "methods", "precision", "precision_of_scores", "ranking")
+        tables = ("agreement", "budget", "cost", "definitions", "methods", "precision", "precision_of_scores", "ranking")
         assert names == [f"{table}.{kind}" for table in tables for kind in ("csv", "md")]
         for name in (f"{table}.csv" for table in tables):
             fresh, committed = (pd.read_csv(root / "results" / profile / "tables" / name) for root in (tmp_path, ROOT))
             pd.testing.assert_frame_equal(fresh, committed)
-        for figure in ("metric_vs_accuracy", "methods"):
-            assert (tmp_path / "results" / profile / f"figures/{figure}.png").stat().st_size > 20_000
+        for figure in ("metric_vs_accuracy", "definitions", "cost", "methods"):
+            assert (tmp_path / "results" / profile / f"figures/{figure}.png").stat().st_size > 10_000
+    for name in ("CLAIMS.md", "report.html"):
+        assert (tmp_path / "results" / name).read_text() == (ROOT / "results" / name).read_text()
 
 
 @pytest.mark.parametrize("profile", COMMITTED)

@@ -327,7 +327,15 @@ def test_sweep_names_what_is_wrong(tmp_path, monkeypatch, arguments, named):
 def test_status_counts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["status", "--table", "ranking"]) == 0
-    assert "0 done, 0 failed, 18 missing" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0 done, 0 failed, 18 missing" in said and "0.0 hours in one process" in said and "18 runs of kinds" in said
+    store = Store("quick", root=tmp_path)
+    first, second = experiments.setups("quick")[0].students[:2]
+    store.save(first, "done", result={"accuracy": 9.0}, seconds=7200.0)
+    store.save(second, "done", result={"accuracy": 9.0}, seconds=0.0)
+    assert main(["status", "--table", "ranking"]) == 0
+    said = capsys.readouterr().out
+    assert "2 done, 0 failed, 16 missing" in said and "about 14.0 hours" in said and "2 runs of kinds" in said  # 14 students
     with pytest.raises(SystemExit):
         main(["status", "--profile", "huge"])
     assert "huge" in capsys.readouterr().err

@@ -1,0 +1,193 @@
+"""The paper's claims C1 to C7 against the records: verdict, numbers, how many records. No torch here.
+
+The rules are the same for every profile. They were written when the rankings of `quick` and `cpu` were known, and before any other.
+Set-ups are counted, never pooled, because points of different set-ups do not lie on one line.
+
+    supported      the effect has the claimed sign in every set-up, and is clear (see each claim) in more than half of them
+    not supported  it has the other sign in at least half of them
+    partly         anything between
+    not tested     no set-up has the records for it
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import experiments, report
+from .runs import Store
+
+CLEAR_P = 0.05  # of an exact permutation test: an order that chance gives less often counts as clear
+CHEAP = 1.0  # scoring all candidates counts as cheap if it takes less than training so many students
+OURS, THEIRS = "score D - CMI (ours)", "T. stddev (minimal variance)"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: its name, what the paper says, the verdict, the numbers as lines, and the records and set-ups behind them."""
+
+    name: str
+    says: str
+    verdict: str
+    evidence: tuple[str, ...]
+    setups: int
+    records: int
+
+
+def verdict(signs: Sequence[bool], clear: Sequence[bool]) -> str:
+    """From whether each set-up has the claimed sign, and whether it is clear there.
+
+    >>> verdict([], []), verdict([True, True], [True, True]), verdict([True, True], [True, False]), verdict([False, True], [False, True])
+    ('not tested', 'supported', 'partly', 'not supported')
+    """
+    if not signs:
+        return "not tested"
+    if all(signs) and 2 * sum(clear) > len(clear):
+        return "supported"
+    return "not supported" if 2 * sum(signs) <= len(signs) else "partly"
+
+
+def cost_table(store: Store) -> pd.DataFrame:
+    """What selection costs beside what it replaces: one row per set-up whose score and students are there.
+
+    scoring, student, sweep  seconds of scoring all candidates, of one student (mean), of one student for every candidate;
+    scoring_cpu and so on  the same in processor seconds, which do not depend on how many processes shared the machine;
+    share_of_student  scoring_cpu over student_cpu: scoring costs as much as so many students. device  where those ran.
+    """
+    rows = []
+    for setup in experiments.setups(store.profile):
+        score = store.load(setup.score)
+        students = [record for record in map(store.load, setup.students) if record and record["status"] == "done"]
+        if not score or score["status"] != "done" or len(students) < len(setup.students):
+            continue
+        row = {"setup": setup.name, "candidates": len(experiments.CANDIDATES)}
+        for suffix, field in (("", "seconds"), ("_cpu", "cpu_seconds")):
+            each = sum(record[field] for record in students) / len(students)
+            row |= {f"scoring{suffix}": score[field], f"student{suffix}": each, f"sweep{suffix}": each * row["candidates"]}
+        row["share_of_student"] = row["scoring_cpu"] / row["student_cpu"]
+        rows.append(row | {"epochs": setup.student_recipe.epochs, "device": students[0]["environment"]["device"]})
+    return pd.DataFrame(rows)
+
+
+def cost_figure(costs: pd.DataFrame) -> Figure:
+    """Processor seconds of a `cost_table`, a group of bars a set-up: scoring, one student, a student for each candidate."""
+    names = {"scoring_cpu": "scoring all candidates", "student_cpu": "one student", "sweep_cpu": "a student for each candidate"}
+    with plt.rc_context(report.STYLE):
+        figure, axis = plt.subplots(figsize=(7.5, 1.2 + 0.9 * len(costs)), layout="constrained")
+        for k, (column, label) in enumerate(names.items()):
+            bars = axis.barh([i + 0.27 * (k - 1) for i in range(len(costs))], costs[column], 0.25, label=label)
+            axis.bar_label(bars, [f"{value:,.0f} s" for value in costs[column]], padding=3, fontsize=8)
+        axis.set_yticks(range(len(costs)), costs["setup"])
+        axis.set(xscale="log", xlabel="processor seconds")
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def claims(stores: Sequence[Store]) -> list[Claim]:
+    """C1 to C7 from the records of some profiles."""
+    rankings = [report.ranking_table(store) for store in stores]
+    agreement = pd.concat([report.agreement_table(table) for table in rankings], ignore_index=True)
+    costs = pd.concat([cost_table(store) for store in stores], ignore_index=True)
+    # A teacher and a score beside the students of every complete set-up.
+    behind = {name: int(rows["n"].sum()) + 2 for table in rankings for name, rows in report.groups(table)}
+    by_ranker = {name: rows.set_index("setup") for name, rows in agreement.groupby("ranker")} if len(agreement) else {}
+    return [
+        _c1(by_ranker, behind), _c2(by_ranker, behind), *_untested_improvements(), _c5(by_ranker, behind), _c6(costs, behind),
+        _c7(stores),
+    ]  # fmt: skip
+
+
+def _c1(by_ranker: dict[str, pd.DataFrame], behind: dict[str, int]) -> Claim:
+    rows = by_ranker.get(OURS, pd.DataFrame())
+    lines = []
+    for setup, row in rows.iterrows():
+        rivals = ", ".join(f"{name} {by_ranker[name].loc[setup, 'spearman']:+.2f}" for name in by_ranker if name != OURS)
+        lines.append(
+            f"{setup}: Spearman {row['spearman']:+.2f} (exact p = {row['spearman_p']:.3f}), Kendall {row['kendall']:+.2f}, "
+            f"{row['candidates']} candidates, {row['seeds']} seed(s); rivals: {rivals}"
+        )
+    signs = [value < 0 for value in rows.get("spearman", [])]
+    clear = [row["spearman"] < 0 and row["spearman_p"] < CLEAR_P for _, row in rows.iterrows()]
+    says = "a lower score goes with a higher accuracy of the quantized student; clear: exact p < 0.05"
+    return Claim("C1", says, verdict(signs, clear), tuple(lines), len(rows), sum(behind[name] for name in rows.index))
+
+
+def _c2(by_ranker: dict[str, pd.DataFrame], behind: dict[str, int]) -> Claim:
+    ours, theirs = (by_ranker.get(name, pd.DataFrame()) for name in (OURS, THEIRS))
+    both = [setup for setup in ours.index if setup in theirs.index]
+    gains = {setup: ours.loc[setup, "pick_accuracy"] - theirs.loc[setup, "pick_accuracy"] for setup in both}
+    lines = tuple(
+        f"{setup}: {ours.loc[setup, 'pick']} {ours.loc[setup, 'pick_accuracy']:.2f} % against {theirs.loc[setup, 'pick']} "
+        f"{theirs.loc[setup, 'pick_accuracy']:.2f} %, {gain:+.2f} points; lost to the best: {ours.loc[setup, 'regret']:.2f} and "
+        f"{theirs.loc[setup, 'regret']:.2f}"
+        for setup, gain in gains.items()
+    )
+    says = "the score's pick beats the minimal-variance pick; clear: by more than a point"
+    result = verdict([gain > 0 for gain in gains.values()], [gain > 1 for gain in gains.values()])
+    return Claim("C2", says, result, lines, len(both), sum(behind[name] for name in both))
+
+
+def _untested_improvements() -> list[Claim]:
+    needs = "needs students of each method with the base augmentation and with the pick: not run yet"
+    return [
+        Claim("C3", "with the pick, QAT methods (EWGS, LSQ, PACT, DoReFa with SQAKD) improve", "not tested", (needs,), 0, 0),
+        Claim("C4", "with the pick, KD methods improve", "not tested", (needs,), 0, 0),
+    ]
+
+
+def _c5(by_ranker: dict[str, pd.DataFrame], behind: dict[str, int]) -> Claim:
+    rows = by_ranker.get(OURS, pd.DataFrame())
+    says = "it holds across architectures and data sets; needs at least two of each"
+    kinds = [setup.split(", ")[:2] for setup in rows.index]
+    datasets, models = ({kind[k] for kind in kinds} for k in (0, 1))
+    lines = (f"data sets: {', '.join(sorted(datasets)) or 'none'}; networks: {', '.join(sorted(models)) or 'none'}",)
+    if len(datasets) < 2 or len(models) < 2:
+        return Claim("C5", says, "not tested", lines, len(rows), sum(behind[name] for name in rows.index))
+    signs = [value < 0 for value in rows["spearman"]]
+    return Claim("C5", says, verdict(signs, signs), lines, len(rows), sum(behind[name] for name in rows.index))
+
+
+def _c6(costs: pd.DataFrame, behind: dict[str, int]) -> Claim:
+    lines = tuple(
+        f"{row.setup}: scoring {row.candidates} candidates {row.scoring_cpu:.0f} processor seconds, one student of {row.epochs} epochs "
+        f"{row.student_cpu:.0f}, a student for each candidate {row.sweep_cpu:.0f} ({row.device})"
+        for row in costs.itertuples()
+    )
+    shares = list(costs.get("share_of_student", []))
+    says = "selection costs little beside training; the sign: less than the sweep it replaces; clear: less than one student"
+    result = verdict([row.scoring_cpu < row.sweep_cpu for row in costs.itertuples()], [share < CHEAP for share in shares])
+    return Claim("C6", says, result, lines, len(costs), sum(behind.values()) if len(costs) else 0)
+
+
+def _c7(stores: Sequence[Store]) -> Claim:
+    lines, records, signs = [], 0, []
+    for store in stores:
+        table = report.methods_table(store)
+        for kind, rows in table.groupby("kind") if len(table) else ():
+            least = rows.loc[rows["accuracy_mean"].idxmin()]
+            lines.append(
+                f"{store.profile}: {len(rows)} {'losses' if kind == 'loss' else 'quantizers'} train; the least accurate, "
+                f"{least['method']}, reaches {least['accuracy_mean']:.1f} %"
+            )
+            records += int(rows["n"].sum())
+            signs.append(True)
+    says = "it is compatible with any KD or QAT algorithm (the score does not look at the student); whether each gains is C3 and C4"
+    # That they run is half of the claim, the smaller half.
+    return Claim("C7", says, "partly" if signs else "not tested", tuple(lines), len(signs), records)
+
+
+def markdown(found: Sequence[Claim]) -> str:
+    """The page results/CLAIMS.md."""
+    parts = [
+        "# The paper's claims\n\nWritten by `make figures` from the committed records; the rules are in `paperlib/claims.py`. The paper's own "
+        "numbers are not at hand.\n\n| claim | what it says | verdict | set-ups | records |\n|---|---|---|---|---|\n"
+        + "".join(f"| {c.name} | {c.says} | **{c.verdict}** | {c.setups} | {c.records} |\n" for c in found)
+    ]
+    for claim in found:
+        parts.append(f"## {claim.name}: {claim.verdict}\n\n" + "".join(f"- {line}\n" for line in claim.evidence))
+    return "\n".join(parts)

@@ -1,0 +1,115 @@
+"""One page that holds everything: verdicts, figures, tables, hardware and cost. A single file, no torch, no network."""
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from . import claims, report
+from .runs import Store
+
+COLOURS = {"supported": "#2a7f3f", "partly": "#9a6b00", "not supported": "#b3261e", "not tested": "#6b7280"}
+STYLE = """
+:root { --ink: #1f2328; --soft: #59636e; --line: #d8dee4; --back: #ffffff; --shade: #f6f8fa; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #30363d; --back: #0d1117; --shade: #161b22; } }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--back); max-width: 70rem; margin: 2rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; }
+nav a { margin-right: 1rem; } a { color: #0969da; } p, li { max-width: 46rem; } .soft { color: var(--soft); }
+.wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { background: var(--shade); } td:first-child, th:first-child, td.text { text-align: left; } td.text { white-space: normal; }
+.verdict { color: white; border-radius: 1rem; padding: .1rem .6rem; font-size: .8rem; white-space: nowrap; }
+img { max-width: 100%; background: white; border: 1px solid var(--line); border-radius: 6px; } figure { margin: 1.5rem 0; }
+figcaption, summary { color: var(--soft); font-size: .9rem; }
+"""
+
+
+def hardware_table(stores: Sequence[Store]) -> pd.DataFrame:
+    """One row per profile, kind of run and device: how many records there are, and their seconds and processor seconds."""
+    rows = [
+        {
+            "profile": store.profile, "kind": record["kind"], "device": record["environment"]["device"],
+            "torch": record["environment"]["torch"], "seconds": record["seconds"], "cpu_seconds": record["cpu_seconds"],
+        }
+        for store in stores for record in store.all() if record["status"] == "done"
+    ]  # fmt: skip
+    if not rows:
+        return pd.DataFrame()
+    keys = ["profile", "kind", "device", "torch"]
+    return pd.DataFrame(rows).groupby(keys, sort=False).agg(
+        records=("seconds", "size"), seconds=("seconds", "sum"), cpu_seconds=("cpu_seconds", "sum")
+    ).reset_index()  # fmt: skip
+
+
+def _table(table: pd.DataFrame) -> str:
+    shown = table.map(lambda value: f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else value)
+    shown = shown.map(lambda value: f"{value:,.0f}" if isinstance(value, float) else value)
+    return f'<div class="wide">{shown.to_html(index=False, border=0, na_rep="", justify="right")}</div>'
+
+
+def _picture(path: Path, caption: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    text = html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def _verdicts(found: Sequence[claims.Claim]) -> str:
+    rows = "".join(
+        f'<tr><td>{c.name}</td><td class="text">{html.escape(c.says)}</td><td><span class="verdict" style="background: '
+        f'{COLOURS[c.verdict]}">{c.verdict}</span></td><td>{c.setups}</td><td>{c.records}</td></tr>'
+        for c in found
+    )
+    details = "".join(
+        f"<details><summary>{c.name}: the numbers</summary><ul>{''.join(f'<li>{html.escape(line)}</li>' for line in c.evidence)}</ul></details>"
+        for c in found
+    )
+    head = "<tr><th>claim</th><th>what the paper says</th><th>verdict</th><th>set-ups</th><th>records</th></tr>"
+    return f'<div class="wide"><table>{head}{rows}</table></div>{details}'
+
+
+CAPTIONS = {
+    "metric_vs_accuracy": "One point per augmentation: the teacher's score (bars: 95 % bootstrap interval) against the accuracy of the student trained with it.",
+    "definitions": "Spearman's correlation with accuracy of what the paper's score might be, in four pools of candidates: blue ranks as claimed.",
+    "cost": "What scoring costs beside what it replaces.",
+    "methods": "Every quantizer with plain KD and every loss with EWGS on one short budget; bars are one standard deviation over the seeds.",
+}  # fmt: skip
+
+
+def render(stores: Sequence[Store], found: Sequence[claims.Claim]) -> str:
+    """The page, from records and from the figures that were written beside them."""
+    sections = []
+    for store in stores:
+        ranking = report.ranking_table(store)
+        if ranking.empty:
+            continue
+        parts = [f'<h2 id="{store.profile}">Profile {store.profile}</h2>']
+        for name, caption in CAPTIONS.items():
+            path = store.figures / f"{name}.png"
+            if path.exists():
+                parts.append(_picture(path, caption))
+        columns = ["dataset", "model", "augmentation", "rank", "score", "cmi", "divergence", "teacher_stddev", "accuracy_mean", "accuracy_sd", "n"]
+        parts += ["<h3>Ranking</h3>", _table(ranking[columns])]
+        if len(agreement := report.agreement_table(ranking)):
+            columns = ["setup", "ranker", "spearman", "spearman_p", "kendall", "kendall_p", "pick", "pick_accuracy", "regret", "seeds"]
+            parts += ["<h3>How well each teacher-only metric ranks</h3>", _table(agreement[columns])]
+        if len(costs := claims.cost_table(store)):
+            parts += ["<h3>What selection costs, in processor seconds</h3>"]
+            parts += [_table(costs[["setup", "candidates", "scoring_cpu", "student_cpu", "sweep_cpu", "share_of_student", "device"]])]
+        sections.append("\n".join(parts))
+    links = "".join(f'<a href="#{store.profile}">{store.profile}</a>' for store in stores if len(report.ranking_table(store)))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Data-augmented quantization-aware knowledge distillation, reproduced</title><style>{STYLE}</style></head><body>
+<h1>Data-augmented quantization-aware knowledge distillation, reproduced</h1>
+<p class="soft">A reproduction of <a href="https://arxiv.org/abs/2509.03850">arXiv 2509.03850</a>. Everything here is made from the committed
+records by <code>make figures</code>; the paper's own numbers are not at hand.</p>
+<nav><a href="#claims">claims</a>{links}<a href="#cost">hardware and cost</a></nav>
+<h2 id="claims">The paper's claims</h2>
+{_verdicts(found)}
+{"".join(sections)}
+<h2 id="cost">Hardware and cost</h2>
+{_table(hardware_table(stores))}
+</body></html>
+"""

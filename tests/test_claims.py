@@ -1,0 +1,101 @@
+"""Definitions of the score, claims and the page are functions of records."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_report import ACCURACIES, ROOT, WHERE, made_up
+
+from paperlib import claims, experiments, page, report, results
+from paperlib.definitions import DEFINITIONS, POOLS, definitions_figure, definitions_table
+from paperlib.runs import Store
+
+
+def ranking(**columns):
+    """A ranking table of the sixteen with the given columns; the accuracy falls along the list."""
+    names = list(experiments.CANDIDATES)
+    base = {name: np.linspace(0, 1, 16) for name in ("divergence", "cmi", "cross_entropy", "cmi_released", "teacher_stddev")}
+    fixed = {"dataset": "x", "model": "y", "bits": 2, "augmentation": names, "accuracy_mean": np.linspace(90, 75, 16), "n": 1}
+    return pd.DataFrame(fixed | base | columns)
+
+
+def test_definitions_pick_and_rank_as_written():
+    # CMI grows twice as fast as D: what subtracts enough of it turns the order round.
+    table = definitions_table(ranking(cmi=np.linspace(0, 2, 16))).set_index(["pool", "definition"])
+    assert len(table) == len(POOLS) * len(DEFINITIONS)
+    assert table.loc["all 16", "candidates"].eq(16).all() and table.loc["7 policies without CutMix", "candidates"].eq(7).all()
+    mild, strong = table.loc[("all 16", "D alone")], table.loc[("all 16", "D - CMI")]
+    assert (mild["pick"], mild["regret"], mild["spearman"]) == ("none", 0, pytest.approx(-1))
+    assert (strong["pick"], strong["regret"], strong["spearman"]) == ("autoaugment_svhn+cutmix", 15, pytest.approx(1))
+    assert table.loc[("all 16", "D - 0.25 CMI"), "spearman"] == pytest.approx(-1)  # 1 - 0.25 * 2 > 0
+    places = {name: i + 1 for i, name in enumerate(experiments.CANDIDATES)}
+    assert mild["rank_ta_cutmix"] == places["trivialaugment+cutmix"] and mild["rank_aai_cutmix"] == places["autoaugment_imagenet+cutmix"]
+    assert np.isnan(table.loc[("8 without CutMix", "D alone"), "rank_ta_cutmix"])
+    assert table.loc[("7 policies without CutMix", "D alone"), "pick"] == "erasing"
+    assert table.loc[("8 with CutMix", "D alone"), "pick"] == "none+cutmix"
+    assert len(definitions_figure(table.reset_index()).axes) == 1
+
+
+def test_a_definition_without_its_metric_is_left_out():
+    table = definitions_table(ranking(teacher_stddev=np.nan))
+    assert "T. stddev" not in set(table["definition"]) and "D - CMI" in set(table["definition"])
+
+
+def with_seconds(store, score, student):
+    """The made-up records of a profile again, with processor seconds."""
+    (setup,) = experiments.setups(store.profile)
+    for run, seconds in ((setup.teacher, 7.0), (setup.score, score), *((s, student) for s in setup.students)):
+        record = store.load(run)
+        content = {name: record[name] for name in ("result", "teacher") if name in record}
+        store.save(run, "done", **content, **WHERE | {"cpu_seconds": seconds})
+
+
+def judged(tmp_path, accuracies, score=10.0, student=20.0):
+    store = Store("quick", "results", tmp_path)
+    made_up(store, accuracies)
+    with_seconds(store, score, student)
+    return store, {claim.name: claim for claim in claims.claims([store])}
+
+
+def test_verdicts_follow_the_records(tmp_path):
+    store, found = judged(tmp_path / "a", ACCURACIES)  # a perfect ranking; T. stddev's pick is the worst
+    assert [found[name].verdict for name in ("C1", "C2", "C6")] == ["supported"] * 3
+    assert found["C1"].records == 18 and found["C1"].setups == 1 and "Spearman -1.00" in found["C1"].evidence[0]
+    assert "+15.00 points" in found["C2"].evidence[0]
+    assert [found[name].verdict for name in ("C3", "C4", "C5", "C7")] == ["not tested"] * 4
+    assert claims.cost_table(store).iloc[0]["share_of_student"] == 0.5
+    _, found = judged(tmp_path / "b", dict(zip(ACCURACIES, reversed(ACCURACIES.values()), strict=True)), score=500.0, student=20.0)
+    assert [found[name].verdict for name in ("C1", "C2", "C6")] == ["not supported"] * 3
+    _, found = judged(tmp_path / "c", ACCURACIES, score=100.0)  # cheaper than the sweep, dearer than a student
+    assert found["C6"].verdict == "partly"
+    flat = {name: 80.0 + (i % 2) - 0.01 * i for i, name in enumerate(ACCURACIES)}
+    _, found = judged(tmp_path / "d", flat)
+    assert found["C1"].verdict == "partly" and "exact p = 0." in found["C1"].evidence[0]  # the sign, not the strength
+
+
+def test_nothing_is_claimed_without_records(tmp_path):
+    found = claims.claims([Store("quick", "results", tmp_path)])
+    assert {claim.verdict for claim in found} == {"not tested"} and sum(claim.records for claim in found) == 0
+    assert "| C6 |" in claims.markdown(found)
+
+
+def test_the_page_stands_alone_and_says_what_the_records_say(tmp_path):
+    store, found = judged(tmp_path, ACCURACIES)
+    results.write(store)
+    text = page.render([store, Store("cpu", "results", tmp_path)], list(found.values()))
+    assert re.findall(r'(?:src|href)="(?!data:|#|https://arxiv)', text) == []  # nothing is fetched
+    assert text.count("data:image/png;base64") == 3 and "Profile quick" in text and "Profile cpu" not in text
+    for claim in found.values():
+        assert f">{claim.verdict}</span>" in text
+    hardware = page.hardware_table([store])
+    assert hardware["records"].sum() == 18 and hardware.set_index("kind").loc["student", "cpu_seconds"] == 16 * 20
+
+
+def test_the_committed_claims_are_what_the_records_give():
+    stores = [Store(profile, "results", ROOT) for profile in experiments.PROFILES]
+    found = claims.claims(stores)
+    assert (ROOT / "results/CLAIMS.md").read_text() == claims.markdown(found)
+    shown = re.findall(r"\| (C\d) \|.*?\| \*\*([a-z ]+)\*\* \|", (ROOT / "README.md").read_text())
+    assert shown == [(claim.name, claim.verdict) for claim in found]
+    assert report.groups(report.ranking_table(stores[0]))
