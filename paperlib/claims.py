@@ -80,7 +80,7 @@ def cost_figure(costs: pd.DataFrame) -> Figure:
             bars = axis.barh([i + 0.27 * (k - 1) for i in range(len(costs))], costs[column], 0.25, label=label)
             axis.bar_label(bars, [f"{value:,.0f} s" for value in costs[column]], padding=3, fontsize=8)
         axis.set_yticks(range(len(costs)), costs["setup"])
-        axis.set(xscale="log", xlabel="processor seconds")
+        axis.set_xlabel("processor seconds")
         axis.invert_yaxis()
         axis.margins(x=0.12)
         axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)

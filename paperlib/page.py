@@ -2,8 +2,10 @@
 
 import base64
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +21,7 @@ h1 { font-size: 1.7rem; line-height: 1.25; } h2 { margin-top: 3rem; border-botto
 nav a { margin-right: 1rem; } a { color: #0969da; } p, li { max-width: 46rem; } .soft { color: var(--soft); }
 .wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { background: var(--shade); } td:first-child, th:first-child, td.text { text-align: left; } td.text { white-space: normal; }
+th { background: var(--shade); } td:first-child, th:first-child, td.text, th.text { text-align: left; } td.text { white-space: normal; }
 .verdict { color: white; border-radius: 1rem; padding: .1rem .6rem; font-size: .8rem; white-space: nowrap; }
 img { max-width: 100%; background: white; border: 1px solid var(--line); border-radius: 6px; } figure { margin: 1.5rem 0; }
 figcaption, summary { color: var(--soft); font-size: .9rem; }
@@ -44,9 +46,12 @@ def hardware_table(stores: Sequence[Store]) -> pd.DataFrame:
 
 
 def _table(table: pd.DataFrame) -> str:
-    shown = table.map(lambda value: f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else value)
-    shown = shown.map(lambda value: f"{value:,.0f}" if isinstance(value, float) else value)
-    return f'<div class="wide">{shown.to_html(index=False, border=0, na_rep="", justify="right")}</div>'
+    def text(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return "" if math.isnan(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+    return f'<div class="wide">{table.map(text).to_html(index=False, border=0, justify="right")}</div>'
 
 
 def _picture(path: Path, caption: str) -> str:
@@ -65,7 +70,7 @@ def _verdicts(found: Sequence[claims.Claim]) -> str:
         f"<details><summary>{c.name}: the numbers</summary><ul>{''.join(f'<li>{html.escape(line)}</li>' for line in c.evidence)}</ul></details>"
         for c in found
     )
-    head = "<tr><th>claim</th><th>what the paper says</th><th>verdict</th><th>set-ups</th><th>records</th></tr>"
+    head = '<tr><th>claim</th><th class="text">what the paper says</th><th>verdict</th><th>set-ups</th><th>records</th></tr>'
     return f'<div class="wide"><table>{head}{rows}</table></div>{details}'
 
 
@@ -78,8 +83,8 @@ CAPTIONS = {
 
 
 def render(stores: Sequence[Store], found: Sequence[claims.Claim]) -> str:
-    """The page, from records and from the figures that were written beside them."""
-    sections = []
+    """The page, from records and from the figures that were written beside them; the largest profile comes first."""
+    stores, sections = list(reversed(stores)), []
     for store in stores:
         ranking = report.ranking_table(store)
         if ranking.empty:
