@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_losses import OnTheGpu
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from paperlib.models import build
 from paperlib.quantizers import (
@@ -48,6 +50,15 @@ GRIDS = {  # name: (function of x and bits, the grid it promises)
 }  # fmt: skip
 
 
+BOUNDS = {  # of x, beyond which no gradient passes, by the number of bits
+    "ewgs_activation": lambda b: (-0.5, 2.0), "ewgs_weight": lambda b: (-1.5, 1.5), "dorefa_activation": lambda b: (0.0, 1.0),
+    "dorefa_weight": lambda b: (-math.inf, math.inf), "pact_activation": lambda b: (0.0, 2.0),
+    "lsq_signed": lambda b: (-0.3 * 2 ** (b - 1), 0.3 * (2 ** (b - 1) - 1)), "lsq_unsigned": lambda b: (0.0, 0.3 * (2**b - 1)),
+    "lsq_plus": lambda b: (-0.7, 0.3 * (2**b - 1) - 0.7),
+    "fake_quantize": lambda b: (-0.3 * (2 ** (b - 1) + 0.5), 0.3 * (2 ** (b - 1) - 0.5)),  # decided after rounding
+}  # fmt: skip
+
+
 # At one bit DoReFa's weights have another grid, see test_one_bit_weights, and LSQ's are undefined.
 @pytest.mark.parametrize("name, bits", [
     (name, bits) for name in GRIDS for bits in (1, 2, 3, 4, 8) if bits > 1 or name not in ("dorefa_weight", "lsq_signed", "fake_quantize")
@@ -76,6 +87,26 @@ def test_all_levels_are_reached_and_kept(lower, width, bits):
     assert torch.allclose(lsq(signed, step, -levels // 2, max(levels // 2 - 1, 0)), signed, atol=1e-9)
     positive = step * torch.arange(levels, dtype=torch.float64)
     assert torch.allclose(pact_activation(positive, width, bits), positive, atol=1e-9)
+
+
+@given(
+    st.sampled_from([name for name in GRIDS if name != "ternary"]), st.integers(2, 8),
+    st.lists(st.floats(-10, 10, width=32), min_size=2, max_size=20), st.floats(-3, 3, allow_subnormal=False),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_any_values_are_quantized_in_order_within_the_range_and_pass_no_gradient_beyond_it(name, bits, values, g):
+    """Also where ties, bounds and repetitions meet: monotone, on the ends of the grid beyond it, gradient 0 or finite."""
+    function, grid = GRIDS[name]
+    ends = grid(bits).double()
+    x = torch.tensor(sorted(values), dtype=torch.float64, requires_grad=True)
+    if name == "dorefa_weight" and not x.detach().abs().max() > 0:
+        return  # all weights 0: the scale is undefined
+    q = function(x, bits)
+    assert (q.diff() >= -1e-12).all() and q.min() >= ends.min() - 1e-6 and q.max() <= ends.max() + 1e-6
+    q.backward(torch.full_like(q, g))
+    assert torch.isfinite(x.grad).all()
+    low, high = BOUNDS[name](bits)
+    assert (x.grad[(x.detach() < low - 1e-9) | (x.detach() > high + 1e-9)] == 0).all()
 
 
 def test_rounding_is_half_to_even():
@@ -372,6 +403,23 @@ def test_what_cannot_be_compiled_runs_as_written(monkeypatch):
     wrong = fusion.or_as_written(lambda x: x.no_such_thing)
     with pytest.raises(AttributeError):
         wrong(torch.ones(1))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_in_a_step_waits_for_the_gpu(method, per_channel):
+    """On fake CUDA tensors, which have no values: whatever needed one would raise, and so would a tensor made on the host."""
+    student = quantize(build("resnet8", 10), method, 2, 2, per_channel=per_channel)
+    initialise(student, torch.rand(4, 3, 8, 8))
+
+    def on_gpu(t):
+        return torch.empty(t.shape, dtype=t.dtype, device="cuda")
+
+    with FakeTensorMode():
+        student._apply(on_gpu)
+        images = on_gpu(torch.rand(4, 3, 8, 8))
+        with OnTheGpu():
+            assert student(images).is_cuda
 
 
 # --------------------------------------------------------------------------------------------------------- networks
