@@ -31,7 +31,7 @@ RANKERS = {
 COLUMNS = [
     "dataset", "model", "augmentation", "score", "cmi", "divergence", "teacher_stddev", "accuracy_mean", "accuracy_sd",
     "n", "rank", "bits", "score_low", "score_high", "entropy", "cross_entropy", "cmi_released", "score_released",
-    "images", "teacher_accuracy",
+    "images", "teacher_accuracy", "paper_accuracy",
 ]  # fmt: skip
 
 
@@ -66,13 +66,39 @@ def _setup_rows(setup: Setup, store: Store) -> list[dict[str, Any]]:
     return rows
 
 
+PAPER_COLUMNS = ["dataset", "model", "bits", "augmentation", "accuracy", "table", "page"]
+
+
+def paper_values(root: Path) -> dict[tuple, float]:
+    """The paper's own accuracies, percent, from results/paper.csv: (dataset, model, bits, augmentation) -> value.
+
+    Raises ValueError, naming the file, for other columns, a value that is no percentage, or one that stands there twice.
+    """
+    path = root / "results/paper.csv"
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path, comment="#", skipinitialspace=True)
+    if list(table.columns) != PAPER_COLUMNS:
+        raise ValueError(f"{path} needs the columns {', '.join(PAPER_COLUMNS)}, it has {', '.join(table.columns)}")
+    wrong = table[~pd.to_numeric(table["accuracy"], errors="coerce").between(0, 100)]
+    if len(wrong):
+        raise ValueError(f"{path}: accuracies are percentages, got {wrong['accuracy'].iloc[0]}")
+    twice = table[table.duplicated(PAPER_COLUMNS[:4])]
+    if len(twice):
+        raise ValueError(f"{path} has two values for {', '.join(map(str, twice[PAPER_COLUMNS[:4]].iloc[0]))}")
+    return {tuple(row[:4]): float(row[4]) for row in table.to_numpy(object)}
+
+
 def ranking_table(store: Store) -> pd.DataFrame:
     """One row per data set, model and augmentation of the profile, by score: teacher-only metrics, students' accuracy.
 
     accuracy_mean and accuracy_sd (percent, over n seeds; NaN where there are too few), rank 1 is the lowest score.
-    Set-ups without a score record are left out. See `COLUMNS`; metrics are in nats.
+    Set-ups without a score record are left out. See `COLUMNS`; metrics are in nats. paper_accuracy  see `paper_values`.
     """
     rows = [row for setup in experiments.setups(store.profile) for row in _setup_rows(setup, store)]
+    paper = paper_values(store.root)
+    for row in rows:
+        row["paper_accuracy"] = paper.get(tuple(row[name] for name in PAPER_COLUMNS[:4]), float("nan"))
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.astype({"n": int, "rank": int}) if len(table) else table
 

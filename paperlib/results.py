@@ -20,7 +20,10 @@ def write(store: Store) -> list[Path]:
     for name, table in tables.items():
         if len(table):
             files[store.tables / f"{name}.csv"] = table.to_csv(index=False)
-            files[store.tables / f"{name}.md"] = report.markdown(table.drop(columns="images") if name == "ranking" else table)
+            shown = table
+            if name == "ranking":
+                shown = table.drop(columns="images").astype({"paper_accuracy": object}).fillna({"paper_accuracy": "not available"})
+            files[store.tables / f"{name}.md"] = report.markdown(shown)
     for path, text in files.items():
         write_atomically(path, text)
     figures = {}

@@ -83,6 +83,24 @@ def test_methods_are_compared_with_ewgs_and_kd_seed_by_seed(tmp_path, monkeypatc
     assert report.methods_table(Store("cpu", root=tmp_path)).empty
 
 
+def test_the_papers_values_stand_beside_ours_when_someone_has_them(tmp_path):
+    store = Store("quick", "results", tmp_path)
+    made_up(store, ACCURACIES)
+    assert report.ranking_table(store)["paper_accuracy"].isna().all()
+    results.write(store)
+    assert (store.tables / "ranking.md").read_text().count("not available") == 16
+    path = tmp_path / "results/paper.csv"
+    header = (ROOT / "results/paper.csv").read_text()
+    assert header.splitlines()[-1] == ",".join(report.PAPER_COLUMNS)
+    path.write_text(header + "digits,resnet8,2,augmix,91.5,Table 1,5\n")
+    table = report.ranking_table(store).set_index("augmentation")
+    assert table.loc["augmix", "paper_accuracy"] == 91.5 and table["paper_accuracy"].notna().sum() == 1
+    for line, named in (("digits,resnet8,2,augmix,91,T,5\n" * 2, "augmix"), ("digits,resnet8,2,none,915,T,5\n", "915"), ("digits\n", "")):
+        path.write_text((header if line != "digits\n" else "") + line)
+        with pytest.raises(ValueError, match=f"paper.csv.*{named}"):
+            report.ranking_table(store)
+
+
 def test_a_set_up_without_all_students_has_no_agreement(tmp_path):
     store = Store("quick", root=tmp_path)
     setup = made_up(store, ACCURACIES)
