@@ -40,7 +40,8 @@ def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
         contenders.append(Contender(name, stepper(setting, learner, steps), steps * training.batch_size(setting)))
     rates = setting.rates(contenders, report)
     rows = [
-        Row(name, "baseline", rates[name]) if name == PLAIN else Row(name, "ours", rates[name], baseline=PLAIN) for name in names
+        Row(name, "baseline", rates[name]) if name == PLAIN else Row(name, "ours", rates[name], baseline=PLAIN)
+        for name in names
     ]
     settings = {
         "data": data.name, "model": setting.model, "batch": training.batch_size(setting), "steps": steps,

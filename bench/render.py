@@ -142,7 +142,9 @@ def rates(files: Sequence[dict[str, Any]]) -> Figure:
     with plt.rc_context(STYLE):
         heights = [_height(file) for file in files]
         figure = plt.figure(figsize=(16, sum(heights) + 0.5), layout="constrained")
-        for subfigure, file in zip(figure.subfigures(len(files), 1, height_ratios=heights, squeeze=False)[:, 0], files, strict=True):
+        for subfigure, file in zip(
+            figure.subfigures(len(files), 1, height_ratios=heights, squeeze=False)[:, 0], files, strict=True
+        ):
             subfigure.suptitle(f"{file['device']}, {file['threads']} threads", fontweight="bold")
             left, right = subfigure.subplots(1, 2, width_ratios=(1, 1.1), squeeze=False)[0]
             below = right.get_subplotspec().subgridspec(2, 1, height_ratios=[max(1, len(_shown(file, p))) for p in PANELS[1:]])
@@ -177,7 +179,9 @@ def _panel(axis: plt.Axes, file: dict[str, Any], suite: str) -> None:
                 other = spread(rows[name].rounds)
                 axis.plot([ours[0], other[0]], [y, y], color=colour, lw=1, alpha=0.4, zorder=1)
                 axis.plot(other[1:], [y, y], color=colour, lw=3, alpha=0.35, solid_capstyle="butt")
-                axis.plot(other[0], y, marker, color=colour, mfc=face, ms=16 if marker == "|" else 6, mew=2 if marker == "|" else 1.4)
+                axis.plot(
+                    other[0], y, marker, color=colour, mfc=face, ms=16 if marker == "|" else 6, mew=2 if marker == "|" else 1.4
+                )
         axis.plot(ours[1:], [y, y], color=OURS, lw=3, alpha=0.45, solid_capstyle="butt")
         axis.plot(ours[0], y, "o", color=OURS, ms=7)
         texts = [f"{line(row, rows)[3].split()[0]} x plain"] if row.baseline else []
@@ -189,7 +193,11 @@ def _panel(axis: plt.Axes, file: dict[str, Any], suite: str) -> None:
     axis.set_title(suite, loc="left")
     axis.grid(axis="y", visible=False)
     if suite == PANELS[0] or PANELS[0] not in file["suites"]:
-        marks = (("o", OURS, OURS, "ours"), ("s", PLAIN, "white", "plain baseline"), ("|", LIMIT, LIMIT, "limit of the machine"))
+        marks = (
+            ("o", OURS, OURS, "ours"),
+            ("s", PLAIN, "white", "plain baseline"),
+            ("|", LIMIT, LIMIT, "limit of the machine"),
+        )
         handles = [plt.Line2D([], [], color=c, marker=m, mfc=f, ls="", mew=1.6, label=text) for m, c, f, text in marks]
         axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.1, 1.0), ncols=3, frameon=False)
 
@@ -229,10 +237,13 @@ def _curve(column: Sequence[plt.Axes], curve: dict[str, Any], machine: str, colo
     sizes, seconds = curve["sizes"], curve["seconds"]
     median = [s[0] for s in seconds]
     bars = [[s[0] - s[1] for s in seconds], [s[2] - s[0] for s in seconds]]
-    column[0].errorbar(sizes, median, yerr=bars, fmt="o-", color=colour, ms=5, capsize=2,
-                       label=f"{machine}: N^{exponent(sizes, median):.2f}")
+    column[0].errorbar(
+        sizes, median, yerr=bars, fmt="o-", color=colour, ms=5, capsize=2, label=f"{machine}: N^{exponent(sizes, median):.2f}"
+    )
     if min(curve["memory"]) > 0:
-        column[1].plot(sizes, [m / 1e6 for m in curve["memory"]], "s-", color=colour, ms=5, label=f"{machine}: N^{_memory_exponent(curve)}")
+        column[1].plot(
+            sizes, [m / 1e6 for m in curve["memory"]], "s-", color=colour, ms=5, label=f"{machine}: N^{_memory_exponent(curve)}"
+        )
 
 
 def write(folder: Path) -> list[Path]:

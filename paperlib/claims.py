@@ -1,7 +1,7 @@
 """The paper's claims C1 to C7 against the records: verdict, numbers, how many records. No torch here.
 
-The rules are the same for every profile. They were written when the rankings of `quick` and `cpu` were known, and before any other.
-Set-ups are counted, never pooled, because points of different set-ups do not lie on one line.
+The rules are the same for every profile. They were written when the rankings of `quick` and `cpu` were known, and before any
+other. Set-ups are counted, never pooled, because points of different set-ups do not lie on one line.
 
     supported      the effect has the claimed sign in every set-up, and is clear (see each claim) in more than half of them
     not supported  it has the other sign in at least half of them

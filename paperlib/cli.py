@@ -21,9 +21,7 @@ def _parser() -> argparse.ArgumentParser:
         if work:
             command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
             command.add_argument("--jobs", type=int, default=0, help="processes at a time; 0 chooses (default)")
-        command.add_argument(
-            "--record", action="store_true", help="work on the committed records in results/, not on build/"
-        )
+        command.add_argument("--record", action="store_true", help="work on the committed records in results/, not on build/")
         return command
 
     run = add("run", "Make the runs that a table lacks, without notebooks.", work=True)
@@ -31,7 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     add("reproduce", "Execute the notebooks through papermill, making the runs they lack; then compare.", work=True)
     add("compare", "Compare the tables in build/ with the committed ones.")
     add("status", "List what a profile has and lacks.")
-    figures = commands.add_parser("figures", help="Rebuild every table and figure of results/, CLAIMS.md and report.html from its records.")
+    figures = commands.add_parser(
+        "figures", help="Rebuild every table and figure of results/, CLAIMS.md and report.html from its records."
+    )
     figures.set_defaults(profile=None)
     notebooks = commands.add_parser("notebooks", help="Execute the committed notebooks in place, on committed records.")
     notebooks.set_defaults(profile=None)
@@ -124,5 +124,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands |= {"figures": _figures, "notebooks": _notebooks, "methods": _methods}
     store = Store(args.profile, "results" if args.record else "build") if args.profile else None
     return commands[args.command](args, store)
-
-

@@ -400,7 +400,5 @@ def evaluate(logits: Tensor, targets: Tensor, cmi_weight: float, replicates: int
 def _paired_stddev(logits: Tensor, base: Tensor, groups: list[int]) -> float:
     """T. stddev over groups that hold the augmented views and as many base-augmented views of the same images."""
     n = sum(groups)
-    both = torch.cat(
-        [half for pair in zip(logits[:n].split(groups), base[:n].split(groups), strict=True) for half in pair]
-    )
+    both = torch.cat([half for pair in zip(logits[:n].split(groups), base[:n].split(groups), strict=True) for half in pair])
     return float(teacher_stddev(both.double().softmax(1), [2 * size for size in groups]))

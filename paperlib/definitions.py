@@ -1,9 +1,9 @@
 """What the paper's score might be: candidate definitions on the same records. No torch here.
 
-PAPER section 2: the text has M = D - CMI; the released Tiny-ImageNet script prints CMI - D and stores CMI - cross-entropy; under
-CutMix the released centroids are transposed; the figure shows seven schemes. The released scripts train with TrivialAugment + CutMix
-on CIFAR-100 VGG-13 and with AutoAugment-ImageNet + CutMix on ResNet-32 as "ours". Which definition picks what, and which
-predicts accuracy?
+The paper's text has M = D - CMI; the released Tiny-ImageNet script prints CMI - D and stores CMI - cross-entropy; under CutMix
+the released centroids are transposed; the figure shows seven schemes. The released scripts train with TrivialAugment +
+CutMix on CIFAR-100 VGG-13 and with AutoAugment-ImageNet + CutMix on ResNet-32 as "ours". Which definition picks what, and
+which predicts accuracy?
 """
 
 import textwrap
@@ -79,11 +79,24 @@ def definitions_figure(table: pd.DataFrame) -> Figure:
     """
     setups = list(table["setup"].unique())
     with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(1, len(setups), figsize=(2.2 + 4.3 * len(setups), 5.4), squeeze=False, sharey=True, layout="constrained")
+        figure, axes = plt.subplots(
+            1, len(setups), figsize=(2.2 + 4.3 * len(setups), 5.4), squeeze=False, sharey=True, layout="constrained"
+        )
         for axis, setup in zip(axes[0], setups, strict=True):
             rows = table[table["setup"] == setup]
             values = rows.pivot(index="definition", columns="pool", values="spearman").reindex(list(DEFINITIONS))[list(POOLS)]
-            sns.heatmap(values, vmin=-1, vmax=1, cmap="RdBu_r", annot=True, fmt="+.2f", cbar=False, ax=axis, linewidths=1, annot_kws={"size": 8})
+            sns.heatmap(
+                values,
+                vmin=-1,
+                vmax=1,
+                cmap="RdBu_r",
+                annot=True,
+                fmt="+.2f",
+                cbar=False,
+                ax=axis,
+                linewidths=1,
+                annot_kws={"size": 8},
+            )
             axis.set(title=setup, xlabel="", ylabel="")
             axis.set_xticks(axis.get_xticks(), [textwrap.fill(name, 10) for name in POOLS], rotation=0, fontsize=8)
     plt.close(figure)

@@ -25,11 +25,11 @@ from . import data as datasets
 from .augment import augment, generator
 from .budget import rank_within
 from .config import BudgetRun, Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
+from .learners import Task
 from .losses import objective
 from .models import build
 from .quantizers import quantize
 from .runs import Store, weights_of
-from .learners import Task
 from .training import fit, fit_together, load_tensors, save_tensors
 
 HEADLINE_EPOCHS = 100  # schedules at least this long report the mean of their last five epochs, shorter ones the last
@@ -119,9 +119,7 @@ def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
         content = _MAKERS[type(run)](run, store, device)
     seconds = content.pop("seconds", time.perf_counter() - started)
     cpu_seconds = content.pop("cpu_seconds", time.process_time() - cpu_started)
-    record = store.save(
-        run, "done", **content, seconds=seconds, cpu_seconds=cpu_seconds, environment=environment(device)
-    )
+    record = store.save(run, "done", **content, seconds=seconds, cpu_seconds=cpu_seconds, environment=environment(device))
     _checkpoint(run, store).unlink(missing_ok=True)
     return record
 
@@ -220,8 +218,7 @@ def _reporter(run: Run, store: Store, epochs: int) -> Callable[[dict], None]:
             store.log(f"{run.label}: initial epoch {row['initial_epoch'] + 1}, loss {row['loss']:.3g}, {row['seconds']:.1f} s")
         elif epochs <= 20 or (row["epoch"] + 1) % (epochs // 20) == 0 or row["epoch"] + 1 == epochs:
             store.log(
-                f"{run.label}: epoch {row['epoch'] + 1}/{epochs}, {row['test_accuracy']:.2f} %, "
-                f"{row['seconds']:.1f} s an epoch"
+                f"{run.label}: epoch {row['epoch'] + 1}/{epochs}, {row['test_accuracy']:.2f} %, {row['seconds']:.1f} s an epoch"
             )
 
     return report

@@ -122,9 +122,7 @@ def precision_comparison(profile: str) -> Comparison:
     """The first set-up of a profile; on CIFAR-10 at CPU scale with fewer images and more epochs."""
     first = setups(profile)[0]
     if profile == "cpu":
-        first = replace(
-            first, data=Data("cifar10", train=5_000), student_recipe=replace(first.student_recipe, epochs=10)
-        )
+        first = replace(first, data=Data("cifar10", train=5_000), student_recipe=replace(first.student_recipe, epochs=10))
     return Comparison(first)
 
 

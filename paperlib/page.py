@@ -94,14 +94,39 @@ def render(stores: Sequence[Store], found: Sequence[claims.Claim]) -> str:
             path = store.figures / f"{name}.png"
             if path.exists():
                 parts.append(_picture(path, caption))
-        columns = ["dataset", "model", "augmentation", "rank", "score", "cmi", "divergence", "teacher_stddev", "accuracy_mean", "accuracy_sd", "n"]
+        columns = [
+            "dataset",
+            "model",
+            "augmentation",
+            "rank",
+            "score",
+            "cmi",
+            "divergence",
+            "teacher_stddev",
+            "accuracy_mean",
+            "accuracy_sd",
+            "n",
+        ]
         parts += ["<h3>Ranking</h3>", _table(ranking[columns])]
         if len(agreement := report.agreement_table(ranking)):
-            columns = ["setup", "ranker", "spearman", "spearman_p", "kendall", "kendall_p", "pick", "pick_accuracy", "regret", "seeds"]
+            columns = [
+                "setup",
+                "ranker",
+                "spearman",
+                "spearman_p",
+                "kendall",
+                "kendall_p",
+                "pick",
+                "pick_accuracy",
+                "regret",
+                "seeds",
+            ]
             parts += ["<h3>How well each teacher-only metric ranks</h3>", _table(agreement[columns])]
         if len(costs := claims.cost_table(store)):
             parts += ["<h3>What selection costs, in processor seconds</h3>"]
-            parts += [_table(costs[["setup", "candidates", "scoring_cpu", "student_cpu", "sweep_cpu", "share_of_student", "device"]])]
+            parts += [
+                _table(costs[["setup", "candidates", "scoring_cpu", "student_cpu", "sweep_cpu", "share_of_student", "device"]])
+            ]
         sections.append("\n".join(parts))
     links = "".join(f'<a href="#{store.profile}">{store.profile}</a>' for store in stores if len(report.ranking_table(store)))
     return f"""<!doctype html>

@@ -254,6 +254,7 @@ def _accuracies(runs: list[Run], store: Store) -> pd.Series | None:
 
 def markdown(table: pd.DataFrame, digits: int = 3) -> str:
     """A table in GitHub's Markdown; numbers rounded here and nowhere else."""
+
     def cell(value: Any) -> str:
         if isinstance(value, float):
             if value != value:
@@ -305,7 +306,8 @@ def _panel(axis: plt.Axes, name: str, rows: pd.DataFrame, colours: dict) -> None
     rho = spearman(rows["score"], rows["accuracy_mean"])
     axis.set(
         title=f"{name}   Spearman {rho.value:.2f} (p = {rho.p:.2g}, n = {rho.n})",
-        xlabel="score D - CMI [nats], lower is better", ylabel="student's top-1 accuracy [%]",
+        xlabel="score D - CMI [nats], lower is better",
+        ylabel="student's top-1 accuracy [%]",
     )
     axis.legend(fontsize=8, loc="best", framealpha=0.9)
 
@@ -345,7 +347,9 @@ def methods_figure(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         for axis, kind in zip(axes[:, 0], kinds, strict=True):
             rows = table[table["kind"] == kind].iloc[::-1]
-            axis.errorbar(rows["accuracy_mean"], rows["method"], xerr=rows["accuracy_sd"].fillna(0), fmt="o", color=colour, capsize=3)
+            axis.errorbar(
+                rows["accuracy_mean"], rows["method"], xerr=rows["accuracy_sd"].fillna(0), fmt="o", color=colour, capsize=3
+            )
             for value in rows.loc[rows["method"] == {"loss": "kd", "quantizer": "ewgs"}[kind], "accuracy_mean"]:
                 axis.axvline(value, color="0.6", linestyle=":", zorder=0)
             axis.set_title({"loss": "losses, with EWGS", "quantizer": "quantizers, with KD"}[kind], loc="left", fontsize=10)

@@ -22,7 +22,9 @@ def write(store: Store) -> list[Path]:
             files[store.tables / f"{name}.csv"] = table.to_csv(index=False)
             shown = table
             if name == "ranking":
-                shown = table.drop(columns="images").astype({"paper_accuracy": object}).fillna({"paper_accuracy": "not available"})
+                shown = (
+                    table.drop(columns="images").astype({"paper_accuracy": object}).fillna({"paper_accuracy": "not available"})
+                )
             files[store.tables / f"{name}.md"] = report.markdown(shown)
     for path, text in files.items():
         write_atomically(path, text)

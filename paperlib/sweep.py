@@ -18,7 +18,6 @@ from .config import Run, TeacherRun
 from .execution import alike, count_cores, ensure_teacher, execute, execute_together
 from .runs import Store
 
-
 ATTEMPTS = 3  # pools started, if worker processes die, before what is left is given up
 
 

@@ -187,6 +187,7 @@ def test_rendering_needs_no_torch(tmp_path):
 
 def remember(start: int):
     """For a spawned process: holds `add` megabytes for a moment."""
+
     def call(add: int) -> int:
         if add < 0:
             raise ArithmeticError(f"cannot add {add}")

@@ -30,7 +30,10 @@ def test_definitions_pick_and_rank_as_written():
     assert (strong["pick"], strong["regret"], strong["spearman"]) == ("autoaugment_svhn+cutmix", 15, pytest.approx(1))
     assert table.loc[("all 16", "D - 0.25 CMI"), "spearman"] == pytest.approx(-1)  # 1 - 0.25 * 2 > 0
     places = {name: i + 1 for i, name in enumerate(experiments.CANDIDATES)}
-    assert mild["rank_ta_cutmix"] == places["trivialaugment+cutmix"] and mild["rank_aai_cutmix"] == places["autoaugment_imagenet+cutmix"]
+    assert (
+        mild["rank_ta_cutmix"] == places["trivialaugment+cutmix"]
+        and mild["rank_aai_cutmix"] == places["autoaugment_imagenet+cutmix"]
+    )
     assert np.isnan(table.loc[("8 without CutMix", "D alone"), "rank_ta_cutmix"])
     assert table.loc[("7 policies without CutMix", "D alone"), "pick"] == "erasing"
     assert table.loc[("8 with CutMix", "D alone"), "pick"] == "none+cutmix"
@@ -65,7 +68,9 @@ def test_verdicts_follow_the_records(tmp_path):
     assert "+15.00 points" in found["C2"].evidence[0]
     assert [found[name].verdict for name in ("C3", "C4", "C5", "C7")] == ["not tested"] * 4
     assert claims.cost_table(store).iloc[0]["share_of_student"] == 0.5
-    _, found = judged(tmp_path / "b", dict(zip(ACCURACIES, reversed(ACCURACIES.values()), strict=True)), score=500.0, student=20.0)
+    _, found = judged(
+        tmp_path / "b", dict(zip(ACCURACIES, reversed(ACCURACIES.values()), strict=True)), score=500.0, student=20.0
+    )
     assert [found[name].verdict for name in ("C1", "C2", "C6")] == ["not supported"] * 3
     _, found = judged(tmp_path / "c", ACCURACIES, score=100.0)  # cheaper than the sweep, dearer than a student
     assert found["C6"].verdict == "partly"

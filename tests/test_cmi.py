@@ -189,7 +189,9 @@ def test_the_interval_holds_the_estimate_and_the_truth():
     """With many classes and few images every replicate loses CMI; the interval must not."""
     generator = torch.Generator().manual_seed(2)
     labels = torch.arange(900) % 30
-    draw = lambda: 3 * torch.randn(900, 30, dtype=torch.float64, generator=generator) + 4 * torch.nn.functional.one_hot(labels, 30)  # noqa: E731
+    draw = lambda: (
+        3 * torch.randn(900, 30, dtype=torch.float64, generator=generator) + 4 * torch.nn.functional.one_hot(labels, 30)
+    )  # noqa: E731
     row = scorer.evaluate(draw(), labels, 1.0, 100, 0)
     for name in ("score", "cmi", "divergence"):
         assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]

@@ -24,7 +24,9 @@ def test_digits():
     assert digits.train_images.shape == (1297, 3, 32, 32) and digits.test_images.shape == (500, 3, 32, 32)
     assert torch.bincount(digits.test_labels).tolist() == [50] * 10
     x = digits.train_images.float() / 255
-    assert x.mean().item() == pytest.approx(digits.mean[0], abs=1e-3) and x.std().item() == pytest.approx(digits.std[0], abs=1e-3)
+    assert x.mean().item() == pytest.approx(digits.mean[0], abs=1e-3) and x.std().item() == pytest.approx(
+        digits.std[0], abs=1e-3
+    )
     # no test image is a training image
     rows = {image.numpy().tobytes() for image in digits.train_images}
     assert sum(image.numpy().tobytes() in rows for image in digits.test_images) == 0
@@ -48,7 +50,9 @@ def test_npz_gives_the_same_tensors_in_any_order(tmp_path):
         first, second = load("cifar10", tmp_path / "a"), load("cifar10", tmp_path / "b")
     assert torch.equal(first.train_images, second.train_images) and torch.equal(first.train_labels, second.train_labels)
     shown = {(i.numpy().tobytes(), int(y)) for i, y in zip(first.train_images, first.train_labels, strict=True)}
-    given = {(i.transpose(2, 0, 1).tobytes(), int(y)) for i, y in zip(arrays["train_images"], arrays["train_labels"], strict=True)}
+    given = {
+        (i.transpose(2, 0, 1).tobytes(), int(y)) for i, y in zip(arrays["train_images"], arrays["train_labels"], strict=True)
+    }
     assert shown == given
 
 

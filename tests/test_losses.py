@@ -11,8 +11,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from paperlib.losses import (
-    CKTF, CRD, FEATURE_LOSSES, FSP, KDSVD, METHOD_NOTES, OBJECTIVES, VID, Correlation, FactorTransfer, FitNet, Layerwise,
-    Objective, attention, correlation, cross_entropy, dkd, factor, fsp, hint, kd, kdsvd, nst, objective, pkt, rkd, similarity,
+    CKTF,
+    CRD,
+    FEATURE_LOSSES,
+    FSP,
+    KDSVD,
+    METHOD_NOTES,
+    OBJECTIVES,
+    VID,
+    Correlation,
+    FactorTransfer,
+    FitNet,
+    Layerwise,
+    Objective,
+    attention,
+    correlation,
+    cross_entropy,
+    dkd,
+    factor,
+    fsp,
+    hint,
+    kd,
+    kdsvd,
+    nst,
+    objective,
+    pkt,
+    rkd,
+    similarity,
 )  # fmt: skip
 from paperlib.losses.contrastive import Negatives, contrast, mix
 from paperlib.losses.features import right_singular_vectors, same_size
@@ -173,9 +198,7 @@ def slow_rkd(fs, ft, distance_weight, angle_weight) -> float:
         parts.append((d / d[d > 0].mean(), lambda i, j, k, f=f: F.cosine_similarity(f[j] - f[i], f[k] - f[i], 0)))
     huber = lambda x: x**2 / 2 if abs(x) < 1 else abs(x) - 0.5  # noqa: E731
     distance = sum(huber(float(parts[0][0][i, j] - parts[1][0][i, j])) for i in range(n) for j in range(n)) / n**2
-    angle = sum(
-        huber(float(parts[0][1](i, j, k) - parts[1][1](i, j, k))) for i in range(n) for j in range(n) for k in range(n)
-    )
+    angle = sum(huber(float(parts[0][1](i, j, k) - parts[1][1](i, j, k))) for i in range(n) for j in range(n) for k in range(n))
     return distance_weight * distance + angle_weight * angle / n**3
 
 

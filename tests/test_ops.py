@@ -116,7 +116,9 @@ def test_bad_magnitudes_are_named(op, magnitude, named):
         apply_op(pictures("noise", 1, (32, 32)), op, torch.tensor([magnitude]))
 
 
-@pytest.mark.parametrize("images", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "images", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8)]
+)
 def test_images_must_be_uint8_nchw(images):
     with pytest.raises(ValueError, match="uint8"):
         apply_op(images, "Invert", torch.zeros(2))

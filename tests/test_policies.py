@@ -12,7 +12,17 @@ from torchvision.transforms import v2
 from torchvision.transforms.autoaugment import AutoAugmentPolicy
 
 from paperlib.augment import (
-    AUGMENTATIONS, OPS, POLICIES, Policy, apply_chains, apply_op, augment, augment_batches, cutmix, generator, policies,
+    AUGMENTATIONS,
+    OPS,
+    POLICIES,
+    Policy,
+    apply_chains,
+    apply_op,
+    augment,
+    augment_batches,
+    cutmix,
+    generator,
+    policies,
     to_device,
 )  # fmt: skip
 from paperlib.augment.pipeline import crop_and_mirror, crop_draw, cutmix_draw
@@ -261,8 +271,7 @@ def test_many_batches_are_the_batches_one_by_one(name, count, batch):
     keys = range(-(-count // batch))
     views, targets = augment_batches(images, labels, name, [generator(5, k) for k in keys], batch, 10)
     one_by_one = [
-        augment(x, y, name, generator(5, k), 10)
-        for k, x, y in zip(keys, images.split(batch), labels.split(batch), strict=True)
+        augment(x, y, name, generator(5, k), 10) for k, x, y in zip(keys, images.split(batch), labels.split(batch), strict=True)
     ]
     assert torch.equal(views, torch.cat([x for x, _ in one_by_one]))
     assert torch.equal(targets, torch.cat([y for _, y in one_by_one]))

@@ -91,7 +91,9 @@ def test_the_readmes_table_is_the_records():
     """Every number of the headline table, as the committed agreement tables round to it."""
     tables = [pd.read_csv(ROOT / "results" / p / "tables/agreement.csv").set_index("ranker") for p in ("cpu", "quick")]
     names = {"**score D - CMI**": "score D - CMI (ours)"}
-    rows = re.findall(r"^\| (\S.*?) \| (.*) \|$", (ROOT / "README.md").read_text().split("| ranker |")[1].split("\n\n")[0], re.M)
+    rows = re.findall(
+        r"^\| (\S.*?) \| (.*) \|$", (ROOT / "README.md").read_text().split("| ranker |")[1].split("\n\n")[0], re.M
+    )
     shown = [(names.get(name, name), cells.split(" | ")) for name, cells in rows if "(" in cells]
     assert len([row for row in shown if row[0] in tables[0].index]) == 4
     for name, cells in shown:

@@ -14,8 +14,10 @@ from paperlib.models import build
 from paperlib.quantizers import (
     METHODS,
     QuantizedLayer,
+    dorefa,
     dorefa_activation,
     dorefa_weight,
+    ewgs,
     ewgs_activation,
     ewgs_round,
     ewgs_weight,
@@ -24,14 +26,17 @@ from paperlib.quantizers import (
     fusion,
     initialise,
     layers_to_quantize,
+    learned_step,
     lsq,
     lsq_plus,
+    pact,
     pact_activation,
     quantize,
     quantizer_parameters,
+    released,
+    ternary,
     ternary_weight,
 )
-from paperlib.quantizers import dorefa, ewgs, learned_step, pact, released, ternary
 from paperlib.quantizers.ewgs import update_deltas
 from paperlib.quantizers.functional import interval_codes
 
@@ -191,7 +196,9 @@ def test_bad_arguments(call):
 
 def test_lsq_plus_moves_the_grid_and_its_offset_learns_from_what_is_outside():
     step, offset = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.5, -1.0))
-    x = torch.tensor([-2.0, -0.9, 0.3, 0.45, 3.0], dtype=torch.float64, requires_grad=True)  # v = -2, 0.2, 2.6, 2.9, 8; grid 0 .. 3
+    x = torch.tensor(
+        [-2.0, -0.9, 0.3, 0.45, 3.0], dtype=torch.float64, requires_grad=True
+    )  # v = -2, 0.2, 2.6, 2.9, 8; grid 0 .. 3
     g = torch.tensor([1.0, 10, 100, 1000, 10000], dtype=torch.float64)
     y = lsq_plus(x, step, offset, 0, 3)
     assert y.tolist() == pytest.approx([-1.0, -1.0, 0.5, 0.5, 0.5])
@@ -210,7 +217,11 @@ def test_lsq_plus_starts_where_the_error_is_least():
     quantizer.initialise(x)
     error = lambda step, low: (lsq_plus(x, step, low, 0, 3) - x).square().mean().item()  # noqa: E731
     ours = error(quantizer.step.item(), quantizer.offset.item())
-    fine = min(error((high - low) / 3, low) for low in torch.linspace(-4, 0, 60).tolist() for high in torch.linspace(0.1, 4, 60).tolist())
+    fine = min(
+        error((high - low) / 3, low)
+        for low in torch.linspace(-4, 0, 60).tolist()
+        for high in torch.linspace(0.1, 4, 60).tolist()
+    )
     assert ours < 1.03 * fine < error(((x.max() - x.min()) / 3).item(), x.min().item())
 
 
@@ -225,7 +236,9 @@ def test_an_offset_goes_through_a_padded_convolution_exactly():
     reference = torch.nn.functional.conv2d(a(seen), w(layer.weight), layer.bias, 2, 1, 1, 2)  # the border is padded with zeros
     assert torch.allclose(layer(seen), reference, atol=1e-12)
     parameters = [a.step, a.offset, w.step, layer.weight]
-    for ours, theirs in zip(*(torch.autograd.grad(y.square().sum(), parameters) for y in (layer(seen), reference)), strict=True):
+    for ours, theirs in zip(
+        *(torch.autograd.grad(y.square().sum(), parameters) for y in (layer(seen), reference)), strict=True
+    ):
         assert torch.allclose(ours, theirs, rtol=1e-9)
 
 
@@ -269,7 +282,9 @@ def test_released_lsq_differs_from_the_paper_between_the_last_level_and_the_next
         quantizer(tensor).sum().backward()
         whole = quantizer.step.detach().clone().requires_grad_()
         fake_quantize(tensor, whole, -4, 3).sum().backward()
-        assert quantizer.step.grad.item() == pytest.approx(whole.grad.item() / math.sqrt(numel * 3), rel=1e-5)  # the batch counts
+        assert quantizer.step.grad.item() == pytest.approx(
+            whole.grad.item() / math.sqrt(numel * 3), rel=1e-5
+        )  # the batch counts
 
 
 def test_released_dorefa_keeps_its_first_scale_and_passes_gradient_through_the_maximum():
@@ -296,7 +311,10 @@ def test_released_dorefa_keeps_its_first_scale_and_passes_gradient_through_the_m
 def test_released_pact_has_half_a_grid_and_an_alpha_that_stays():
     quantizer = released.ReleasedPact(2)
     assert not list(quantizer.parameters())
-    assert quantizer(torch.linspace(0, 9, 100)).unique().tolist() == [0, 4]  # 6 / 1.5 = 4: of four levels a ReLU's output sees two
+    assert quantizer(torch.linspace(0, 9, 100)).unique().tolist() == [
+        0,
+        4,
+    ]  # 6 / 1.5 = 4: of four levels a ReLU's output sees two
     assert quantizer(torch.tensor([-50.0])).item() == -8
 
 
@@ -522,7 +540,11 @@ def test_kept_layers_can_have_more_bits():
     for method in ("lsq_released", "pact_released", "dorefa_released", "ewgs", "lsq", "lsq+"):
         student = quantize(teacher, method, 3, 3, kept_bits=8)
         initialise(student, images)
-        levels = {name: len(m.weight_quantizer(m.weight).unique()) for name, m in student.named_modules() if isinstance(m, QuantizedLayer)}
+        levels = {
+            name: len(m.weight_quantizer(m.weight).unique())
+            for name, m in student.named_modules()
+            if isinstance(m, QuantizedLayer)
+        }
         assert len(levels) == 8 and all((n > 8) == (name in ("conv", "linear")) for name, n in levels.items())
         first = student.conv.activation_quantizer(images)
         assert len(first.unique()) <= 256 and len(first[images < 0].unique()) > 16  # the image is negative too

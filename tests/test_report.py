@@ -49,7 +49,12 @@ def test_ranking_and_agreement_of_made_up_records(tmp_path):
     assert table["accuracy_sd"].isna().all()
     agreement = report.agreement_table(table).set_index("ranker")
     ours, least = agreement.loc["score D - CMI (ours)"], agreement.loc["T. stddev (minimal variance)"]
-    assert (ours["spearman"], ours["kendall"], ours["regret"], ours["pick"]) == (pytest.approx(-1), pytest.approx(-1), 0, "none")
+    assert (ours["spearman"], ours["kendall"], ours["regret"], ours["pick"]) == (
+        pytest.approx(-1),
+        pytest.approx(-1),
+        0,
+        "none",
+    )
     assert (least["spearman"], least["regret"]) == (pytest.approx(1), 15)
     assert ours["spearman_p"] == pytest.approx(2 / 20922789888000)
     assert np.isnan(agreement.loc["- CMI alone", "spearman"])  # constant here
@@ -95,7 +100,11 @@ def test_the_papers_values_stand_beside_ours_when_someone_has_them(tmp_path):
     path.write_text(header + "digits,resnet8,2,augmix,91.5,Table 1,5\n")
     table = report.ranking_table(store).set_index("augmentation")
     assert table.loc["augmix", "paper_accuracy"] == 91.5 and table["paper_accuracy"].notna().sum() == 1
-    for line, named in (("digits,resnet8,2,augmix,91,T,5\n" * 2, "augmix"), ("digits,resnet8,2,none,915,T,5\n", "915"), ("digits\n", "")):
+    for line, named in (
+        ("digits,resnet8,2,augmix,91,T,5\n" * 2, "augmix"),
+        ("digits,resnet8,2,none,915,T,5\n", "915"),
+        ("digits\n", ""),
+    ):
         path.write_text((header if line != "digits\n" else "") + line)
         with pytest.raises(ValueError, match=f"paper.csv.*{named}"):
             report.ranking_table(store)

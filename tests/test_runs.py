@@ -317,7 +317,9 @@ def test_missing_runs_name_the_command(tmp_path):
         require(Store("quick", root=tmp_path), experiments.runs_of("quick", "ranking"), "make reproduce PROFILE=quick")
 
 
-@pytest.mark.parametrize("arguments, named", [(dict(device="tpu"), "tpu"), (dict(jobs=-1), "-1"), (dict(device="cuda:99"), "cuda:99")])
+@pytest.mark.parametrize(
+    "arguments, named", [(dict(device="tpu"), "tpu"), (dict(jobs=-1), "-1"), (dict(device="cuda:99"), "cuda:99")]
+)
 def test_sweep_names_what_is_wrong(tmp_path, monkeypatch, arguments, named):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=named):

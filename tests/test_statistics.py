@@ -25,7 +25,6 @@ def test_value_and_exact_p_value(ours, theirs, x, y):
     assert found.p == pytest.approx((np.abs(every) >= abs(found.value) - 1e-12).mean())
 
 
-
 @pytest.mark.parametrize("function", [spearman, kendall])
 def test_sixteen_points_are_exact(function):
     rng = np.random.default_rng(0)

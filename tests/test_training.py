@@ -43,7 +43,13 @@ def teacher():
 
 MARGIN = 40  # points above chance, which is 10 %, that every method must reach in four short epochs
 # For training this short: few negatives in CRD's draws, one epoch of the stage before the main one, no warm-up of 20 epochs.
-SHORT = {"crd": {"negatives": 64}, "cktf": {"negatives": 64}, "fsp": {"init_epochs": 1}, "ft": {"init_epochs": 1}, "dkd": {"warmup": 0}}
+SHORT = {
+    "crd": {"negatives": 64},
+    "cktf": {"negatives": 64},
+    "fsp": {"init_epochs": 1},
+    "ft": {"init_epochs": 1},
+    "dkd": {"warmup": 0},
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -232,7 +238,9 @@ def test_tiny_imagenets_schedule_and_optimiser(teacher):
 
 def test_accuracy_counts(teacher):
     logits = teacher.eval()(SMALL.normalise(SMALL.test_images))
-    assert accuracy(teacher, SMALL, batch=70) == pytest.approx(100 * (logits.argmax(1) == SMALL.test_labels).double().mean().item())
+    assert accuracy(teacher, SMALL, batch=70) == pytest.approx(
+        100 * (logits.argmax(1) == SMALL.test_labels).double().mean().item()
+    )
 
 
 def test_what_cannot_work_is_refused(teacher):

@@ -255,9 +255,7 @@ class Loss(nn.Module):
             total = total + objective.beta * self.distiller(*self._pairs(student[1], teacher[1]), indices)
         return total
 
-    def pretraining_loss(
-        self, student_features: Mapping[str, Tensor] | None, teacher_features: Mapping[str, Tensor]
-    ) -> Tensor:
+    def pretraining_loss(self, student_features: Mapping[str, Tensor] | None, teacher_features: Mapping[str, Tensor]) -> Tensor:
         """What the stage before the main one minimises, a scalar without beta. Raises ValueError if there is none.
 
         student_features  may be None where the distiller learns from the teacher alone (`Distiller.pretrains` is "own").
@@ -267,9 +265,7 @@ class Loss(nn.Module):
             raise ValueError(f"{name!r} has no stage before the main one")
         return self.distiller.pretraining_loss(*self._pairs(student_features, teacher_features))
 
-    def _pairs(
-        self, student: Mapping[str, Tensor] | None, teacher: Mapping[str, Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _pairs(self, student: Mapping[str, Tensor] | None, teacher: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         fs = [] if student is None else [widen(student[name]) for name in self.student_layers]
         return fs, [widen(teacher[name]) for name in self.teacher_layers]
 

@@ -1,9 +1,9 @@
 """Low-bit students: `quantize(model, method, weight_bits, activation_bits)`.
 
-    functional.py    the mathematics, one function per quantizer, gradients written out
-    fusion.py        those functions as one compiled kernel each
-    layers.py        convolution and linear layer with quantized weight and input
-    ewgs.py, dorefa.py, pact.py, learned_step.py, ternary.py, released.py   one file per method: how its parameters start
+functional.py    the mathematics, one function per quantizer, gradients written out
+fusion.py        those functions as one compiled kernel each
+layers.py        convolution and linear layer with quantized weight and input
+ewgs.py, dorefa.py, pact.py, learned_step.py, ternary.py, released.py   one file per method: how its parameters start
 """
 
 import copy

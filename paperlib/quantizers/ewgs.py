@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .functional import _check_bits, _check_delta, centred, interval_codes, over_channels
 from .fusion import fusing
-from .layers import Quantizer, QuantizedLayer
+from .layers import QuantizedLayer, Quantizer
 
 
 class EwgsQuantizer(Quantizer):
@@ -72,9 +72,7 @@ def activation(bits: int, delta: float | str = 0.0) -> EwgsQuantizer:
     return EwgsQuantizer(bits, False, delta)
 
 
-def hutchinson_trace(
-    gradient: Tensor, values: Tensor, rng: torch.Generator, draws: int = 50, tolerance: float = 1e-3
-) -> float:
+def hutchinson_trace(gradient: Tensor, values: Tensor, rng: torch.Generator, draws: int = 50, tolerance: float = 1e-3) -> float:
     """Trace of the Hessian whose gradient with respect to `values` is `gradient` (with its graph), by +-1 vectors.
 
     Stops when the running mean changes by less than `tolerance` relative to itself, after `draws` at the most. (The

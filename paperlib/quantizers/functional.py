@@ -89,9 +89,7 @@ class _IntervalCodes(Function):
         return by_x, by_lower.reshape(lower.shape), by_upper.reshape(upper.shape), None, None
 
 
-def interval_codes(
-    x: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: Tensor | float = 0.0
-) -> Tensor:
+def interval_codes(x: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: Tensor | float = 0.0) -> Tensor:
     """Integers 0 .. L - 1: round((L - 1) clip((x - lower) / (upper - lower), 0, 1)), in the dtype of x.
 
     With q = codes / (L - 1) and n the clipped ratio, the gradient of n is dq (1 + delta sign(dq) (n - q)); x, lower and
@@ -128,9 +126,7 @@ def ewgs_round(x: Tensor, levels: int, delta: float = 0.0) -> Tensor:
     return ewgs_activation(x, 0.0, 1.0, levels, delta)
 
 
-def ewgs_activation(
-    x: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: float = 0.0
-) -> Tensor:
+def ewgs_activation(x: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: float = 0.0) -> Tensor:
     """EWGS for activations: x of any shape -> the same shape, on `levels` points of [0, 1].
 
     q = round((L - 1) n) / (L - 1) with n = clip((x - lower) / (upper - lower), 0, 1). There is no scaling back by
@@ -362,9 +358,7 @@ class _LsqCodes(Function):
         return by_x, (by_step * ctx.grad_scale).reshape(step.shape), None, None, None
 
 
-def lsq_codes(
-    x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def lsq_codes(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """The codes qmin .. qmax and the scale, the step, of `lsq`."""
     if int(qmin) != qmin or int(qmax) != qmax or not qmin < qmax:
         raise ValueError(f"qmin and qmax must be integers with qmin < qmax, got {qmin} and {qmax}")
@@ -440,9 +434,7 @@ def fake_quantize(x: Tensor, scale: Tensor | float, qmin: int, qmax: int, grad_s
     return codes * scale.to(codes)
 
 
-def lsq_plus(
-    x: Tensor, step: Tensor | float, offset: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
-) -> Tensor:
+def lsq_plus(x: Tensor, step: Tensor | float, offset: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0) -> Tensor:
     """LSQ+ (Bhalgat et al., CVPR Workshops 2020, arXiv 2004.09576, eqs. 3 to 6): LSQ on a grid that a learned offset moves.
 
     Forward   round(clip((x - offset) / s, qmin, qmax)) s + offset.

@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..hardware import widen
 from .functional import _check_bits, lsq_codes, lsq_plus, over_channels
 from .layers import Quantizer
-from ..hardware import widen
 
 
 class LsqQuantizer(Quantizer):

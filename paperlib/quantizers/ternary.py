@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..hardware import widen
-from .functional import straight_through, over_channels
+from .functional import over_channels, straight_through
 from .layers import Quantizer
 
 THRESHOLD = 0.7  # of mean|w|: what is smaller becomes 0
