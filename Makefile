@@ -51,7 +51,7 @@ figures: $(READY)  ## every table and figure of results/ from the committed reco
 notebooks: $(READY)  ## execute the committed notebooks in place on the committed records: half a minute
 	$(PAPERLIB) notebooks
 
-bench: $(READY)  ## our speed beside a plain baseline and the limit of this machine, into results/bench: 16 minutes on 2 cores
+bench: $(READY)  ## our speed beside a plain baseline and the limit of this machine, into results/bench: 22 minutes on 2 cores
 	$(PYTHON) -m bench --device $(DEVICE)
 
 lab: $(READY)  ## JupyterLab

@@ -13,7 +13,7 @@ COSTS = {
     "scoring": "one augmented pass of the teacher, against 22 plain ones and the bare teacher (4 minutes on 2 cores)",
     "training": "a low-bit student with its teacher, against a plain loop and the bare networks (3 minutes)",
     "many": "several students at once (1 minute)",
-    "losses": "a training step with each distillation loss, against plain KD (4 minutes)",
+    "losses": "a training step with each distillation loss, against plain KD (5 minutes)",
     "scaling": "cost and memory against images, augmentations, classes, students (2 minutes)",
     "render": "only draw the table and the pictures from the files that are there; needs no torch",
 }

@@ -101,6 +101,9 @@ def test_the_committed_claims_are_what_the_records_give():
     stores = [Store(profile, "results", ROOT) for profile in experiments.PROFILES]
     found = claims.claims(stores)
     assert (ROOT / "results/CLAIMS.md").read_text() == claims.markdown(found)
+    seeds = sum(len(experiments.methods(profile).seeds) for profile in ("quick", "cpu"))
+    distinct = len(experiments.QUANTIZERS) + len(experiments.LOSSES) - 1  # EWGS + KD is in both lists
+    assert (found[-1].setups, found[-1].records) == (2, seeds * distinct)
     shown = re.findall(r"\| (C\d) \|.*?\| \*\*([a-z ]+)\*\* \|", (ROOT / "README.md").read_text())
     assert shown == [(claim.name, claim.verdict) for claim in found]
     assert report.groups(report.ranking_table(stores[0]))
