@@ -1,6 +1,7 @@
 # Every target builds the environment first if need be. `make help` says what each costs.
 #   PROFILE  quick (default), cpu, lite, paper      DEVICE  cpu (default), cuda
-#   TABLE    all (default), tour, ranking, speed, methods, own
+#   TABLE    all (default), or a name that `python -m paperlib run --help` lists
+#   DATASET, MODEL, BITS, SEEDS  a part of a table: cifar100, vgg13, 2 (bits), 1 (seed)
 #   JOBS     processes at a time; 0 chooses
 #   RECORD=1 work on the committed records in results/ instead of build/
 
@@ -8,20 +9,26 @@ PROFILE ?= quick
 DEVICE ?= cpu
 TABLE ?= all
 JOBS ?= 0
+DATASET ?=
+MODEL ?=
+BITS ?= 0
+SEEDS ?= 0
 RECORD ?=
+VECTOR ?=
 
 VENV := .venv
 # To use an environment of your own (conda, for example): make PYTHON=python reproduce
 PYTHON ?= $(VENV)/bin/python
 BOOTSTRAP ?= python3
 PAPERLIB := $(PYTHON) -m paperlib
+PART := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)) --bits $(BITS) --seeds $(SEEDS)
 READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
 .PHONY: help env reproduce run status compare figures notebooks bench lab test lock clean
 
 help:  ## this list
-	@echo "make TARGET [PROFILE=$(PROFILE)] [DEVICE=$(DEVICE)] [TABLE=$(TABLE)] [JOBS=$(JOBS)] [RECORD=1]"; echo
+	@echo "make TARGET [PROFILE=$(PROFILE)] [DEVICE=$(DEVICE)] [TABLE=$(TABLE)] [DATASET=] [MODEL=] [BITS=$(BITS)] [SEEDS=$(SEEDS)] [JOBS=$(JOBS)] [RECORD=1]"; echo
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 env: $(VENV)/.ready  ## the environment in .venv: 2 to 5 minutes, 6 GB
@@ -34,19 +41,19 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	touch $@
 
 reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 6 minutes, cpu 2 hours on 2 cores
-	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) --jobs $(JOBS) $(if $(RECORD),--record)
+	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(RECORD),--record)
 
 run: $(READY)  ## the same runs without notebooks
-	$(PAPERLIB) run --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) --jobs $(JOBS) $(if $(RECORD),--record)
+	$(PAPERLIB) run --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(RECORD),--record)
 
 status: $(READY)  ## what a profile has and lacks: seconds
-	@$(PAPERLIB) status --profile $(PROFILE) --table $(TABLE) $(if $(RECORD),--record)
+	@$(PAPERLIB) status --profile $(PROFILE) --table $(TABLE) $(PART) $(if $(RECORD),--record)
 
 compare: $(READY)  ## your tables beside the committed ones: seconds
 	$(PAPERLIB) compare --profile $(PROFILE)
 
-figures: $(READY)  ## every table and figure of results/ from the committed records, without torch: seconds
-	$(PAPERLIB) figures
+figures: $(READY)  ## every table and figure of results/ from the committed records, without torch: seconds; VECTOR=pdf or svg too
+	$(PAPERLIB) figures $(if $(VECTOR),--vector $(VECTOR))
 
 notebooks: $(READY)  ## execute the committed notebooks in place on the committed records: half a minute
 	$(PAPERLIB) notebooks

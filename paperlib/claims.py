@@ -9,19 +9,25 @@ other. Set-ups are counted, never pooled, because points of different set-ups do
     not tested     no set-up has the records for it
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import experiments, report
+from . import experiments, profiles, report
+from .experiments import MINIMAL, OURS, OURS_OF_SEVEN, RELEASED, Gains
+from .gains import gains_table, way
 from .runs import Store
 
 CLEAR_P = 0.05  # of an exact permutation test: an order that chance gives less often counts as clear
 CHEAP = 1.0  # scoring all candidates counts as cheap if it takes less than training so many students
-OURS, THEIRS = "score D - CMI (ours)", "T. stddev (minimal variance)"
+SURE = 2.0  # standard errors over seeds by which a gain has to exceed 0 to be clear; one seed is never clear
+SCORE, STDDEV = "score D - CMI (ours)", "T. stddev (minimal variance)"
+_GAIN = "each method of each set-up counts; sign: a gain over the base augmentation, clear: of more than two standard errors"
+QAT_SAYS = f"with the pick, QAT methods (EWGS, LSQ, PACT, DoReFa with KD) improve; {_GAIN}"
+KD_SAYS = f"with the pick, KD methods improve; {_GAIN}"
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,10 @@ def cost_table(store: Store) -> pd.DataFrame:
     for setup in experiments.setups(store.profile):
         score = store.load(setup.score)
         students = [record for record in map(store.load, setup.students) if record and record["status"] == "done"]
-        if not score or score["status"] != "done" or len(students) < len(setup.students):
+        tried = {record["config"]["augmentation"] for record in students}
+        if not score or score["status"] != "done" or len(tried) < len(profiles.CANDIDATES):
             continue
-        row = {"setup": setup.name, "candidates": len(experiments.CANDIDATES)}
+        row = {"setup": setup.name, "candidates": len(profiles.CANDIDATES)}
         for suffix, field in (("", "seconds"), ("_cpu", "cpu_seconds")):
             each = sum(record[field] for record in students) / len(students)
             row |= {f"scoring{suffix}": score[field], f"student{suffix}": each, f"sweep{suffix}": each * row["candidates"]}
@@ -95,30 +102,42 @@ def claims(stores: Sequence[Store]) -> list[Claim]:
     costs = pd.concat([cost_table(store) for store in stores], ignore_index=True)
     # A teacher and a score beside the students of every complete set-up.
     behind = {name: int(rows["n"].sum()) + 2 for table in rankings for name, rows in report.groups(table)}
-    by_ranker = {name: rows.set_index("setup") for name, rows in agreement.groupby("ranker")} if len(agreement) else {}
+    by_pool = {pool: _by_ranker(agreement, pool) for pool in (profiles.ALL_16, profiles.SEVEN)}
+    by_ranker = by_pool[profiles.ALL_16]
     return [
-        _c1(by_ranker, behind), _c2(by_ranker, behind), *_untested_improvements(), _c5(by_ranker, behind), _c6(costs, behind),
+        _c1(by_pool, behind), _c2(by_ranker, behind), 
+        _improvement("C3", QAT_SAYS, stores, experiments.qat_gains), _improvement("C4", KD_SAYS, stores, experiments.kd_gains),
+        _c5(by_ranker, behind), _c6(costs, behind),
         _c7(stores),
     ]  # fmt: skip
 
 
-def _c1(by_ranker: dict[str, pd.DataFrame], behind: dict[str, int]) -> Claim:
-    rows = by_ranker.get(OURS, pd.DataFrame())
+def _by_ranker(agreement: pd.DataFrame, pool: str) -> dict[str, pd.DataFrame]:
+    """Ranker -> its rows of an agreement table within a pool, by set-up."""
+    if agreement.empty:
+        return {}
+    return {name: rows.set_index("setup") for name, rows in agreement[agreement["pool"] == pool].groupby("ranker")}
+
+
+def _c1(by_pool: dict[str, dict[str, pd.DataFrame]], behind: dict[str, int]) -> Claim:
+    rows = by_pool[profiles.ALL_16].get(SCORE, pd.DataFrame())
     lines = []
-    for setup, row in rows.iterrows():
-        rivals = ", ".join(f"{name} {by_ranker[name].loc[setup, 'spearman']:+.2f}" for name in by_ranker if name != OURS)
-        lines.append(
-            f"{setup}: Spearman {row['spearman']:+.2f} (exact p = {row['spearman_p']:.3f}), Kendall {row['kendall']:+.2f}, "
-            f"{row['candidates']} candidates, {row['seeds']} seed(s); rivals: {rivals}"
-        )
+    for setup in rows.index:
+        for pool, by_ranker in by_pool.items():
+            row = by_ranker[SCORE].loc[setup]
+            rivals = ", ".join(f"{name} {by_ranker[name].loc[setup, 'spearman']:+.2f}" for name in by_ranker if name != SCORE)
+            lines.append(
+                f"{setup}, {pool}: Spearman {row['spearman']:+.2f} (exact p = {row['spearman_p']:.3f}), Kendall {row['kendall']:+.2f}, "
+                f"{row['seeds']} seed(s); rivals: {rivals}"
+            )
     signs = [value < 0 for value in rows.get("spearman", [])]
     clear = [row["spearman"] < 0 and row["spearman_p"] < CLEAR_P for _, row in rows.iterrows()]
-    says = "a lower score goes with a higher accuracy of the quantized student; clear: exact p < 0.05"
+    says = "a lower score goes with a higher accuracy of the quantized student (judged over all 16); clear: exact p < 0.05"
     return Claim("C1", says, verdict(signs, clear), tuple(lines), len(rows), sum(behind[name] for name in rows.index))
 
 
 def _c2(by_ranker: dict[str, pd.DataFrame], behind: dict[str, int]) -> Claim:
-    ours, theirs = (by_ranker.get(name, pd.DataFrame()) for name in (OURS, THEIRS))
+    ours, theirs = (by_ranker.get(name, pd.DataFrame()) for name in (SCORE, STDDEV))
     both = [setup for setup in ours.index if setup in theirs.index]
     gains = {setup: ours.loc[setup, "pick_accuracy"] - theirs.loc[setup, "pick_accuracy"] for setup in both}
     lines = tuple(
@@ -132,16 +151,43 @@ def _c2(by_ranker: dict[str, pd.DataFrame], behind: dict[str, int]) -> Claim:
     return Claim("C2", says, result, lines, len(both), sum(behind[name] for name in both))
 
 
-def _untested_improvements() -> list[Claim]:
-    needs = "needs students of each method with the base augmentation and with the pick: not run yet"
-    return [
-        Claim("C3", "with the pick, QAT methods (EWGS, LSQ, PACT, DoReFa with SQAKD) improve", "not tested", (needs,), 0, 0),
-        Claim("C4", "with the pick, KD methods improve", "not tested", (needs,), 0, 0),
-    ]
+def _improvement(name: str, says: str, stores: Sequence[Store], tables: Callable[[str], list[Gains]]) -> Claim:
+    """C3 or C4: does our pick gain over the base augmentation, method by method?"""
+    lines, signs, clear, setups, keys = [], [], [], 0, set()
+    for store in stores:
+        found = tables(store.profile)
+        for gains in found:
+            table = gains_table([gains], store)
+            ours = table[table["arm"].map(way) == OURS]
+            if ours.empty:
+                continue
+            setups += 1
+            runs = [run for arms in gains.students(store).values() for students in arms.values() for run in students]
+            keys |= {run.key for run in (gains.setup.teacher, gains.scored.score, *runs) if store.done(run)}
+            signs += list(ours["difference"] > 0)
+            clear += list(ours["difference"] > SURE * ours["difference_se"])
+            for how in (OURS, OURS_OF_SEVEN, MINIMAL, RELEASED):
+                rows = table[table["arm"].map(way) == how]
+                if len(rows):
+                    lines.append(_gain_line(f"{gains.setup.name}, {how}", rows))
+    return Claim(name, says, verdict(signs, clear), tuple(lines), setups, len(keys))
+
+
+def _gain_line(title: str, rows: pd.DataFrame) -> str:
+    """One way to choose in one set-up: its augmentation, how many methods gain, the mean and the extremes."""
+    augmentation, change = rows["augmentation"].iloc[0], rows["difference"]
+    if augmentation == "none":
+        return f"{title}: none, the base augmentation itself: nothing changes for any of {len(rows)} methods"
+    sure = int((change > SURE * rows["difference_se"]).sum())
+    return (
+        f"{title}: {augmentation}: {int((change > 0).sum())} of {len(rows)} methods gain over the base augmentation ({sure} by more than "
+        f"{SURE:.0f} standard errors), {change.mean():+.2f} points on average, {change.min():+.2f} to {change.max():+.2f}, "
+        f"{int(rows['n'].min())} seed(s)"
+    )
 
 
 def _c5(by_ranker: dict[str, pd.DataFrame], behind: dict[str, int]) -> Claim:
-    rows = by_ranker.get(OURS, pd.DataFrame())
+    rows = by_ranker.get(SCORE, pd.DataFrame())
     says = "it holds across architectures and data sets; needs at least two of each"
     kinds = [setup.split(", ")[:2] for setup in rows.index]
     datasets, models = ({kind[k] for kind in kinds} for k in (0, 1))

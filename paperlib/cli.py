@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import experiments
+from . import experiments, profiles
 from .config import Run
 from .runs import Store
 
@@ -16,11 +16,15 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str, *, work: bool = False) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--profile", default="quick", choices=experiments.PROFILES, help="sizes (default: quick)")
+        command.add_argument("--profile", default="quick", choices=profiles.PROFILES, help="sizes (default: quick)")
         command.add_argument("--table", default="all", choices=("all", *experiments.TABLES), help="default: all")
         if work:
             command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
             command.add_argument("--jobs", type=int, default=0, help="processes at a time; 0 chooses (default)")
+        for name, text in (("dataset", "this data set"), ("model", "this network")):
+            command.add_argument(f"--{name}", default="", help=f"only {text} (default: all of the profile)")
+        for name, text in (("bits", "students of so many bits"), ("seeds", "the first so many seeds")):
+            command.add_argument(f"--{name}", type=int, default=0, help=f"only {text}; 0 for all (default)")
         command.add_argument("--record", action="store_true", help="work on the committed records in results/, not on build/")
         return command
 
@@ -32,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     figures = commands.add_parser(
         "figures", help="Rebuild every table and figure of results/, CLAIMS.md and report.html from its records."
     )
+    figures.add_argument(
+        "--vector", default="", choices=("pdf", "svg"), help="write each figure in this format too, into build/vector"
+    )
     figures.set_defaults(profile=None)
     notebooks = commands.add_parser("notebooks", help="Execute the committed notebooks in place, on committed records.")
     notebooks.set_defaults(profile=None)
@@ -40,13 +47,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _part(args: argparse.Namespace) -> experiments.Selection:
+    return experiments.Selection(args.dataset, args.model, args.bits, args.seeds)
+
+
 def _run(args: argparse.Namespace, store: Store) -> int:
     from .progress import following
     from .sweep import SweepError, sweep
 
+    part = _part(args)
+    if problem := experiments.lacks(args.profile, args.table, part):
+        print(f"failed: {problem}", file=sys.stderr)
+        return 1
     try:
         with following(store):
-            sweep(experiments.runs_of(args.profile, args.table), store, args.device, args.jobs, args.together)
+            for runs in experiments.stages(args.profile, args.table, store, part):
+                sweep(runs, store, args.device, args.jobs, args.together)
     except (SweepError, ValueError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
@@ -56,7 +72,11 @@ def _run(args: argparse.Namespace, store: Store) -> int:
 def _reproduce(args: argparse.Namespace, store: Store) -> int:
     from .reproduce import reproduce
 
-    return reproduce(store, args.table, args.device, args.jobs)
+    try:
+        return reproduce(store, args.table, _part(args), args.device, args.jobs)
+    except ValueError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
 
 
 def _compare(args: argparse.Namespace, store: Store) -> int:
@@ -70,7 +90,7 @@ def _status(args: argparse.Namespace, store: Store) -> int:
     counts = {"done": 0, "failed": 0, "missing": 0}
     took: dict[Any, list[float]] = {}  # seconds, by kind, and by kind, data and epochs
     left: list[Run] = []
-    for run in experiments.runs_of(args.profile, args.table):
+    for run in experiments.runs_of(args.profile, args.table, store, _part(args)):
         record = store.load(run)
         state = record["status"] if record else "missing"
         counts[state] += 1
@@ -97,7 +117,7 @@ def _size(run: Run) -> tuple:
 def _figures(args: argparse.Namespace, store: Store | None) -> int:
     from .results import rebuild
 
-    for path in rebuild():
+    for path in rebuild(vector=args.vector):
         print(path)
     return 0
 

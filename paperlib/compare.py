@@ -1,8 +1,13 @@
-"""Yours beside ours: the ranking made in build/ against the committed one, row by row. No torch here."""
+"""Yours beside ours: the tables made in build/ against the committed ones, row by row. No torch here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pandas as pd
 
-from .report import markdown, ranking_table
+from .experiments import kd_gains, qat_gains
+from .gains import gains_table
+from .report import markdown, methods_table, ranking_table
 from .runs import Store, write_atomically
 
 # A training run amplifies the last bits in which processors and thread counts differ: the README, "What to expect", tells
@@ -10,40 +15,62 @@ from .runs import Store, write_atomically
 ACCURACY_POINTS = 3.0
 SCORE_NATS = 0.1
 
-KEYS = ["dataset", "model", "bits", "augmentation"]
+
+@dataclass(frozen=True)
+class Compared:
+    """A table that two trees have: how it is made, what names a row, and how far its columns may lie apart."""
+
+    table: Callable[[Store], pd.DataFrame]
+    keys: tuple[str, ...]
+    tolerances: dict[str, float]
 
 
-def comparison(yours: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
-    """One row per augmentation of either ranking table: score and accuracy of both, and whether they agree.
+SETUP, ACCURACY = ("dataset", "model", "bits"), {"accuracy_mean": ACCURACY_POINTS}
+TABLES = {
+    "ranking": Compared(ranking_table, (*SETUP, "augmentation"), {"score": SCORE_NATS} | ACCURACY),
+    "methods": Compared(methods_table, (*SETUP, "kind", "method"), ACCURACY),
+    "qat": Compared(lambda store: gains_table(qat_gains(store.profile), store), (*SETUP, "quantizer", "loss", "arm"), ACCURACY),
+    "kd": Compared(lambda store: gains_table(kd_gains(store.profile), store), (*SETUP, "quantizer", "loss", "arm"), ACCURACY),
+}
 
-    within_tolerance  "yes" or "no"; "not made" or "not committed" where one side lacks the row.
+
+def comparison(yours: pd.DataFrame, ours: pd.DataFrame, keys: tuple[str, ...], tolerances: dict[str, float]) -> pd.DataFrame:
+    """One row per row of either table: the columns that have a tolerance, of both, and whether they agree.
+
+    within_tolerance  "yes" or "no"; "not made" or "not committed" where one side lacks the row or its accuracy.
     """
-    columns = [*KEYS, "score", "accuracy_mean"]
-    both = pd.merge(yours[columns], ours[columns], on=KEYS, how="outer", suffixes=("_yours", "_ours"))
-    score = (both["score_yours"] - both["score_ours"]).abs() <= SCORE_NATS
-    accuracy = (both["accuracy_mean_yours"] - both["accuracy_mean_ours"]).abs() <= ACCURACY_POINTS
-    verdict = (score & accuracy).map({True: "yes", False: "no"})
+    columns = [*keys, *tolerances]
+    both = pd.merge(
+        yours.reindex(columns=columns), ours.reindex(columns=columns), on=list(keys), how="outer", suffixes=("_yours", "_ours")
+    )
+    near = [(both[f"{name}_yours"] - both[f"{name}_ours"]).abs() <= tolerance for name, tolerance in tolerances.items()]
+    verdict = pd.concat(near, axis=1).all(axis=1).map({True: "yes", False: "no"}).astype(object)
     verdict[both["accuracy_mean_yours"].isna()] = "not made"
     verdict[both["accuracy_mean_ours"].isna()] = "not committed"
     return both.assign(within_tolerance=verdict)
 
 
 def write_comparison(store: Store) -> int:
-    """Write build/<profile>/compare.md and print a summary; returns 0, or 1 if there is nothing to compare."""
+    """Write build/<profile>/compare.md and print the rows that are not within tolerance; returns 0, or 1 if there is nothing to compare."""
     build, results = Store(store.profile, "build", store.root), Store(store.profile, "results", store.root)
-    yours, ours = ranking_table(build), ranking_table(results)
-    if yours.empty:
-        print(f"no ranking in {build.folder} to compare")
+    parts = [
+        f"# {store.profile}: yours beside ours\n\nTolerance: {ACCURACY_POINTS} points of accuracy, {SCORE_NATS} nats of score.\n"
+    ]
+    print()
+    for name, what in TABLES.items():
+        yours, ours = what.table(build), what.table(results)
+        if yours.empty:
+            continue
+        table = comparison(yours, ours, what.keys, what.tolerances)
+        parts.append(f"## {name}\n\n{markdown(table)}")
+        counts = table["within_tolerance"].value_counts()
+        others = "".join(f", {n} {verdict}" for verdict, n in counts.items() if verdict != "yes")
+        print(f"{name}: within tolerance {counts.get('yes', 0)} of {len(table)} rows{others}")
+        if len(apart := table[table["within_tolerance"] == "no"]):
+            print(markdown(apart))
+    if len(parts) == 1:
+        print(f"nothing in {build.folder} to compare")
         return 1
-    table = comparison(yours, ours)
-    counts = table["within_tolerance"].value_counts()
-    text = (
-        f"# {store.profile}: yours beside ours\n\nTolerance: {ACCURACY_POINTS} points of accuracy, {SCORE_NATS} nats of "
-        f"score.\n\n{markdown(table)}"
-    )
-    write_atomically(build.folder / "compare.md", text)
-    print(f"\n{markdown(table)}")
-    print(f"within tolerance: {counts.get('yes', 0)} of {len(table)} rows"
-          + "".join(f", {n} {name}" for name, n in counts.items() if name not in ("yes",)))  # fmt: skip
+    write_atomically(build.folder / "compare.md", "\n".join(parts))
     print(f"compare: {build.folder / 'compare.md'}")
     return 0

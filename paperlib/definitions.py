@@ -14,6 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from .profiles import POOLS
 from .report import STYLE, groups
 from .statistics import kendall, regret, spearman
 
@@ -32,14 +33,6 @@ DEFINITIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "- CMI alone, released centroids": lambda rows: -rows["cmi_released"],
     "CE - CMI, released centroids": lambda rows: rows["cross_entropy"] - rows["cmi_released"],
     "T. stddev": lambda rows: rows["teacher_stddev"],
-}
-CUTMIX = "+cutmix"
-# Name -> which of the sixteen are candidates. The figure's seven are an inference: all policies but "none".
-POOLS: dict[str, Callable[[str], bool]] = {
-    "all 16": lambda name: True,
-    "8 without CutMix": lambda name: not name.endswith(CUTMIX),
-    "7 policies without CutMix": lambda name: not name.endswith(CUTMIX) and name != "none",
-    "8 with CutMix": lambda name: name.endswith(CUTMIX),
 }
 # What the released scripts train with as their own pick, whatever the set-up.
 RELEASED_PICKS = ("trivialaugment+cutmix", "autoaugment_imagenet+cutmix")

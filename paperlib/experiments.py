@@ -1,95 +1,20 @@
-"""Which runs each table and figure needs, per profile. A profile changes sizes, never the method. No torch here."""
+"""Which runs each table and figure needs, per profile. No torch here.
 
-from dataclasses import dataclass, replace
+Some students train with what a score picked. Which those are is known once the score's record is there: functions that need
+to know take the store that holds it, and `stages` gives the runs in the order in which they become known.
+"""
 
-from .config import PRECISIONS, BudgetRun, Data, Recipe, Run, ScoreRun, StudentRun, TeacherRun, TourRun
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 
-POLICIES = (
-    "none", "erasing", "randaugment", "trivialaugment", "augmix",
-    "autoaugment_cifar10", "autoaugment_imagenet", "autoaugment_svhn",
-)  # fmt: skip
-CANDIDATES = (*POLICIES, *(f"{name}+cutmix" for name in POLICIES))
+from pandas import DataFrame
 
-
-@dataclass(frozen=True)
-class Setup:
-    """One panel of the scatter: a teacher, its scores, and a student per augmentation and seed."""
-
-    data: Data
-    model: str
-    bits: int
-    teacher_recipe: Recipe
-    student_recipe: Recipe
-    seeds: tuple[int, ...] = (0,)
-    teacher_data: Data | None = None  # where the teacher sees more images than the students
-    stddev_group: int = 500
-
-    @property
-    def name(self) -> str:
-        return f"{self.data.name} {self.model} W{self.bits}A{self.bits}"
-
-    @property
-    def teacher(self) -> TeacherRun:
-        return TeacherRun(self.teacher_data or self.data, self.model, self.teacher_recipe)
-
-    @property
-    def score(self) -> ScoreRun:
-        return ScoreRun(self.data, self.teacher, CANDIDATES, stddev_group=self.stddev_group)
-
-    @property
-    def students(self) -> tuple[StudentRun, ...]:
-        return tuple(
-            StudentRun(self.data, self.teacher, name, self.student_recipe, self.bits, self.bits, seed=seed)
-            for seed in self.seeds
-            for name in CANDIDATES
-        )
+from .config import PRECISIONS, BudgetRun, Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
+from .profiles import CANDIDATES, CUTMIX, POOLS, SEVEN, Setup, setups, sqakd_rows
+from .runs import Store
 
 
-def _paper(name: str, model: str, bits: int, fraction: float, seeds: tuple[int, ...]) -> Setup:
-    """A row of PAPER 7.2, its epochs times `fraction`, teacher and student alike."""
-    ten = name == "cifar10"
-    student_epochs = {"resnet20": 1200, "vgg8": 400, "resnet32": 200, "vgg13": 200}[model]
-    teacher_epochs = {"resnet20": 1200, "vgg8": 400, "resnet32": 720, "vgg13": 720}[model]
-    batch, decay = (256, 1e-4) if ten else (64, 5e-4)
-    lr = 1e-3 if ten else 5e-4
-    return Setup(
-        Data(name), model, bits,
-        Recipe(round(teacher_epochs * fraction), batch, 0.1 if ten else 0.05, decay, "sgd"),
-        Recipe(round(student_epochs * fraction), batch, lr, decay, quantizer_lr=lr / 100),
-        seeds,
-    )  # fmt: skip
-
-
-PAPER_ROWS = (("cifar100", "resnet32", 4), ("cifar100", "vgg13", 2), ("cifar10", "resnet20", 3), ("cifar10", "vgg8", 2))
-
-# The learning rates are the paper's for CIFAR-10. Sizes of the two small profiles are what fits their time.
-PROFILES: dict[str, tuple[Setup, ...]] = {
-    "quick": (
-        Setup(
-            Data("digits"), "resnet8", 2,
-            Recipe(12, 32, 0.1, 1e-4, "sgd"), Recipe(5, 32, 1e-3, 1e-4, quantizer_lr=1e-5), stddev_group=50,
-        ),
-    ),
-    "cpu": (
-        Setup(
-            Data("cifar10", train=20_000), "resnet8", 2,
-            Recipe(16, 128, 0.1, 1e-4, "sgd"), Recipe(5, 128, 1e-3, 1e-4, quantizer_lr=1e-5),
-            teacher_data=Data("cifar10"),
-        ),
-    ),
-    "lite": tuple(_paper(*row, fraction=0.1, seeds=(0,)) for row in PAPER_ROWS),
-    "paper": tuple(_paper(*row, fraction=1, seeds=(0, 1, 2)) for row in PAPER_ROWS),
-}  # fmt: skip
-
-
-def setups(profile: str) -> tuple[Setup, ...]:
-    """The set-ups of a profile. Raises ValueError for an unknown one."""
-    if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}; known: {', '.join(PROFILES)}")
-    return PROFILES[profile]
-
-
-def _tour(profile: str) -> tuple[Run, ...]:
+def _tour(profile: str, store: Store | None) -> tuple[Run, ...]:
     first = setups(profile)[0]
     return (first.teacher, tour(profile), first.score)
 
@@ -100,7 +25,7 @@ def tour(profile: str) -> TourRun:
     return TourRun(first.data, first.teacher, CANDIDATES, image=20, seed=29)  # a draw in which every policy shows
 
 
-def _ranking(profile: str) -> tuple[Run, ...]:
+def _ranking(profile: str, store: Store | None) -> tuple[Run, ...]:
     return tuple(run for setup in setups(profile) for run in (setup.teacher, setup.score, *setup.students))
 
 
@@ -115,12 +40,14 @@ class Comparison:
     def students(self, precision: str, augmentation: str) -> list[StudentRun]:
         s = self.setup
         recipe = replace(s.student_recipe, precision=precision)
-        return [StudentRun(s.data, s.teacher, augmentation, recipe, s.bits, s.bits, seed=seed) for seed in self.seeds]
+        return [s.student(augmentation, seed, recipe=recipe) for seed in self.seeds]
 
 
 def precision_comparison(profile: str) -> Comparison:
-    """The first set-up of a profile; on CIFAR-10 at CPU scale with fewer images and more epochs."""
+    """The first set-up of a profile, smaller on a CPU: on CIFAR-10 with fewer images and more epochs."""
     first = setups(profile)[0]
+    if profile == "quick":
+        first, _ = _small(profile, first)
     if profile == "cpu":
         first = replace(first, data=Data("cifar10", train=5_000), student_recipe=replace(first.student_recipe, epochs=10))
     return Comparison(first)
@@ -137,7 +64,7 @@ def short_score(profile: str) -> ScoreRun:
     return replace(setups(profile)[0].score, precision="bfloat16")
 
 
-def _speed(profile: str) -> tuple[Run, ...]:
+def _speed(profile: str, store: Store | None) -> tuple[Run, ...]:
     first, pairs = setups(profile)[0], precision_comparison(profile)
     students = [run for p in PRECISIONS for name in pairs.augmentations for run in pairs.students(p, name)]
     return (first.teacher, first.score, short_score(profile), *races(profile), *students)
@@ -150,8 +77,6 @@ LOSSES = (
     "kd", "ce", "sqakd", "dkd", "fitnet", "at", "nst", "sp", "rkd", "cc", "vid", "fsp", "fsp_active", "ft", "pkt", "kdsvd",
     "crd", "cktf",
 )  # fmt: skip
-# A stage before the main one of 30 epochs, or a warm-up of 20, would be longer than the short budget of this comparison.
-SHORTENED = {"fsp": {"init_epochs": 1}, "ft": {"init_epochs": 1}, "dkd": {"warmup": 0}}
 
 
 @dataclass(frozen=True)
@@ -162,13 +87,7 @@ class Methods:
     seeds: tuple[int, ...]
 
     def _students(self, method: str, loss: str) -> list[StudentRun]:
-        s, options = self.setup, SHORTENED.get(loss, {})
-        return [
-            StudentRun(
-                s.data, s.teacher, "none", s.student_recipe, s.bits, s.bits, method, loss=loss, loss_options=options, seed=seed
-            )
-            for seed in self.seeds
-        ]
+        return [self.setup.student("none", seed, loss, method=method) for seed in self.seeds]
 
     @property
     def quantizers(self) -> dict[str, list[StudentRun]]:
@@ -181,22 +100,132 @@ class Methods:
         return {name: self._students("ewgs", name) for name in LOSSES}
 
 
+def _small(profile: str, setup: Setup) -> tuple[Setup, tuple[int, ...]]:
+    """A set-up with a budget short enough for many students, under the same teacher, and the seeds of those."""
+    if profile == "quick":
+        data, epochs, seeds = Data("digits", train=400), 3, (0,)
+    elif profile == "cpu":
+        data, epochs, seeds = replace(setup.data, train=4_000, test=2_500), 5, (0, 1, 2)
+    else:
+        return setup, setup.seeds
+    recipe = replace(setup.student_recipe, epochs=epochs)
+    return replace(setup, data=data, student_recipe=recipe, teacher_data=setup.teacher.data), seeds
+
+
 def methods(profile: str) -> Methods:
     """The first set-up of a profile; on a CPU with a short budget, which is the same for all."""
-    first = setups(profile)[0]
-    if profile == "quick":
-        small = replace(first, data=Data("digits", train=400), student_recipe=replace(first.student_recipe, epochs=4))
-        return Methods(small, (0,))
-    if profile == "cpu":
-        small = replace(first, data=Data("cifar10", train=4_000, test=2_500))
-        return Methods(small, (0, 1, 2))
-    return Methods(first, first.seeds)
+    return Methods(*_small(profile, setups(profile)[0]))
 
 
-def _methods(profile: str) -> tuple[Run, ...]:
+def _methods(profile: str, store: Store | None) -> tuple[Run, ...]:
     comparison = methods(profile)
     lists = (*comparison.quantizers.values(), *comparison.losses.values())
     return (comparison.setup.teacher, *(run for runs in lists for run in runs))
+
+
+OURS, OURS_OF_SEVEN, MINIMAL, RELEASED, BASE = (
+    "our pick", "our pick of the 7 policies", "minimal-variance pick", "released pick", "base augmentation",
+)  # fmt: skip
+
+
+def picks(setup: Setup, store: Store | None) -> dict[str, str]:
+    """What to train with: name of a way to choose -> augmentation. Without the score's record, what needs none.
+
+    RELEASED is what the released scripts train with as their own pick: TrivialAugment + CutMix on VGG-13 and
+    AutoAugment-ImageNet + CutMix on ResNet-32 (PAPER 2), so by kind of network.
+    """
+    policy = "trivialaugment" if setup.model.startswith("vgg") else "autoaugment_imagenet"
+    found = {BASE: "none", RELEASED: policy + CUTMIX}
+    if store is not None and store.done(setup.score):
+        rows = store.load(setup.score)["result"]["scores"]
+        found[OURS] = min(rows, key=lambda row: row["score"])["augmentation"]
+        found[OURS_OF_SEVEN] = min((row for row in rows if POOLS[SEVEN](row["augmentation"])), key=lambda row: row["score"])[
+            "augmentation"
+        ]
+        found[MINIMAL] = min(rows, key=lambda row: row["teacher_stddev"])["augmentation"]
+    return found
+
+
+# Columns of the two tables: name -> (loss, or "" for the row's own, way to choose the augmentation).
+QAT_ARMS = {
+    "QAT alone": ("ce", BASE),
+    "+ SQAKD": ("sqakd", BASE),
+    "+ KD": ("kd", BASE),
+    **{f"+ KD, {name}": ("kd", name) for name in (MINIMAL, OURS, OURS_OF_SEVEN, RELEASED)},
+}
+KD_ARMS = {name: ("", name) for name in (BASE, MINIMAL, OURS, OURS_OF_SEVEN, RELEASED)}
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What augmentations bring to methods: a row a method, a column an arm, students of one teacher and all seeds in each.
+
+    scored   the set-up whose score picks. setup  that of the students, of the same teacher.
+    methods  (quantizer, bits of weights and activations, loss). arms  QAT_ARMS or KD_ARMS.
+    """
+
+    scored: Setup
+    setup: Setup
+    seeds: tuple[int, ...]
+    methods: tuple[tuple[str, int, str], ...]
+    arms: dict[str, tuple[str, str]]
+
+    def students(self, store: Store | None) -> dict[tuple[str, int, str], dict[str, list[StudentRun]]]:
+        """Method -> arm -> a student a seed, of the arms whose augmentation is known. Arms may share students."""
+        chosen = picks(self.scored, store)
+        return {
+            (quantizer, bits, loss): {
+                arm: [
+                    self.setup.student(
+                        chosen[how], seed, arm_loss or loss, method=quantizer, weight_bits=bits, activation_bits=bits
+                    )
+                    for seed in self.seeds
+                ]
+                for arm, (arm_loss, how) in self.arms.items()
+                if how in chosen
+            }
+            for quantizer, bits, loss in self.methods
+        }
+
+
+QAT_METHODS = ("ewgs", "lsq", "pact", "dorefa")
+KD_METHODS = ("sqakd", "at", "nst", "sp", "rkd", "crd", "fitnet", "cc", "vid", "fsp", "ft", "cktf")  # PAPER 7.4
+QUICK_METHODS = ("ewgs", "lsq", "sqakd", "at", "crd")  # those of both that `quick` has time for
+
+
+def qat_gains(profile: str) -> list[Gains]:
+    """The QAT table (C3): every set-up of the profile at its own bits, EWGS on CIFAR at other bits too; PAPER 7.7 on Tiny-ImageNet.
+
+    Every arm of a set-up has its one teacher, trained with CutMix on CIFAR, so that arms differ in one thing.
+    """
+    found = []
+    for scored in setups(profile):
+        setup, seeds = _small(profile, scored)
+        if setup.method != "ewgs":
+            found.append(Gains(scored, setup, seeds, ((setup.method, setup.bits, "kd"),), QAT_ARMS))
+            continue
+        others = {"lite": (2,), "paper": (1, 2, 4)}.get(profile, ())
+        rows = [(method, setup.bits, "kd") for method in QAT_METHODS if profile != "quick" or method in QUICK_METHODS]
+        rows += [("ewgs", bits, "kd") for bits in others if bits != setup.bits]
+        found.append(Gains(scored, setup, seeds, tuple(rows), QAT_ARMS))
+    found += [Gains(s, s, s.seeds, ((s.method, s.bits, "kd"),), QAT_ARMS) for s in sqakd_rows(profile)]
+    return found
+
+
+def kd_gains(profile: str) -> list[Gains]:
+    """The KD table (C4): all of PAPER 7.4 with EWGS, on CIFAR-100 VGG-13 where the profile has it, else on its first set-up."""
+    found = [s for s in setups(profile) if s.model == "vgg13"] or [setups(profile)[0]]
+    losses = [loss for loss in KD_METHODS if profile != "quick" or loss in QUICK_METHODS]
+    methods = tuple(("ewgs", found[0].bits, loss) for loss in losses)
+    return [Gains(found[0], *_small(profile, found[0]), methods, KD_ARMS)]
+
+
+def _gains(found: list[Gains], store: Store | None) -> tuple[Run, ...]:
+    runs = []
+    for gains in found:
+        runs += [gains.setup.teacher, gains.scored.score]
+        runs += [run for arms in gains.students(store).values() for students in arms.values() for run in students]
+    return tuple(runs)
 
 
 # What `TABLE=` accepts: name -> (the runs it needs, its notebook).
@@ -205,9 +234,11 @@ TABLES = {
     "ranking": (_ranking, "01_metric_vs_accuracy.ipynb"),
     "speed": (_speed, "02_speed.ipynb"),
     "methods": (_methods, "03_methods.ipynb"),
-    "own": (lambda profile: (), "04_your_own.ipynb"),
+    "own": (lambda profile, store: (), "04_your_own.ipynb"),
     "definitions": (_ranking, "05_definitions.ipynb"),
     "cost": (_ranking, "06_cost.ipynb"),
+    "qat": (lambda profile, store: _gains(qat_gains(profile), store), "07_qat_methods.ipynb"),
+    "kd": (lambda profile, store: _gains(kd_gains(profile), store), "08_kd_methods.ipynb"),
 }
 
 
@@ -218,11 +249,71 @@ def tables(table: str) -> tuple[str, ...]:
     return tuple(TABLES) if table == "all" else (table,)
 
 
-def runs_of(profile: str, table: str = "all") -> list[Run]:
-    """Every run that a table of a profile needs, teachers first, none twice.
+@dataclass(frozen=True)
+class Selection:
+    """A part of a table: this data set and network only, students of so many bits, the first so many seeds. Empty is all.
 
-    >>> len(runs_of("quick", "ranking"))
-    18
+    Raises ValueError for a negative number.
     """
-    found = {run.key: run for name in tables(table) for run in TABLES[name][0](profile)}
+
+    dataset: str = ""
+    model: str = ""
+    bits: int = 0
+    seeds: int = 0
+
+    def __post_init__(self):
+        for name in ("bits", "seeds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 (all) or more, got {getattr(self, name)}")
+
+    def takes(self, run: Run) -> bool:
+        """Whether a run belongs to the part."""
+        model = run.model if isinstance(run, TeacherRun) else run.teacher.model
+        if (self.dataset or run.data.name) != run.data.name or (self.model or model) != model:
+            return False
+        if not isinstance(run, StudentRun):
+            return True
+        return (self.bits or run.weight_bits) == run.weight_bits and (not self.seeds or run.seed < self.seeds)
+
+    def rows(self, table: DataFrame) -> DataFrame:
+        """The rows of the part, of a table with columns dataset, model and bits; all seeds that were averaged stay so."""
+        keep = [
+            (self.dataset or row.dataset, self.model or row.model, self.bits or row.bits) == (row.dataset, row.model, row.bits)
+            for row in table.itertuples()
+        ]
+        return table[keep]
+
+
+ALL = Selection()
+
+
+def runs_of(profile: str, table: str = "all", store: Store | None = None, part: Selection = ALL) -> list[Run]:
+    """Every run that a table of a profile needs as far as the store's records tell, teachers first, none twice.
+
+    >>> len(runs_of("quick", "ranking")), len(runs_of("lite", "ranking", part=Selection("cifar100", "vgg13")))
+    (18, 18)
+    """
+    found = {run.key: run for name in tables(table) for run in TABLES[name][0](profile, store) if part.takes(run)}
     return sorted(found.values(), key=lambda run: len(run.teachers))
+
+
+def stages(profile: str, table: str, store: Store, part: Selection = ALL) -> Iterator[list[Run]]:
+    """The runs of a table: all that are known now and, when the caller has made them, all again with those they name."""
+    known: list[Run] = []
+    while (runs := runs_of(profile, table, store, part)) != known:
+        yield runs
+        known = runs
+
+
+def lacks(profile: str, table: str, part: Selection) -> str:
+    """What to tell who asks for a part that a table with runs does not have; "" if it has it.
+
+    >>> lacks("cpu", "ranking", Selection("cifar10", "vgg13"))
+    "ranking of cpu has nothing for dataset='cifar10', model='vgg13'; it has cifar10 resnet8, cifar100 resnet8"
+    """
+    others = runs_of(profile, table)
+    if not others or runs_of(profile, table, part=part):
+        return ""
+    asked = ", ".join(f"{name}={value!r}" for name, value in asdict(part).items() if value)
+    teachers = sorted({f"{t.data.name} {t.model}" for run in others for t in run.teachers})
+    return f"{table} of {profile} has nothing for {asked}; it has {', '.join(teachers)}"

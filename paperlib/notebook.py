@@ -35,25 +35,31 @@ def repository() -> Path:
     raise FileNotFoundError(f"{here} is not inside a checkout of this repository")
 
 
-def stores(table: str, **parameters: Any) -> list[Store]:
-    """The stores of the profiles a notebook shows, with every run of its table in them.
+def stores(table: str, part: experiments.Selection = experiments.ALL, **parameters: Any) -> list[Store]:
+    """The stores of the profiles a notebook shows, with every run of its table, or of a part of it, in them.
 
-    Raises ValueError or TypeError for parameters that are not `Parameters`', `report.MissingRuns` if runs are missing
-    and `cached_only` is set.
+    Raises ValueError or TypeError for parameters that are not `Parameters`', or a part that the table does not have;
+    `report.MissingRuns` if runs are missing and `cached_only` is set.
     """
     wanted = check_parameters(parameters, Parameters)
     # The kernel works in notebooks/: a relative data folder is meant from the repository, here and in worker processes.
     os.environ["PAPERLIB_DATA"] = str(repository() / os.environ.get("PAPERLIB_DATA", "data"))
     found = []
     for profile in wanted.profiles:
+        if experiments.lacks(profile, table, part):
+            continue
         store = Store(profile, wanted.tree, repository())
-        runs = experiments.runs_of(profile, table)
-        if wanted.cached_only:
-            report.require(store, runs, f"make reproduce PROFILE={profile} TABLE={table}")
-        else:
-            from .sweep import sweep  # brings torch, which showing results does not need
+        for runs in experiments.stages(profile, table, store, part):
+            if wanted.cached_only:
+                report.require(store, runs, f"make reproduce PROFILE={profile} TABLE={table}")
+            else:
+                from .sweep import (
+                    sweep,  # brings torch, which showing results does not need
+                )
 
-            sweep(runs, store, wanted.device, wanted.jobs)
+                sweep(runs, store, wanted.device, wanted.jobs)
         found.append(store)
+    if not found:
+        raise ValueError("; ".join(experiments.lacks(profile, table, part) for profile in wanted.profiles))
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # stderr would count as output
     return found

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from . import claims, report
+from . import claims, experiments, report
+from .gains import gains_table, wide
 from .runs import Store
 
 COLOURS = {"supported": "#2a7f3f", "partly": "#9a6b00", "not supported": "#b3261e", "not tested": "#6b7280"}
@@ -37,9 +38,25 @@ def hardware_table(stores: Sequence[Store]) -> pd.DataFrame:
         }
         for store in stores for record in store.all() if record["status"] == "done"
     ]  # fmt: skip
+    return _summed(rows, ["profile", "kind", "device", "torch"])
+
+
+def time_table(stores: Sequence[Store]) -> pd.DataFrame:
+    """One row per profile, table and device: its records, their seconds and processor seconds. Tables may share records."""
+    rows = [
+        {
+            "profile": store.profile, "table": name, "device": record["environment"]["device"],
+            "seconds": record["seconds"], "cpu_seconds": record["cpu_seconds"],
+        }
+        for store in stores if store.runs.exists() for name in experiments.TABLES
+        for record in map(store.load, experiments.runs_of(store.profile, name, store)) if record and record["status"] == "done"
+    ]  # fmt: skip
+    return _summed(rows, ["profile", "table", "device"])
+
+
+def _summed(rows: list[dict[str, Any]], keys: list[str]) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
-    keys = ["profile", "kind", "device", "torch"]
     return pd.DataFrame(rows).groupby(keys, sort=False).agg(
         records=("seconds", "size"), seconds=("seconds", "sum"), cpu_seconds=("cpu_seconds", "sum")
     ).reset_index()  # fmt: skip
@@ -75,60 +92,77 @@ def _verdicts(found: Sequence[claims.Claim]) -> str:
 
 
 CAPTIONS = {
-    "metric_vs_accuracy": "One point per augmentation: the teacher's score (bars: 95 % bootstrap interval) against the accuracy of the student trained with it.",
+    "metric_vs_accuracy": "One point per augmentation: the teacher's score (bars: 95 % bootstrap interval) against the accuracy of the students trained with it.",
+    "metric_vs_accuracy_seven": "The same for the seven policies without CutMix that the paper's figure most likely shows.",
+    "qat": "Students of each QAT method, by loss and by what chose the augmentation; bars are one standard deviation over the seeds.",
+    "kd": "EWGS students of each loss, by what chose the augmentation; bars are one standard deviation over the seeds.",
     "definitions": "Spearman's correlation with accuracy of what the paper's score might be, in four pools of candidates: blue ranks as claimed.",
     "cost": "What scoring costs beside what it replaces.",
     "methods": "Every quantizer with plain KD and every loss with EWGS on one short budget; bars are one standard deviation over the seeds.",
 }  # fmt: skip
+AGREEMENT = [
+    "setup",
+    "pool",
+    "ranker",
+    "spearman",
+    "spearman_p",
+    "kendall",
+    "kendall_p",
+    "pick",
+    "pick_accuracy",
+    "regret",
+    "seeds",
+]
+COST = ["setup", "candidates", "scoring_cpu", "student_cpu", "sweep_cpu", "share_of_student", "device"]
+METHODS = ["kind", "method", "accuracy_mean", "accuracy_sd", "n", "difference", "difference_se", "step_time"]
+
+
+def _intervals(ranking: pd.DataFrame) -> pd.DataFrame:
+    """A ranking table to read: scores with their intervals, accuracies with their standard deviations."""
+    scores = [f"{row.score:.3f} [{row.score_low:.3f}, {row.score_high:.3f}]" for row in ranking.itertuples()]
+    accuracies = [
+        f"{row.accuracy_mean:.2f}" + (f" ± {row.accuracy_sd:.2f}" if row.n > 1 else "") for row in ranking.itertuples()
+    ]
+    shown = ["dataset", "model", "augmentation", "rank", "score", "cmi", "divergence", "teacher_stddev", "accuracy", "n"]
+    return ranking.assign(score=scores, accuracy=accuracies)[shown]
+
+
+def _sections(store: Store) -> list[tuple[str, list[str], list[pd.DataFrame]]]:
+    """(heading, figures, tables) of one profile, in the order of the questions."""
+    ranking = report.ranking_table(store)
+    agreement, methods, costs = report.agreement_table(ranking), report.methods_table(store), claims.cost_table(store)
+    qat, kd = (gains_table(of(store.profile), store) for of in (experiments.qat_gains, experiments.kd_gains))
+    return [
+        (
+            "Does the score rank augmentations?",
+            ["metric_vs_accuracy", "metric_vs_accuracy_seven"],
+            [_intervals(ranking), agreement[AGREEMENT] if len(agreement) else agreement],
+        ),
+        ("QAT methods with and without the pick", ["qat"], [wide(qat)]),
+        ("KD methods with and without the pick", ["kd"], [wide(kd)]),
+        ("Which definition is the paper's?", ["definitions"], []),
+        ("Quantizers and losses", ["methods"], [methods[METHODS] if len(methods) else methods]),
+        ("What selection costs", ["cost"], [costs[COST] if len(costs) else costs]),
+    ]
+
+
+def _profile(store: Store) -> str:
+    """The part of the page about one profile; "" without a score."""
+    if report.ranking_table(store).empty:
+        return ""
+    parts = [f'<h2 id="{store.profile}">Profile {store.profile}</h2>']
+    for heading, figures, tables in _sections(store):
+        pictures = [(store.figures / f"{name}.png", CAPTIONS[name]) for name in figures]
+        shown = [_picture(path, caption) for path, caption in pictures if path.exists()]
+        shown += [_table(table) for table in tables if len(table)]
+        parts += [f"<h3>{html.escape(heading)}</h3>", *shown] if shown else []
+    return "\n".join(parts)
 
 
 def render(stores: Sequence[Store], found: Sequence[claims.Claim]) -> str:
     """The page, from records and from the figures that were written beside them; the largest profile comes first."""
-    stores, sections = list(reversed(stores)), []
-    for store in stores:
-        ranking = report.ranking_table(store)
-        if ranking.empty:
-            continue
-        parts = [f'<h2 id="{store.profile}">Profile {store.profile}</h2>']
-        for name, caption in CAPTIONS.items():
-            path = store.figures / f"{name}.png"
-            if path.exists():
-                parts.append(_picture(path, caption))
-        columns = [
-            "dataset",
-            "model",
-            "augmentation",
-            "rank",
-            "score",
-            "cmi",
-            "divergence",
-            "teacher_stddev",
-            "accuracy_mean",
-            "accuracy_sd",
-            "n",
-        ]
-        parts += ["<h3>Ranking</h3>", _table(ranking[columns])]
-        if len(agreement := report.agreement_table(ranking)):
-            columns = [
-                "setup",
-                "ranker",
-                "spearman",
-                "spearman_p",
-                "kendall",
-                "kendall_p",
-                "pick",
-                "pick_accuracy",
-                "regret",
-                "seeds",
-            ]
-            parts += ["<h3>How well each teacher-only metric ranks</h3>", _table(agreement[columns])]
-        if len(costs := claims.cost_table(store)):
-            parts += ["<h3>What selection costs, in processor seconds</h3>"]
-            parts += [
-                _table(costs[["setup", "candidates", "scoring_cpu", "student_cpu", "sweep_cpu", "share_of_student", "device"]])
-            ]
-        sections.append("\n".join(parts))
-    links = "".join(f'<a href="#{store.profile}">{store.profile}</a>' for store in stores if len(report.ranking_table(store)))
+    sections = {store.profile: text for store in reversed(stores) if (text := _profile(store))}
+    links = "".join(f'<a href="#{profile}">{profile}</a>' for profile in sections)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Data-augmented quantization-aware knowledge distillation, reproduced</title><style>{STYLE}</style></head><body>
@@ -138,8 +172,10 @@ records by <code>make figures</code>; the paper's own numbers are not at hand.</
 <nav><a href="#claims">claims</a>{links}<a href="#cost">hardware and cost</a></nav>
 <h2 id="claims">The paper's claims</h2>
 {_verdicts(found)}
-{"".join(sections)}
+{"".join(sections.values())}
 <h2 id="cost">Hardware and cost</h2>
 {_table(hardware_table(stores))}
+<p>By table; a record that several tables share counts in each.</p>
+{_table(time_table(stores))}
 </body></html>
 """

@@ -4,6 +4,8 @@ Every function takes records or a table made of them; nothing here knows a numbe
 """
 
 import json
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from . import experiments
-from .config import PRECISIONS, Run
+from . import experiments, profiles
+from .config import PRECISIONS, Run, StudentRun
 from .experiments import Setup
+from .profiles import ALL_16, POOLS, SEVEN
 from .runs import Store
-from .statistics import kendall, regret, spearman
+from .statistics import kendall, regret, sign_test, spearman
 
 # Teacher-only rankers, all "lower is better", as column -> (name, sign that makes it so).
 RANKERS = {
@@ -51,7 +54,7 @@ def require(store: Store, runs: list[Run], command: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- tables
 
 
-def _setup_rows(setup: Setup, store: Store) -> list[dict[str, Any]]:
+def _setup_rows(setup: Setup, store: Store, paper: dict[tuple, float]) -> list[dict[str, Any]]:
     scores = store.load(setup.score)
     if scores is None or scores["status"] != "done":
         return []
@@ -62,15 +65,17 @@ def _setup_rows(setup: Setup, store: Store) -> list[dict[str, Any]]:
         facts = {"dataset": setup.data.name, "model": setup.model, "bits": setup.bits,
                  "accuracy_mean": accuracies.mean(), "accuracy_sd": accuracies.std(), "n": len(accuracies),
                  "teacher_accuracy": scores["teacher"]["accuracy"]}  # fmt: skip
-        rows.append(facts | line)
+        key = (setup.data.name, setup.model, setup.bits, setup.method, "kd", line["augmentation"])
+        rows.append(facts | line | {"paper_accuracy": paper.get(key, float("nan"))})
     return rows
 
 
-PAPER_COLUMNS = ["dataset", "model", "bits", "augmentation", "accuracy", "table", "page"]
+PAPER_KEY = ["dataset", "model", "bits", "quantizer", "loss", "augmentation"]
+PAPER_COLUMNS = [*PAPER_KEY, "accuracy", "table", "page"]
 
 
 def paper_values(root: Path) -> dict[tuple, float]:
-    """The paper's own accuracies, percent, from results/paper.csv: (dataset, model, bits, augmentation) -> value.
+    """The paper's own accuracies, percent, from results/paper.csv: (dataset, model, bits, quantizer, loss, augmentation) -> value.
 
     Raises ValueError, naming the file, for other columns, a value that is no percentage, or one that stands there twice.
     """
@@ -83,10 +88,10 @@ def paper_values(root: Path) -> dict[tuple, float]:
     wrong = table[~pd.to_numeric(table["accuracy"], errors="coerce").between(0, 100)]
     if len(wrong):
         raise ValueError(f"{path}: accuracies are percentages, got {wrong['accuracy'].iloc[0]}")
-    twice = table[table.duplicated(PAPER_COLUMNS[:4])]
+    twice = table[table.duplicated(PAPER_KEY)]
     if len(twice):
-        raise ValueError(f"{path} has two values for {', '.join(map(str, twice[PAPER_COLUMNS[:4]].iloc[0]))}")
-    return {tuple(row[:4]): float(row[4]) for row in table.to_numpy(object)}
+        raise ValueError(f"{path} has two values for {', '.join(map(str, twice[PAPER_KEY].iloc[0]))}")
+    return {tuple(row[: len(PAPER_KEY)]): float(row[len(PAPER_KEY)]) for row in table.to_numpy(object)}
 
 
 def ranking_table(store: Store) -> pd.DataFrame:
@@ -95,10 +100,8 @@ def ranking_table(store: Store) -> pd.DataFrame:
     accuracy_mean and accuracy_sd (percent, over n seeds; NaN where there are too few), rank 1 is the lowest score.
     Set-ups without a score record are left out. See `COLUMNS`; metrics are in nats. paper_accuracy  see `paper_values`.
     """
-    rows = [row for setup in experiments.setups(store.profile) for row in _setup_rows(setup, store)]
     paper = paper_values(store.root)
-    for row in rows:
-        row["paper_accuracy"] = paper.get(tuple(row[name] for name in PAPER_COLUMNS[:4]), float("nan"))
+    rows = [row for setup in profiles.setups(store.profile) for row in _setup_rows(setup, store, paper)]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.astype({"n": int, "rank": int}) if len(table) else table
 
@@ -112,14 +115,20 @@ def groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return found
 
 
+def in_pool(table: pd.DataFrame, pool: str) -> pd.DataFrame:
+    """The rows of a ranking table whose augmentation is in one of `profiles.POOLS`."""
+    return table[table["augmentation"].map(POOLS[pool])]
+
+
 def agreement_table(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per set-up and ranker: how well each teacher-only metric ranks, and what its pick loses.
+    """One row per set-up, pool of candidates (all 16, the figure's 7) and ranker: how well it ranks, and what its pick loses.
 
     spearman, kendall  correlation of the metric (lower is better) with mean accuracy, so a perfect ranker has -1; with
     two-sided exact permutation p-values. pick  its choice; regret  accuracy points lost to the best candidate.
     """
     rows = []
-    for name, part in groups(table):
+    for (name, whole), pool in product(groups(table), (ALL_16, SEVEN)):
+        part = in_pool(whole, pool)
         for column, (ranker, sign) in RANKERS.items():
             if part[column].isna().any():
                 continue
@@ -127,11 +136,35 @@ def agreement_table(table: pd.DataFrame) -> pd.DataFrame:
             rho, tau = spearman(metric, accuracy), kendall(metric, accuracy)
             pick = part.iloc[int(metric.argmin())]
             rows.append({
-                "setup": name, "ranker": ranker, "spearman": rho.value, "spearman_p": rho.p, "kendall": tau.value,
+                "setup": name, "pool": pool, "ranker": ranker, "spearman": rho.value, "spearman_p": rho.p, "kendall": tau.value,
                 "kendall_p": tau.p, "exact": rho.exact and tau.exact, "pick": pick["augmentation"],
                 "pick_accuracy": pick["accuracy_mean"], "regret": regret(metric, accuracy), "candidates": len(part),
                 "seeds": int(part["n"].min()),
             })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def sign_table(agreement: pd.DataFrame) -> pd.DataFrame:
+    """An `agreement_table` counted over set-ups, whose points do not lie on one line: one row per pool and ranker.
+
+    right  set-ups in which a lower metric goes with a higher accuracy (Spearman below 0), of `setups`; sign_p  two-sided exact
+    p-value of a sign test; mean_regret  points.
+    """
+    rows = []
+    for (pool, ranker), part in agreement.groupby(["pool", "ranker"], sort=False):
+        known = part["spearman"].dropna()
+        right = int((known < 0).sum())
+        p = sign_test(right, len(known))
+        rows.append(
+            {
+                "pool": pool,
+                "ranker": ranker,
+                "right": right,
+                "setups": len(known),
+                "sign_p": p,
+                "mean_regret": part["regret"].mean(),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -144,20 +177,10 @@ def precision_table(store: Store) -> pd.DataFrame:
     comparison = experiments.precision_comparison(store.profile)
     setup, rows = comparison.setup, []
     for augmentation in comparison.augmentations:
-        reference = None
         for precision in PRECISIONS:
-            records = [store.load(run) for run in comparison.students(precision, augmentation)]
-            if any(record is None or record["status"] != "done" for record in records):
-                continue
-            values = pd.Series([record["result"]["accuracy"] for record in records])
-            reference = values if precision == "float32" else reference
-            change = values - reference if reference is not None else values * float("nan")
-            rows.append({
-                "dataset": setup.data.name, "model": setup.model, "augmentation": augmentation, "precision": precision,
-                "accuracy_mean": values.mean(), "accuracy_sd": values.std(), "n": len(values),
-                "difference": change.mean(), "difference_se": change.std() / len(change) ** 0.5,
-                "seconds": sum(record["seconds"] for record in records) / len(records),
-            })  # fmt: skip
+            facts = {"dataset": setup.data.name, "model": setup.model, "augmentation": augmentation, "precision": precision}
+            found = compared(comparison.students(precision, augmentation), comparison.students("float32", augmentation), store)
+            rows += [facts | found] if found["n"] else []
     return pd.DataFrame(rows)
 
 
@@ -226,30 +249,34 @@ def methods_table(store: Store) -> pd.DataFrame:
     """
     comparison, costs = experiments.methods(store.profile), step_costs(store.root)
     setup, rows = comparison.setup, []
-    reference = _accuracies(comparison.losses["kd"], store)
     for kind, students in (("quantizer", comparison.quantizers), ("loss", comparison.losses)):
         for name, runs in students.items():
-            values = _accuracies(runs, store)
-            if values is None:
-                continue
-            change = values - reference if reference is not None else values * float("nan")
-            rows.append({
+            facts = {
                 "dataset": setup.data.name, "model": setup.model, "bits": setup.bits, "kind": kind, "method": name,
-                "accuracy_mean": values.mean(), "accuracy_sd": values.std(), "n": len(values),
-                "difference": change.mean(), "difference_se": change.std() / len(change) ** 0.5,
                 "step_time": costs.get(name, float("nan")) if kind == "loss" else float("nan"),
-                "seconds": sum(store.load(run)["seconds"] for run in runs) / len(runs),
-            })  # fmt: skip
+            }  # fmt: skip
+            found = compared(runs, comparison.losses["kd"], store)
+            rows += [facts | found] if found["n"] else []
     table = pd.DataFrame(rows)
     return table.sort_values(["kind", "accuracy_mean"], ascending=[False, False], ignore_index=True) if rows else table
 
 
-def _accuracies(runs: list[Run], store: Store) -> pd.Series | None:
-    """Of runs that are all done, percent."""
-    records = [store.load(run) for run in runs]
-    if any(record is None or record["status"] != "done" for record in records):
-        return None
-    return pd.Series([record["result"]["accuracy"] for record in records])
+def compared(runs: Sequence[StudentRun], reference: Sequence[StudentRun], store: Store) -> dict[str, Any]:
+    """Students that differ in their seed alone, beside others; those that are done count.
+
+    accuracy_mean, accuracy_sd  percent, over n seeds. difference  mean of the differences to the reference within seeds, and its
+    standard error: NaN where there are no pairs, or one. seconds  a student, mean.
+    """
+    ours, theirs = (
+        {run.seed: r for run, r in zip(part, map(store.load, part), strict=True) if r is not None and r["status"] == "done"}
+        for part in (runs, reference)
+    )
+    values, others = (pd.Series({s: r["result"]["accuracy"] for s, r in part.items()}, dtype=float) for part in (ours, theirs))
+    change = (values - others).dropna()
+    return {
+        "accuracy_mean": values.mean(), "accuracy_sd": values.std(), "n": len(values), "difference": change.mean(),
+        "difference_se": change.sem(), "seconds": pd.Series([r["seconds"] for r in ours.values()], dtype=float).mean(),
+    }  # fmt: skip
 
 
 def markdown(table: pd.DataFrame, digits: int = 3) -> str:
@@ -278,16 +305,21 @@ SHORT = {"autoaugment_cifar10": "AA-CIFAR10", "autoaugment_imagenet": "AA-ImageN
 def scatter(table: pd.DataFrame) -> Figure:
     """Metric against the student's accuracy, a panel a set-up: error bars over seeds, both picks as horizontal lines."""
     panels = groups(table)
-    colours = dict(zip(experiments.POLICIES, sns.color_palette("tab10"), strict=False))
+    colours = dict(zip(profiles.POLICIES, sns.color_palette("tab10"), strict=False))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(max(8, 6.6 * len(panels)), 5.6), squeeze=False)
-        for axis, (name, rows) in zip(axes[0], panels, strict=False):
+        across = min(len(panels), 3)
+        down = -(-len(panels) // across)
+        size = (max(8, 6.6 * across), 0.6 + 5 * down)
+        figure, axes = plt.subplots(down, across, figsize=size, squeeze=False)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        for axis, (name, rows) in zip(axes.flat, panels, strict=False):
             _panel(axis, name, rows, colours)
         handles = [plt.Line2D([], [], color=c, marker="s", ls="", label=SHORT[p]) for p, c in colours.items()]
         handles += [plt.Line2D([], [], color="0.3", marker=m, ls="", mfc=f, label=text)
                     for m, f, text in (("o", "0.3", "without CutMix"), ("o", "none", "with CutMix"))]  # fmt: skip
         figure.legend(handles=handles, loc="lower center", ncols=5, frameon=False, fontsize=9, columnspacing=1.2)
-        figure.tight_layout(rect=(0, 0.11, 1, 1))
+        figure.tight_layout(rect=(0, 0.6 / size[1], 1, 1))
     plt.close(figure)
     return figure
 

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -39,8 +40,8 @@ def _execute(source: Path, target: Path, parameters: dict) -> None:
     write_atomically(target, nbformat.writes(notebook) + "\n")
 
 
-def reproduce(store: Store, table: str, device: str, jobs: int) -> int:
-    """Execute the notebooks of a table on a store, making the runs it lacks; then write tables and figures and compare.
+def reproduce(store: Store, table: str, part: experiments.Selection, device: str, jobs: int) -> int:
+    """Execute the notebooks of a table on a store, making the runs that this part of it lacks; then write tables and figures and compare.
 
     Returns the exit status: 0, or 1 if a notebook failed (its executed copy, with the error, is kept).
     """
@@ -49,17 +50,22 @@ def reproduce(store: Store, table: str, device: str, jobs: int) -> int:
     started = time.perf_counter()
     parameters = {
         "PROFILES": [store.profile], "TREE": store.tree, "CACHED_ONLY": False, "DEVICE": device, "JOBS": jobs,
+        **{name.upper(): value for name, value in asdict(part).items()},
     }  # fmt: skip
+    if problem := experiments.lacks(store.profile, table, part):
+        raise ValueError(problem)
     executed = []
     with following(store):
         for name in experiments.tables(table):
-            notebook = experiments.TABLES[name][1]
+            notebook, needs_runs = experiments.TABLES[name][1], bool(experiments.runs_of(store.profile, name))
+            if problem := experiments.lacks(store.profile, name, part):
+                print(f"notebook {notebook} left out: {problem}", flush=True)
+                continue
             print(f"notebook {notebook}, profile {store.profile}", flush=True)
             executed.append(store.notebooks / notebook)
             try:
                 # A notebook without runs has parameters of its own.
-                given = parameters if experiments.runs_of(store.profile, name) else {}
-                _execute(store.root / "notebooks" / notebook, executed[-1], given)
+                _execute(store.root / "notebooks" / notebook, executed[-1], parameters if needs_runs else {})
             except PapermillExecutionError as error:
                 print(f"failed: {error}\nthe notebook so far: {executed[-1]}", file=sys.stderr)
                 return 1

@@ -2,50 +2,79 @@
 
 from pathlib import Path
 
-from . import claims, experiments, page, report
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import claims, page, profiles, report
 from .definitions import definitions_figure, definitions_table
+from .experiments import kd_gains, qat_gains
+from .gains import gains_figure, gains_table
 from .runs import Store, write_atomically
 
 
-def write(store: Store) -> list[Path]:
-    """Write the tables (CSV and Markdown) and figures that the records of a profile allow; returns the files."""
+VECTOR_FORMATS = ("pdf", "svg")
+
+
+def write(store: Store, vector: str = "") -> list[Path]:
+    """Write the tables (CSV and Markdown) and figures that the records of a profile allow; returns the files.
+
+    vector  "pdf" or "svg": each figure in that format too, in build/vector, which git ignores. Raises ValueError for another.
+    """
+    if vector and vector not in VECTOR_FORMATS:
+        raise ValueError(f"unknown vector format {vector!r}; known: {', '.join(VECTOR_FORMATS)}")
     ranking, methods, costs = report.ranking_table(store), report.methods_table(store), claims.cost_table(store)
     definitions = definitions_table(ranking)
+    gains = {"qat": gains_table(qat_gains(store.profile), store), "kd": gains_table(kd_gains(store.profile), store)}
     tables = {
         "ranking": ranking, "agreement": report.agreement_table(ranking), "precision": report.precision_table(store),
         "precision_of_scores": report.short_score_table(store), "budget": report.budget_table(store), "methods": methods,
-        "definitions": definitions, "cost": costs,
+        "definitions": definitions, "cost": costs, **gains,
     }  # fmt: skip
-    files = {}
+    written = []
     for name, table in tables.items():
         if len(table):
-            files[store.tables / f"{name}.csv"] = table.to_csv(index=False)
-            shown = table
-            if name == "ranking":
-                shown = (
-                    table.drop(columns="images").astype({"paper_accuracy": object}).fillna({"paper_accuracy": "not available"})
-                )
-            files[store.tables / f"{name}.md"] = report.markdown(shown)
-    for path, text in files.items():
-        write_atomically(path, text)
+            written += _write_table(store, name, table)
     figures = {}
     if report.groups(ranking):
-        figures[store.figures / "metric_vs_accuracy.png"] = report.scatter(ranking)
-        figures[store.figures / "definitions.png"] = definitions_figure(definitions)
+        figures["metric_vs_accuracy"] = report.scatter(ranking)
+        figures["metric_vs_accuracy_seven"] = report.scatter(report.in_pool(ranking, profiles.SEVEN))
+        figures["definitions"] = definitions_figure(definitions)
     if len(methods):
-        figures[store.figures / "methods.png"] = report.methods_figure(methods)
+        figures["methods"] = report.methods_figure(methods)
+    for name, table in gains.items():
+        if len(table):
+            figures[name] = gains_figure(table)
     if len(costs):
-        figures[store.figures / "cost.png"] = claims.cost_figure(costs)
-    for path, figure in figures.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Software": None})
-    return [*files, *figures]
+        figures["cost"] = claims.cost_figure(costs)
+    for name, figure in figures.items():
+        written.append(_save(figure, store.figures / f"{name}.png", {"Software": None}))
+        if vector:
+            date = {"pdf": "CreationDate", "svg": "Date"}[vector]
+            written.append(_save(figure, store.root / "build/vector" / store.profile / f"{name}.{vector}", {date: None}))
+    return written
 
 
-def rebuild(root: Path = Path()) -> list[Path]:
-    """Everything in results/ that is made from the committed records: tables, figures, CLAIMS.md, report.html."""
-    stores = [Store(profile, "results", root) for profile in experiments.PROFILES]
-    written = [path for store in stores for path in write(store)]
+def _write_table(store: Store, name: str, table: pd.DataFrame) -> list[Path]:
+    shown = table.drop(columns="images") if name == "ranking" else table
+    if "paper_accuracy" in shown:
+        shown = shown.astype({"paper_accuracy": object}).fillna({"paper_accuracy": "not available"})
+    files = {f"{name}.csv": table.to_csv(index=False), f"{name}.md": report.markdown(shown)}
+    for file, text in files.items():
+        write_atomically(store.tables / file, text)
+    return [store.tables / file for file in files]
+
+
+def _save(figure: Figure, path: Path, metadata: dict[str, None]) -> Path:
+    """Without what would make the file another one every time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata=metadata)
+    return path
+
+
+def rebuild(root: Path = Path(), vector: str = "") -> list[Path]:
+    """Everything in results/ that is made from the committed records: tables, figures, CLAIMS.md, report.html; `vector` as for `write`."""
+    stores = [Store(profile, "results", root) for profile in profiles.PROFILES]
+    written = [path for store in stores for path in write(store, vector)]
     found = claims.claims(stores)
     pages = {root / "results/CLAIMS.md": claims.markdown(found), root / "results/report.html": page.render(stores, found)}
     for path, text in pages.items():

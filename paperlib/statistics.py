@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from math import comb
 
 import numpy as np
 
@@ -154,3 +155,15 @@ def regret(metric, accuracy) -> float:
     """
     metric, accuracy = _check(metric, accuracy)
     return float(accuracy.max() - accuracy[int(np.argmin(metric))])
+
+
+def sign_test(right: int, n: int) -> float:
+    """Two-sided exact p-value of `right` successes in n fair coin tosses; 1 for n = 0.
+
+    >>> sign_test(7, 7), sign_test(1, 2)
+    (0.015625, 1.0)
+    """
+    if not 0 <= right <= n:
+        raise ValueError(f"right must lie in 0 .. {n}, got {right}")
+    tail = sum(comb(n, k) for k in range(min(right, n - right) + 1)) / 2**n
+    return min(1.0, 2 * tail)

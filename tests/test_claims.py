@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from test_report import ACCURACIES, ROOT, WHERE, made_up
 
-from paperlib import claims, experiments, page, report, results
+from paperlib import claims, experiments, page, profiles, report, results
 from paperlib.definitions import DEFINITIONS, POOLS, definitions_figure, definitions_table
 from paperlib.runs import Store
 
 
 def ranking(**columns):
     """A ranking table of the sixteen with the given columns; the accuracy falls along the list."""
-    names = list(experiments.CANDIDATES)
+    names = list(profiles.CANDIDATES)
     base = {name: np.linspace(0, 1, 16) for name in ("divergence", "cmi", "cross_entropy", "cmi_released", "teacher_stddev")}
     fixed = {"dataset": "x", "model": "y", "bits": 2, "augmentation": names, "accuracy_mean": np.linspace(90, 75, 16), "n": 1}
     return pd.DataFrame(fixed | base | columns)
@@ -29,7 +29,7 @@ def test_definitions_pick_and_rank_as_written():
     assert (mild["pick"], mild["regret"], mild["spearman"]) == ("none", 0, pytest.approx(-1))
     assert (strong["pick"], strong["regret"], strong["spearman"]) == ("autoaugment_svhn+cutmix", 15, pytest.approx(1))
     assert table.loc[("all 16", "D - 0.25 CMI"), "spearman"] == pytest.approx(-1)  # 1 - 0.25 * 2 > 0
-    places = {name: i + 1 for i, name in enumerate(experiments.CANDIDATES)}
+    places = {name: i + 1 for i, name in enumerate(profiles.CANDIDATES)}
     assert (
         mild["rank_ta_cutmix"] == places["trivialaugment+cutmix"]
         and mild["rank_aai_cutmix"] == places["autoaugment_imagenet+cutmix"]
@@ -90,7 +90,7 @@ def test_the_page_stands_alone_and_says_what_the_records_say(tmp_path):
     results.write(store)
     text = page.render([store, Store("cpu", "results", tmp_path)], list(found.values()))
     assert re.findall(r'(?:src|href)="(?!data:|#|https://arxiv)', text) == []  # nothing is fetched
-    assert text.count("data:image/png;base64") == 3 and "Profile quick" in text and "Profile cpu" not in text
+    assert text.count("data:image/png;base64") == 4 and "Profile quick" in text and "Profile cpu" not in text
     for claim in found.values():
         assert f">{claim.verdict}</span>" in text
     hardware = page.hardware_table([store])
@@ -98,7 +98,7 @@ def test_the_page_stands_alone_and_says_what_the_records_say(tmp_path):
 
 
 def test_the_committed_claims_are_what_the_records_give():
-    stores = [Store(profile, "results", ROOT) for profile in experiments.PROFILES]
+    stores = [Store(profile, "results", ROOT) for profile in profiles.PROFILES]
     found = claims.claims(stores)
     assert (ROOT / "results/CLAIMS.md").read_text() == claims.markdown(found)
     seeds = sum(len(experiments.methods(profile).seeds) for profile in ("quick", "cpu"))

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paperlib import experiments, report, results
-from paperlib.compare import ACCURACY_POINTS, SCORE_NATS, comparison, write_comparison
+from paperlib import experiments, profiles, report, results
+from paperlib.compare import ACCURACY_POINTS, SCORE_NATS, TABLES, comparison, write_comparison
 from paperlib.runs import Store
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ def made_up(store, accuracies, scores=None):
     (setup,) = experiments.setups("quick")
     facts = {"key": setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
     store.save(setup.teacher, "done", result={"accuracy": 98.0, "weights_sha256": "0"}, **WHERE)
-    names = experiments.CANDIDATES
+    names = profiles.CANDIDATES
     scores = scores or {name: 0.1 * i for i, name in enumerate(names)}
     rows = [{"rank": i + 1, "augmentation": name, "score": scores[name], "cmi": 0.5, "divergence": scores[name] + 0.5,
              "entropy": 1.0 + i, "cross_entropy": 1.0 + i, "cmi_released": 0.5, "score_released": scores[name],
@@ -36,7 +36,7 @@ def made_up(store, accuracies, scores=None):
     return setup
 
 
-ACCURACIES = {name: 90.0 - i for i, name in enumerate(experiments.CANDIDATES)}
+ACCURACIES = {name: 90.0 - i for i, name in enumerate(profiles.CANDIDATES)}
 
 
 def test_ranking_and_agreement_of_made_up_records(tmp_path):
@@ -47,7 +47,14 @@ def test_ranking_and_agreement_of_made_up_records(tmp_path):
                                         "accuracy_mean", "accuracy_sd", "n", "rank"]  # fmt: skip
     assert table["accuracy_mean"].tolist() == list(ACCURACIES.values()) and (table["n"] == 1).all()
     assert table["accuracy_sd"].isna().all()
-    agreement = report.agreement_table(table).set_index("ranker")
+    both = report.agreement_table(table)
+    agreement, seven = (both[both["pool"] == pool].set_index("ranker") for pool in (profiles.ALL_16, profiles.SEVEN))
+    assert (seven["pick"] == "erasing").sum() >= 4 and set(seven["candidates"]) == {7}
+    assert seven.loc["score D - CMI (ours)", "spearman_p"] == pytest.approx(2 / 5040)
+    signs = report.sign_table(pd.concat([both, both])).set_index(["pool", "ranker"])
+    assert signs.loc[(profiles.ALL_16, "score D - CMI (ours)")].tolist() == [2, 2, 0.5, 0]
+    assert signs.loc[(profiles.ALL_16, "T. stddev (minimal variance)")].tolist() == [0, 2, 0.5, 15]
+    assert signs.loc[(profiles.SEVEN, "- CMI alone"), "setups"] == 0
     ours, least = agreement.loc["score D - CMI (ours)"], agreement.loc["T. stddev (minimal variance)"]
     assert (ours["spearman"], ours["kendall"], ours["regret"], ours["pick"]) == (
         pytest.approx(-1),
@@ -78,7 +85,8 @@ def test_methods_are_compared_with_ewgs_and_kd_seed_by_seed(tmp_path, monkeypatc
     table = report.methods_table(store)
     assert (table["kind"] == "quantizer").sum() == len(experiments.QUANTIZERS)
     table = table.set_index("method")
-    assert "at" not in table.index and len(table) == len(experiments.QUANTIZERS) + len(experiments.LOSSES) - 1
+    assert len(table) == len(experiments.QUANTIZERS) + len(experiments.LOSSES)
+    assert table.loc["at", ["n", "accuracy_mean", "difference"]].tolist() == [1, 50, -30]  # the seed that did not fail
     assert (table.loc["lsq", "difference"], table.loc["lsq", "difference_se"]) == (pytest.approx(2), pytest.approx(1))
     assert table.loc["kd", "difference"] == 0 and table.loc["crd", "accuracy_mean"] == 70 and table.loc["crd", "n"] == 2
     assert table.loc["crd", "step_time"] == pytest.approx(2) and np.isnan(table.loc["ce", "step_time"])
@@ -97,12 +105,12 @@ def test_the_papers_values_stand_beside_ours_when_someone_has_them(tmp_path):
     path = tmp_path / "results/paper.csv"
     header = (ROOT / "results/paper.csv").read_text()
     assert header.splitlines()[-1] == ",".join(report.PAPER_COLUMNS)
-    path.write_text(header + "digits,resnet8,2,augmix,91.5,Table 1,5\n")
+    path.write_text(header + "digits,resnet8,2,ewgs,kd,augmix,91.5,Table 1,5\n")
     table = report.ranking_table(store).set_index("augmentation")
     assert table.loc["augmix", "paper_accuracy"] == 91.5 and table["paper_accuracy"].notna().sum() == 1
     for line, named in (
-        ("digits,resnet8,2,augmix,91,T,5\n" * 2, "augmix"),
-        ("digits,resnet8,2,none,915,T,5\n", "915"),
+        ("digits,resnet8,2,ewgs,kd,augmix,91,T,5\n" * 2, "augmix"),
+        ("digits,resnet8,2,ewgs,kd,none,915,T,5\n", "915"),
         ("digits\n", ""),
     ):
         path.write_text((header if line != "digits\n" else "") + line)
@@ -127,24 +135,37 @@ def test_written_files_are_the_same_every_time(tmp_path):
     first = {path: path.read_bytes() for path in results.rebuild(tmp_path)}
     assert {path.name for path in first} == {
         *(f"{table}.{kind}" for table in ("ranking", "agreement", "definitions", "cost") for kind in ("csv", "md")),
-        "metric_vs_accuracy.png", "definitions.png", "cost.png", "CLAIMS.md", "report.html",
+        "metric_vs_accuracy.png", "metric_vs_accuracy_seven.png", "definitions.png", "cost.png", "CLAIMS.md", "report.html",
     }  # fmt: skip
     assert {path: path.read_bytes() for path in results.rebuild(tmp_path)} == first
     back = pd.read_csv(store.tables / "ranking.csv")
     pd.testing.assert_frame_equal(back, report.ranking_table(store), check_dtype=False)  # nothing is rounded
 
 
+def test_figures_as_vectors_on_request(tmp_path):
+    made_up(Store("quick", "results", tmp_path), ACCURACIES)
+    plain, both = ({path.relative_to(tmp_path) for path in results.rebuild(tmp_path, v)} for v in ("", "svg"))
+    vectors = both - plain
+    assert {path.stem for path in vectors} == {path.stem for path in plain if path.suffix == ".png"}
+    assert {path.parts[:3] for path in vectors} == {("build", "vector", "quick")}
+    assert all((tmp_path / path).read_text().startswith("<?xml") for path in vectors)
+    with pytest.raises(ValueError, match="'gif'"):
+        results.write(Store("quick", "results", tmp_path), "gif")
+
+
 def test_comparison_tells_what_differs(tmp_path, capsys):
     yours, ours = Store("quick", "build", tmp_path), Store("quick", "results", tmp_path)
     made_up(ours, ACCURACIES)
-    scores = {name: 0.1 * i for i, name in enumerate(experiments.CANDIDATES)}
+    scores = {name: 0.1 * i for i, name in enumerate(profiles.CANDIDATES)}
     made_up(yours, ACCURACIES | {"none": 90 - 1.1 * ACCURACY_POINTS}, scores | {"erasing": 0.1 + 1.1 * SCORE_NATS})
-    table = comparison(report.ranking_table(yours), report.ranking_table(ours)).set_index("augmentation")
+    what = TABLES["ranking"]
+    table = comparison(what.table(yours), what.table(ours), what.keys, what.tolerances).set_index("augmentation")
     assert table["within_tolerance"].value_counts().to_dict() == {"yes": 14, "no": 2}
     assert (table.loc[["none", "erasing"], "within_tolerance"] == "no").all()
     assert write_comparison(yours) == 0
-    assert "within tolerance: 14 of 16 rows, 2 no" in capsys.readouterr().out
-    assert "| none |" in (yours.folder / "compare.md").read_text()
+    said = capsys.readouterr().out
+    assert "ranking: within tolerance 14 of 16 rows, 2 no" in said and "| erasing |" in said and "| augmix |" not in said
+    assert "| augmix |" in (yours.folder / "compare.md").read_text()
     for path in ours.runs.iterdir():
         path.unlink()
     write_comparison(yours)
@@ -152,7 +173,7 @@ def test_comparison_tells_what_differs(tmp_path, capsys):
     assert write_comparison(Store("cpu", "build", tmp_path)) == 1
 
 
-COMMITTED = [p for p in experiments.PROFILES if (ROOT / "results" / p / "runs").exists()]
+COMMITTED = [p for p in profiles.PROFILES if (ROOT / "results" / p / "runs").exists()]
 
 
 def test_figures_come_from_the_committed_records_without_torch(tmp_path):
@@ -175,12 +196,14 @@ def test_figures_come_from_the_committed_records_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     for profile in COMMITTED:
         names = sorted(path.name for path in (ROOT / "results" / profile / "tables").iterdir())
-        tables = ("agreement", "budget", "cost", "definitions", "methods", "precision", "precision_of_scores", "ranking")
+        tables = (
+            "agreement", "budget", "cost", "definitions", "kd", "methods", "precision", "precision_of_scores", "qat", "ranking",
+        )  # fmt: skip
         assert names == [f"{table}.{kind}" for table in tables for kind in ("csv", "md")]
         for name in (f"{table}.csv" for table in tables):
             fresh, committed = (pd.read_csv(root / "results" / profile / "tables" / name) for root in (tmp_path, ROOT))
             pd.testing.assert_frame_equal(fresh, committed)
-        for figure in ("metric_vs_accuracy", "definitions", "cost", "methods"):
+        for figure in ("metric_vs_accuracy", "definitions", "cost", "methods", "qat", "kd"):
             assert (tmp_path / "results" / profile / f"figures/{figure}.png").stat().st_size > 10_000
     for name in ("CLAIMS.md", "report.html"):
         assert (tmp_path / "results" / name).read_text() == (ROOT / "results" / name).read_text()
@@ -191,7 +214,7 @@ def test_committed_records_are_whole(profile):
     store = Store(profile, "results", ROOT)
     records = [json.loads(path.read_text()) for path in sorted(store.runs.iterdir())]
     assert [r["key"] for r in records] == [r["key"] for r in store.all()], "a record would be set aside"
-    wanted = {run.key for run in experiments.runs_of(profile, "all")}
+    wanted = {run.key for run in experiments.runs_of(profile, "all", store)}
     assert {r["key"] for r in records} == wanted and {r["status"] for r in records} == {"done"}
     teachers = {r["key"]: r["result"]["weights_sha256"] for r in records if r["kind"] == "teacher"}
     for record in records:

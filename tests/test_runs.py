@@ -13,10 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from paperlib import execution, experiments
+from paperlib import execution, experiments, profiles
 from paperlib import sweep as sweeping
 from paperlib.cli import main
-from paperlib.config import Data, Recipe, ScoreRun, StudentRun, TeacherRun, check_parameters, key_of
+from paperlib.config import (
+    Data,
+    Recipe,
+    ScoreRun,
+    StudentRun,
+    TeacherRun,
+    check_parameters,
+    key_of,
+)
 from paperlib.notebook import Parameters
 from paperlib.report import MissingRuns, require
 from paperlib.runs import Store, fault, write_atomically
@@ -281,11 +289,11 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
 def test_profiles_have_every_candidate_and_the_papers_rows():
     from paperlib.augment import AUGMENTATIONS, POLICIES
 
-    assert experiments.CANDIDATES == AUGMENTATIONS and experiments.POLICIES == tuple(POLICIES)
-    for profile in experiments.PROFILES:
+    assert profiles.CANDIDATES == AUGMENTATIONS and profiles.POLICIES == tuple(POLICIES)
+    for profile in profiles.PROFILES:
         for setup in experiments.setups(profile):
             assert len(setup.students) == 16 * len(setup.seeds)
-            assert setup.teacher.augmentation == "none+cutmix"
+            assert setup.teacher.augmentation == ("none" if setup.data.name == "tiny-imagenet" else "none+cutmix")
     rows = {(s.data.name, s.model): s for s in experiments.setups("paper")}
     resnet = rows["cifar10", "resnet20"]
     assert (resnet.bits, resnet.student_recipe) == (3, Recipe(1200, 256, 1e-3, 1e-4, quantizer_lr=1e-5))
@@ -293,7 +301,11 @@ def test_profiles_have_every_candidate_and_the_papers_rows():
     vgg = rows["cifar100", "vgg13"]
     assert (vgg.bits, vgg.student_recipe) == (2, Recipe(200, 64, 5e-4, 5e-4, quantizer_lr=5e-6))
     assert vgg.teacher_recipe == Recipe(720, 64, 0.05, 5e-4, "sgd")
-    assert len(experiments.runs_of("paper", "ranking")) == 4 * (1 + 1 + 48)
+    tiny = rows["tiny-imagenet", "mobilenetv2"]
+    assert (tiny.bits, tiny.method, tiny.method_options, tiny.data.size) == (3, "pact_released", {"kept_bits": 8}, 224)
+    assert tiny.student_recipe == Recipe(100, 64, 0.004, 1e-4, "sgd_nesterov", schedule="step", warmup_steps=2500)
+    assert tiny.student("none").loss_options == {"smoothing": 0.1, "gamma": 3, "alpha": 6}
+    assert len(experiments.runs_of("paper", "ranking")) == 7 * (1 + 1 + 48)
 
 
 def test_unknown_names_are_refused():
