@@ -252,6 +252,11 @@ def logits_of(teacher: nn.Module, data: datasets.Dataset, views: Tensor, precisi
     return logits
 
 
+def scoring_order(data: datasets.Dataset, seed: int) -> Tensor:
+    """(N,) int64 on the data's device: the place in the data set of each image of a pass."""
+    return to_device(generator(seed, 0x0DE5).permutation(len(data.train_images)), data.train_images.device)
+
+
 @torch.no_grad()
 def predict(
     teacher: nn.Module,
@@ -272,8 +277,8 @@ def predict(
     Returns (N, C) float32 logits and (N,) int64 labels or (N, C) float32 soft labels, on the data's device.
     Raises ValueError if the teacher's number of classes is not the data set's.
     """
-    device, count = data.train_images.device, len(data.train_images)
-    order = to_device(generator(seed, 0x0DE5).permutation(count), device)
+    device = data.train_images.device
+    order = scoring_order(data, seed)
     policy_key = AUGMENTATIONS.index(augmentation) if augmentation in AUGMENTATIONS else len(AUGMENTATIONS)
     training = teacher.training
     teacher.eval()
@@ -395,6 +400,66 @@ def evaluate(logits: Tensor, targets: Tensor, cmi_weight: float, replicates: int
         for name, values in bootstrap(logits, targets, replicates, seed, cmi_weight).items():
             row[f"{name}_low"], row[f"{name}_high"] = interval(row[name], values)
     return row | {"images": len(logits)}
+
+
+AS_DEFINED = "as defined"
+
+
+def ablate(
+    teacher: nn.Module,
+    data: datasets.Dataset,
+    augmentations: Sequence[str] = AUGMENTATIONS,
+    temperatures: Sequence[float] = (0.5, 2.0, 4.0),
+    counts: Sequence[int] = (),
+    *,
+    seed: int = 0,
+    batch: int = 100,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> pd.DataFrame:
+    """The score of each augmentation computed in other ways, from one pass as `rank` makes it and a second one.
+
+    teacher, data, augmentations, seed, batch, progress  as for `rank`. temperatures  of the teacher's softmax, above 0.
+    counts  numbers of images, at most all: the first so many of the pass.
+
+    Returns one row an augmentation and variant, with columns augmentation, variant, score, cmi, divergence (nats):
+    "as defined" the columns of `rank`; "temperature T"; "N images"; "two passes": centroids of the second pass, as the
+    released code; "unmixed labels": under CutMix, an image counts for the class of its own label only.
+    Raises ValueError as `rank`, for a temperature that is not positive, or a count that is not within 1 .. N.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    >>> images, labels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 2
+    >>> data = datasets.Dataset("own", images, labels, images, labels, ("a", "b"), (0.5,) * 3, (0.25,) * 3, True)
+    >>> ablate(net, data, ["none+cutmix"], [2.0], [20])["variant"].tolist()
+    ['as defined', 'temperature 2', '20 images', 'two passes', 'unmixed labels']
+    """
+    for name in augmentations:
+        parse(name)
+    for temperature in temperatures:
+        if not temperature > 0:
+            raise ValueError(f"a temperature must be positive, got {temperature}")
+    for count in counts:
+        if not 1 <= count <= len(data.train_images):
+            raise ValueError(f"counts must lie in 1..{len(data.train_images)}, got {count}")
+    labels = data.train_labels[scoring_order(data, seed)]
+    rows = []
+    for done, name in enumerate(augmentations):
+        if progress:
+            progress(done, len(augmentations), name)
+        logits, targets = predict(teacher, data, name, seed, batch)
+        others, other_targets = predict(teacher, data, name, seed, batch, draw=1)
+        other = class_centroids(others.double().softmax(1), other_targets)
+        variants = {AS_DEFINED: score(logits, targets)}
+        variants |= {f"temperature {t:g}": score(logits / t, targets) for t in temperatures}
+        variants |= {f"{n} images": score(logits[:n], targets[:n]) for n in counts}
+        variants["two passes"] = _score(_log_softmax(logits), _soft(targets, *logits.shape), other, 1.0)
+        variants["unmixed labels"] = score(logits, labels)
+        rows += [
+            {"augmentation": name, "variant": variant, "score": s.score, "cmi": s.cmi, "divergence": s.divergence}
+            for variant, s in variants.items()
+        ]
+    if progress:
+        progress(len(augmentations), len(augmentations), "")
+    return pd.DataFrame(rows)
 
 
 def _paired_stddev(logits: Tensor, base: Tensor, groups: list[int]) -> float:

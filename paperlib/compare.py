@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from .ablations import forms_table, search_table
 from .experiments import kd_gains, qat_gains
 from .gains import gains_table
 from .report import markdown, methods_table, ranking_table
@@ -31,6 +32,8 @@ TABLES = {
     "methods": Compared(methods_table, (*SETUP, "kind", "method"), ACCURACY),
     "qat": Compared(lambda store: gains_table(qat_gains(store.profile), store), (*SETUP, "quantizer", "loss", "arm"), ACCURACY),
     "kd": Compared(lambda store: gains_table(kd_gains(store.profile), store), (*SETUP, "quantizer", "loss", "arm"), ACCURACY),
+    "forms": Compared(forms_table, (*SETUP, "form"), ACCURACY),
+    "search": Compared(search_table, (*SETUP, "choice"), {"score": SCORE_NATS} | ACCURACY),
 }
 
 

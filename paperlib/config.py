@@ -167,6 +167,24 @@ class BudgetRun(Run):
 
 
 @dataclass(frozen=True)
+class AblationRun(Run):
+    """Each candidate's score computed in other ways from two stored passes: `paperlib.cmi.ablate`."""
+
+    kind = "ablation"
+    data: Data
+    teacher: TeacherRun
+    augmentations: tuple[str, ...]
+    temperatures: tuple[float, ...] = (0.5, 2.0, 4.0)
+    counts: tuple[int, ...] = ()
+    batch: int = 100
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"score in other ways, {self.data.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
 class StudentRun(Run):
     """A low-bit student of a teacher of the same architecture, started from its weights."""
 
@@ -207,7 +225,7 @@ class TourRun(Run):
         return f"tour of {self.data.name}"
 
 
-RUN_TYPES: dict[str, type[Run]] = {cls.kind: cls for cls in (TeacherRun, ScoreRun, BudgetRun, StudentRun, TourRun)}
+RUN_TYPES: dict[str, type[Run]] = {cls.kind: cls for cls in (TeacherRun, ScoreRun, BudgetRun, AblationRun, StudentRun, TourRun)}
 
 
 def canonical(value: Any) -> str:

@@ -32,6 +32,8 @@ DEFINITIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "D - CMI, released centroids": lambda rows: rows["divergence"] - rows["cmi_released"],
     "- CMI alone, released centroids": lambda rows: -rows["cmi_released"],
     "CE - CMI, released centroids": lambda rows: rows["cross_entropy"] - rows["cmi_released"],
+    "D - CMI, unmixed labels": lambda rows: rows["divergence_unmixed"] - rows["cmi_unmixed"],
+    "- CMI alone, unmixed labels": lambda rows: -rows["cmi_unmixed"],
     "T. stddev": lambda rows: rows["teacher_stddev"],
 }
 # What the released scripts train with as their own pick, whatever the set-up.

@@ -18,13 +18,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from . import cmi
 from . import data as datasets
 from .augment import augment, generator
 from .budget import rank_within
-from .config import BudgetRun, Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
+from .config import AblationRun, BudgetRun, Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
 from .learners import Task
 from .losses import objective
 from .models import build
@@ -252,16 +253,29 @@ def _weights_hash(model: torch.nn.Module) -> str:
 
 def _make_score(run: ScoreRun, store: Store, device: str) -> dict[str, Any]:
     data, teacher = load_data(run.data, device), load_teacher(run.teacher, store, device)
-
-    def progress(done: int, total: int, name: str) -> None:
-        store.log(f"{run.label}: {done}/{total} {name}")
-
     table = cmi.rank(
         teacher, data, run.augmentations, seed=run.seed, batch=run.batch, stddev_group=run.stddev_group,
-        replicates=run.replicates, precision=run.precision, progress=progress,
+        replicates=run.replicates, precision=run.precision, progress=_progress(run, store),
     )  # fmt: skip
-    rows = [{k: None if v != v else v for k, v in row.items()} for row in table.to_dict("records")]
-    return {"result": {"scores": rows}, "teacher": _teacher_facts(run.teacher, store)}
+    return {"result": {"scores": _rows(table)}, "teacher": _teacher_facts(run.teacher, store)}
+
+
+def _progress(run: Run, store: Store) -> Callable[[int, int, str], None]:
+    return lambda done, total, name: store.log(f"{run.label}: {done}/{total} {name}")
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table as JSON: a dict a row, None for NaN."""
+    return [{k: None if v != v else v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def _make_ablation(run: AblationRun, store: Store, device: str) -> dict[str, Any]:
+    data, teacher = load_data(run.data, device), load_teacher(run.teacher, store, device)
+    table = cmi.ablate(
+        teacher, data, run.augmentations, run.temperatures, run.counts, seed=run.seed, batch=run.batch,
+        progress=_progress(run, store),
+    )  # fmt: skip
+    return {"result": {"rows": _rows(table)}, "teacher": _teacher_facts(run.teacher, store)}
 
 
 def _make_budget(run: BudgetRun, store: Store, device: str) -> dict[str, Any]:
@@ -269,8 +283,7 @@ def _make_budget(run: BudgetRun, store: Store, device: str) -> dict[str, Any]:
     table = rank_within(
         teacher, data, run.augmentations, budget=run.budget, top=run.top, confidence=run.confidence, seed=run.seed
     )
-    rows = [{k: None if v != v else v for k, v in row.items()} for row in table.to_dict("records")]
-    return {"result": {"scores": rows, **table.attrs}, "teacher": _teacher_facts(run.teacher, store)}
+    return {"result": {"scores": _rows(table), **table.attrs}, "teacher": _teacher_facts(run.teacher, store)}
 
 
 def _student(run: StudentRun, teacher: torch.nn.Module, device: str) -> tuple[Task, torch.nn.Module]:
@@ -319,6 +332,7 @@ _MAKERS: dict[type[Run], Callable[..., dict[str, Any]]] = {
     TeacherRun: _make_teacher,
     ScoreRun: _make_score,
     BudgetRun: _make_budget,
+    AblationRun: _make_ablation,
     StudentRun: _make_student,
     TourRun: _make_tour,
 }

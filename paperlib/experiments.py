@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from pandas import DataFrame
 
-from .config import PRECISIONS, BudgetRun, Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
+from .config import PRECISIONS, AblationRun, BudgetRun, Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
 from .profiles import CANDIDATES, CUTMIX, POOLS, SEVEN, Setup, setups, sqakd_rows
 from .runs import Store
 
@@ -27,6 +27,10 @@ def tour(profile: str) -> TourRun:
 
 def _ranking(profile: str, store: Store | None) -> tuple[Run, ...]:
     return tuple(run for setup in setups(profile) for run in (setup.teacher, setup.score, *setup.students))
+
+
+def _definitions(profile: str, store: Store | None) -> tuple[Run, ...]:
+    return (*_ranking(profile, store), *(score_ablation(profile, setup) for setup in setups(profile)))
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,8 @@ def picks(setup: Setup, store: Store | None) -> dict[str, str]:
     if store is not None and store.done(setup.score):
         rows = store.load(setup.score)["result"]["scores"]
         found[OURS] = min(rows, key=lambda row: row["score"])["augmentation"]
-        found[OURS_OF_SEVEN] = min((row for row in rows if POOLS[SEVEN](row["augmentation"])), key=lambda row: row["score"])[
-            "augmentation"
-        ]
+        seven = (row for row in rows if POOLS[SEVEN](row["augmentation"]))
+        found[OURS_OF_SEVEN] = min(seven, key=lambda row: row["score"])["augmentation"]
         found[MINIMAL] = min(rows, key=lambda row: row["teacher_stddev"])["augmentation"]
     return found
 
@@ -228,6 +231,83 @@ def _gains(found: list[Gains], store: Store | None) -> tuple[Run, ...]:
     return tuple(runs)
 
 
+# How few images the score is asked to do with, besides all.
+COUNTS = {"quick": (150, 500), "cpu": (2_000, 5_000), "lite": (2_000, 10_000), "paper": (2_000, 10_000)}
+DELTAS = (0.001, 0.1)  # of EWGS instead of 0; the first is the fixed one of its authors' scripts (PAPER 7.11)
+FORMS = ("lsq", "pact", "dorefa")  # quantizers whose released form differs from their paper's
+
+
+def score_ablation(profile: str, setup: Setup) -> AblationRun:
+    """The score of a set-up computed in other ways."""
+    return AblationRun(setup.score.data, setup.teacher, CANDIDATES, counts=COUNTS[profile], batch=setup.score_batch)
+
+
+def other_teacher(profile: str) -> ScoreRun:
+    """The first set-up's score by a teacher that was trained without CutMix."""
+    first = setups(profile)[0].score
+    return replace(first, teacher=replace(first.teacher, augmentation="none"))
+
+
+def forms(profile: str) -> dict[str, list[StudentRun]]:
+    """Name -> students with plain KD and crop and mirror: EWGS by its factor, other quantizers in their two forms."""
+    comparison = methods(profile)
+    setup, seeds, quantizers = comparison.setup, comparison.seeds, comparison.quantizers
+    found = {"ewgs, delta = 0 (straight-through)": quantizers["ewgs"]}
+    for delta in DELTAS:
+        found[f"ewgs, delta = {delta:g}"] = [
+            setup.student("none", seed, method="ewgs", method_options={"delta": delta}) for seed in seeds
+        ]
+    for name in FORMS:
+        found |= {f"{name}, paper": quantizers[name], f"{name}, released": quantizers[f"{name}_released"]}
+    return found
+
+
+def _ablations(profile: str, store: Store | None) -> tuple[Run, ...]:
+    students = [run for runs in forms(profile).values() for run in runs]
+    return (*_definitions(profile, store), other_teacher(profile).teacher, other_teacher(profile), *students)
+
+
+BEST_PAIR, BEST_FEW = "best pair of the search", "best 4 pairs, one an image"
+SEARCHED = {"quick": 64}  # pairs that are raced; elsewhere 256
+
+
+def search(profile: str) -> BudgetRun:
+    """The race of random two-operation policies (PAPER 4.6) under the first set-up's teacher."""
+    first, count = setups(profile)[0].score, SEARCHED.get(profile, 256)
+    names = tuple(f"pair{k}" for k in range(count))
+    return BudgetRun(first.data, first.teacher, names, budget=0.1 if profile == "quick" else 0.02, top=4)
+
+
+def searched(profile: str, store: Store | None) -> dict[str, str]:
+    """What the search found: name -> augmentation; empty before its race was run."""
+    if store is None or not store.done(search(profile)):
+        return {}
+    best = [row["augmentation"] for row in store.load(search(profile))["result"]["scores"]][: search(profile).top]
+    return {BEST_PAIR: best[0], BEST_FEW: best[0] + "".join(name.replace("pair", "-") for name in best[1:])}
+
+
+def search_score(profile: str, store: Store | None) -> ScoreRun | None:
+    """The score of what the search found on all images, to be compared with that of the sixteen; None before the race."""
+    found = searched(profile, store)
+    return replace(setups(profile)[0].score, augmentations=tuple(found.values())) if found else None
+
+
+def search_students(profile: str, store: Store | None) -> dict[str, list[StudentRun]]:
+    """Name -> students with plain KD under what the search found, and under the picks among the sixteen."""
+    comparison = methods(profile)
+    of_sixteen = {name: pick for name, pick in picks(setups(profile)[0], store).items() if name in (BASE, OURS, OURS_OF_SEVEN)}
+    return {
+        name: [comparison.setup.student(augmentation, seed) for seed in comparison.seeds]
+        for name, augmentation in (of_sixteen | searched(profile, store)).items()
+    }
+
+
+def _search(profile: str, store: Store | None) -> tuple[Run, ...]:
+    first, score = setups(profile)[0], search_score(profile, store)
+    students = [run for runs in search_students(profile, store).values() for run in runs]
+    return (first.teacher, first.score, search(profile), *([score] if score else []), *students)
+
+
 # What `TABLE=` accepts: name -> (the runs it needs, its notebook).
 TABLES = {
     "tour": (_tour, "00_tour.ipynb"),
@@ -235,10 +315,12 @@ TABLES = {
     "speed": (_speed, "02_speed.ipynb"),
     "methods": (_methods, "03_methods.ipynb"),
     "own": (lambda profile, store: (), "04_your_own.ipynb"),
-    "definitions": (_ranking, "05_definitions.ipynb"),
+    "definitions": (_definitions, "05_definitions.ipynb"),
     "cost": (_ranking, "06_cost.ipynb"),
     "qat": (lambda profile, store: _gains(qat_gains(profile), store), "07_qat_methods.ipynb"),
     "kd": (lambda profile, store: _gains(kd_gains(profile), store), "08_kd_methods.ipynb"),
+    "ablations": (_ablations, "09_ablations.ipynb"),
+    "search": (_search, "10_policy_search.ipynb"),
 }
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from .experiments import BASE, KD_ARMS, MINIMAL, OURS, OURS_OF_SEVEN, QAT_ARMS, RELEASED, Gains

@@ -53,9 +53,7 @@ def stores(table: str, part: experiments.Selection = experiments.ALL, **paramete
             if wanted.cached_only:
                 report.require(store, runs, f"make reproduce PROFILE={profile} TABLE={table}")
             else:
-                from .sweep import (
-                    sweep,  # brings torch, which showing results does not need
-                )
+                from .sweep import sweep  # brings torch, which showing results does not need
 
                 sweep(runs, store, wanted.device, wanted.jobs)
         found.append(store)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import claims, experiments, report
+from . import ablations, claims, experiments, report
 from .gains import gains_table, wide
 from .runs import Store
 
@@ -98,6 +98,8 @@ CAPTIONS = {
     "kd": "EWGS students of each loss, by what chose the augmentation; bars are one standard deviation over the seeds.",
     "definitions": "Spearman's correlation with accuracy of what the paper's score might be, in four pools of candidates: blue ranks as claimed.",
     "cost": "What scoring costs beside what it replaces.",
+    "score_variants": "The score at other temperatures, on fewer images, in two passes, with unmixed labels and by another teacher: how it ranks the students, and how far it keeps its own order.",
+    "search": "Random two-operation policies, scored in a race, beside the eight policies without CutMix; and students trained under what was found.",
     "methods": "Every quantizer with plain KD and every loss with EWGS on one short budget; bars are one standard deviation over the seeds.",
 }  # fmt: skip
 AGREEMENT = [
@@ -142,6 +144,9 @@ def _sections(store: Store) -> list[tuple[str, list[str], list[pd.DataFrame]]]:
         ("KD methods with and without the pick", ["kd"], [wide(kd)]),
         ("Which definition is the paper's?", ["definitions"], []),
         ("Quantizers and losses", ["methods"], [methods[METHODS] if len(methods) else methods]),
+        ("What the score owes to how it is computed", ["score_variants"], [ablations.score_variants_table(store)]),
+        ("Straight-through or scaled gradients, papers' or released forms", [], [ablations.forms_table(store)]),
+        ("A search among random policies", ["search"], [ablations.search_table(store)]),
         ("What selection costs", ["cost"], [costs[COST] if len(costs) else costs]),
     ]
 

@@ -34,7 +34,7 @@ RANKERS = {
 COLUMNS = [
     "dataset", "model", "augmentation", "score", "cmi", "divergence", "teacher_stddev", "accuracy_mean", "accuracy_sd",
     "n", "rank", "bits", "score_low", "score_high", "entropy", "cross_entropy", "cmi_released", "score_released",
-    "images", "teacher_accuracy", "paper_accuracy",
+    "images", "teacher_accuracy", "cmi_unmixed", "divergence_unmixed", "paper_accuracy",
 ]  # fmt: skip
 
 
@@ -58,6 +58,7 @@ def _setup_rows(setup: Setup, store: Store, paper: dict[tuple, float]) -> list[d
     scores = store.load(setup.score)
     if scores is None or scores["status"] != "done":
         return []
+    unmixed = _unmixed(setup, store)
     rows = []
     for line in scores["result"]["scores"]:
         students = [store.load(s) for s in setup.students if s.augmentation == line["augmentation"]]
@@ -66,8 +67,19 @@ def _setup_rows(setup: Setup, store: Store, paper: dict[tuple, float]) -> list[d
                  "accuracy_mean": accuracies.mean(), "accuracy_sd": accuracies.std(), "n": len(accuracies),
                  "teacher_accuracy": scores["teacher"]["accuracy"]}  # fmt: skip
         key = (setup.data.name, setup.model, setup.bits, setup.method, "kd", line["augmentation"])
-        rows.append(facts | line | {"paper_accuracy": paper.get(key, float("nan"))})
+        rows.append(facts | line | unmixed.get(line["augmentation"], {}) | {"paper_accuracy": paper.get(key, float("nan"))})
     return rows
+
+
+def _unmixed(setup: Setup, store: Store) -> dict[str, dict[str, float]]:
+    """Augmentation -> CMI and divergence when a mixed image counts for the class of its own label only; {} without the record."""
+    record = store.load(experiments.score_ablation(store.profile, setup))
+    if record is None or record["status"] != "done":
+        return {}
+    return {
+        row["augmentation"]: {"cmi_unmixed": row["cmi"], "divergence_unmixed": row["divergence"]}
+        for row in record["result"]["rows"] if row["variant"] == "unmixed labels"
+    }  # fmt: skip
 
 
 PAPER_KEY = ["dataset", "model", "bits", "quantizer", "loss", "augmentation"]

@@ -5,12 +5,11 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import claims, page, profiles, report
+from . import ablations, claims, page, profiles, report
 from .definitions import definitions_figure, definitions_table
 from .experiments import kd_gains, qat_gains
 from .gains import gains_figure, gains_table
 from .runs import Store, write_atomically
-
 
 VECTOR_FORMATS = ("pdf", "svg")
 
@@ -28,7 +27,8 @@ def write(store: Store, vector: str = "") -> list[Path]:
     tables = {
         "ranking": ranking, "agreement": report.agreement_table(ranking), "precision": report.precision_table(store),
         "precision_of_scores": report.short_score_table(store), "budget": report.budget_table(store), "methods": methods,
-        "definitions": definitions, "cost": costs, **gains,
+        "definitions": definitions, "cost": costs, **gains, "score_variants": ablations.score_variants_table(store),
+        "forms": ablations.forms_table(store), "search": ablations.search_table(store),
     }  # fmt: skip
     written = []
     for name, table in tables.items():
@@ -46,6 +46,10 @@ def write(store: Store, vector: str = "") -> list[Path]:
             figures[name] = gains_figure(table)
     if len(costs):
         figures["cost"] = claims.cost_figure(costs)
+    if len(tables["score_variants"]):
+        figures["score_variants"] = ablations.score_variants_figure(tables["score_variants"])
+    if len(tables["search"]):
+        figures["search"] = ablations.search_figure(store)
     for name, figure in figures.items():
         written.append(_save(figure, store.figures / f"{name}.png", {"Software": None}))
         if vector:

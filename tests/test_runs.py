@@ -16,15 +16,7 @@ import torch
 from paperlib import execution, experiments, profiles
 from paperlib import sweep as sweeping
 from paperlib.cli import main
-from paperlib.config import (
-    Data,
-    Recipe,
-    ScoreRun,
-    StudentRun,
-    TeacherRun,
-    check_parameters,
-    key_of,
-)
+from paperlib.config import Data, Recipe, ScoreRun, StudentRun, TeacherRun, check_parameters, key_of
 from paperlib.notebook import Parameters
 from paperlib.report import MissingRuns, require
 from paperlib.runs import Store, fault, write_atomically

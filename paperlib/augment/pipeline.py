@@ -6,6 +6,7 @@ Every step first *draws* its random numbers, batch by batch on the host, and the
 batches to all their pixels at once.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -57,6 +58,7 @@ POLICIES: dict[str, Policy] = {
 }
 AUGMENTED_AT_ONCE = {"cpu": 512, "cuda": 32_768}  # images of 32 x 32, see `at_once`
 CUTMIX = "+cutmix"
+PAIR_NAME = re.compile(r"pair\d+(-\d+)*")
 AUGMENTATIONS: tuple[str, ...] = (*POLICIES, *(name + CUTMIX for name in POLICIES))
 
 
@@ -67,9 +69,23 @@ def parse(augmentation: str) -> tuple[str, bool]:
     ('augmix', True)
     """
     policy = augmentation.removesuffix(CUTMIX)
-    if policy not in POLICIES:
-        raise ValueError(f"unknown augmentation {augmentation!r}; known: {', '.join(AUGMENTATIONS)}")
+    if policy not in POLICIES and not PAIR_NAME.fullmatch(policy):
+        raise ValueError(f"unknown augmentation {augmentation!r}; known: {', '.join(AUGMENTATIONS)}, and pairN or pairN-M-...")
     return policy, augmentation.endswith(CUTMIX)
+
+
+def policy_of(name: str) -> Policy:
+    """The policy of a name that `parse` gave: one of `POLICIES`, or of the random two-operation space (PAPER 4.6).
+
+    There "pair7" is the policy with number 7, see `policies.pair`, and "pair7-12-30" takes one of these three for every image.
+
+    >>> views, _ = augment(torch.ones(2, 3, 8, 8).byte(), torch.zeros(2).long(), "pair7-12", generator(0), 10)
+    >>> views.shape
+    torch.Size([2, 3, 8, 8])
+    """
+    if name in POLICIES:
+        return POLICIES[name]
+    return Policy(partial(policies.pairs, seeds=tuple(map(int, name.removeprefix("pair").split("-")))), apply_chains)
 
 
 def at_once(device: torch.device, height: int, width: int) -> int:
@@ -146,7 +162,7 @@ def augment(
     padding: int = 4,
     size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One random view of every image of one batch, by one of `AUGMENTATIONS` (PAPER: crop, mirror, policy, CutMix).
+    """One random view of every image of one batch, by one of `AUGMENTATIONS` or a pair (`policy_of`; PAPER: crop, mirror, policy, CutMix).
 
     images  (N, 3, H, W) uint8. labels (N,) int64, 0 .. classes - 1. Neither is modified.
     rng     a generator, see `generator`; the same one gives the same bytes on every device.
@@ -207,15 +223,16 @@ def augment_batches(
         first, apply_first = partial(crop_draw, padding=padding, mirror=mirror), partial(crop_and_mirror, padding=padding)
     else:
         first, apply_first = partial(base.draw, mirror=mirror), partial(base.apply, size=size)
-    then = [POLICIES[name].draw, *([cutmix_draw] if mix else [])]
+    policy = policy_of(name)
+    then = [policy.draw, *([cutmix_draw] if mix else [])]
     before = images.shape[-2:]
     after = before if size is None else (size, size)
     draws = []
     for k, rng in enumerate(rngs):
         count = min(batch, len(images) - k * batch)
         draws.append([first(rng, count, *before), *(draw(rng, count, *after) for draw in then)])
-    of_first, policy, *mixing = (_joined(of_step, len(images)) for of_step in zip(*draws, strict=True))
-    views = POLICIES[name].apply(apply_first(images, *of_first), *policy)
+    of_first, of_policy, *mixing = (_joined(of_step, len(images)) for of_step in zip(*draws, strict=True))
+    views = policy.apply(apply_first(images, *of_first), *of_policy)
     return cutmix(views, labels, classes, *mixing[0]) if mix else (views, labels)
 
 

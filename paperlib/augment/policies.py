@@ -125,6 +125,32 @@ def trivialaugment(rng: np.random.Generator, count: int, height: int, width: int
     return _chains([(op, magnitudes[op, rng.integers(31, size=count)] * _signs(rng, op))])
 
 
+PAIR_BUCKETS = 7
+
+
+@lru_cache(maxsize=4096)
+def pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Policy number `seed` of the random two-operation space (PAPER 4.6): (2,) operations and (2,) bucket limits, 1 .. 6.
+
+    The space is the released code's, its numbering is not: two of 14 operations, drawn with replacement, each with a limit below
+    which its magnitude is one of seven buckets. The magnitudes, which the code leaves to its 14 operations, are TrivialAugment's.
+
+    >>> ops, limits = pair(3)
+    >>> [OPS[op] for op in ops], limits.tolist()
+    (['Solarize', 'ShearX'], [2, 2])
+    """
+    rng = np.random.default_rng(seed)
+    return FOURTEEN[rng.integers(len(FOURTEEN), size=2)], rng.integers(1, PAIR_BUCKETS, size=2)
+
+
+def pairs(rng: np.random.Generator, count: int, height: int, width: int, seeds: tuple[int, ...]) -> Draw:
+    """For every image one of the policies `pair(seed)`, uniformly, and in it both operations, buckets uniform below their limits."""
+    magnitudes = magnitude_table(PAIR_BUCKETS, 0.99, 32, 32, 135, 0.99, (8, 2))
+    chosen = rng.integers(len(seeds), size=count)
+    ops, limits = (np.stack(part)[chosen] for part in zip(*map(pair, seeds), strict=True))
+    return ops, magnitudes[ops, rng.integers(limits)] * _signs(rng, ops)
+
+
 def augmix(rng: np.random.Generator, count: int, height: int, width: int) -> Draw:
     """AugMix (Hendrycks et al., ICLR 2020): severity 3 of 10, three chains of one to three of 13 operations, alpha 1.
 
