@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from . import experiments
-from .experiments import BASE
-from .report import STYLE, compared, groups, ranking_table
+from .experiments import BASE, BEST_FEW, BEST_PAIR
+from .profiles import POOLS
+from .report import STYLE, compared, groups, ranking_table, short
 from .runs import Store
 from .statistics import kendall, regret, spearman
 
@@ -123,24 +124,29 @@ def race_of_pairs(store: Store) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def search_figure(store: Store) -> Figure:
-    """Scores of all raced pairs beside those of the sixteen, and the students' accuracies by way to choose."""
+    """Scores of all raced pairs, of what came of them and of the eight policies without CutMix; students by way to choose."""
     race, _ = race_of_pairs(store)
-    sixteen = pd.DataFrame(store.load(experiments.setups(store.profile)[0].score)["result"]["scores"])
     table = search_table(store)
+    scores = pd.DataFrame(store.load(experiments.setups(store.profile)[0].score)["result"]["scores"])
+    eight = scores[scores["augmentation"].map(POOLS["8 without CutMix"])]
+    lines = {short(row.augmentation): (row.score, "C0") for row in eight.itertuples()}
+    lines |= {row.choice: (row.score, "C2") for row in table.itertuples() if row.choice in (BEST_PAIR, BEST_FEW)}
+    lines = dict(sorted(lines.items(), key=lambda line: line[1]))
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", width_ratios=(1, 1))
-        left.hist(race["score"], bins=40, color="0.75", label=f"{len(race)} random pairs")
-        for row in sixteen[~sixteen["augmentation"].str.contains("cutmix")].itertuples():
-            left.axvline(row.score, color="C2" if row.rank == 1 else "C0", lw=1.2)
-            left.annotate(
-                row.augmentation, (row.score, 1.0), xycoords=("data", "axes fraction"), rotation=90, fontsize=6.5, va="top", ha="right"
-            )
-        left.set(xlabel="score D - CMI [nats]; lines: the eight policies without CutMix", ylabel="pairs")
-        left.legend(fontsize=8, loc="center right")
+        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(1.3, 1))
+        names = [f"{len(race)} random pairs", *lines]
+        left.plot(race["score"], [0] * len(race), "|", color="0.4", ms=14, alpha=0.6)
+        for place, (score, colour) in enumerate(lines.values(), start=1):
+            left.plot(score, place, "o", color=colour)
+        left.set_yticks(range(len(names)), names, fontsize=8)
+        left.set_xlabel("score D - CMI [nats], lower is better")
         right.errorbar(table["accuracy_mean"], table["choice"], xerr=table["accuracy_sd"].fillna(0), fmt="o", capsize=3)
-        right.invert_yaxis()
+        right.tick_params(axis="y", labelsize=8)
         right.margins(y=0.15)
-        right.set_xlabel(f"student's top-1 accuracy [%], {int(table['n'].min())} seed(s)")
+        n = int(table["n"].min())
+        right.set_xlabel(f"student's top-1 accuracy [%], {n} seed{'s' * (n > 1)}")
+        for axis in (left, right):
+            axis.invert_yaxis()
     plt.close(figure)
     return figure
 

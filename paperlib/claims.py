@@ -105,7 +105,7 @@ def claims(stores: Sequence[Store]) -> list[Claim]:
     by_pool = {pool: _by_ranker(agreement, pool) for pool in (profiles.ALL_16, profiles.SEVEN)}
     by_ranker = by_pool[profiles.ALL_16]
     return [
-        _c1(by_pool, behind), _c2(by_ranker, behind), 
+        _c1(by_pool, behind), _c2(by_ranker, behind),
         _improvement("C3", QAT_SAYS, stores, experiments.qat_gains), _improvement("C4", KD_SAYS, stores, experiments.kd_gains),
         _c5(by_ranker, behind), _c6(costs, behind),
         _c7(stores),
@@ -127,7 +127,7 @@ def _c1(by_pool: dict[str, dict[str, pd.DataFrame]], behind: dict[str, int]) -> 
             row = by_ranker[SCORE].loc[setup]
             rivals = ", ".join(f"{name} {by_ranker[name].loc[setup, 'spearman']:+.2f}" for name in by_ranker if name != SCORE)
             lines.append(
-                f"{setup}, {pool}: Spearman {row['spearman']:+.2f} (exact p = {row['spearman_p']:.3f}), Kendall {row['kendall']:+.2f}, "
+                f"{setup}, {pool}: Spearman {row['spearman']:+.2f} (exact p = {row['spearman_p']:.2g}), Kendall {row['kendall']:+.2f}, "
                 f"{row['seeds']} seed(s); rivals: {rivals}"
             )
     signs = [value < 0 for value in rows.get("spearman", [])]

@@ -193,22 +193,28 @@ class Gains:
 
 QAT_METHODS = ("ewgs", "lsq", "pact", "dorefa")
 KD_METHODS = ("sqakd", "at", "nst", "sp", "rkd", "crd", "fitnet", "cc", "vid", "fsp", "ft", "cktf")  # PAPER 7.4
-QUICK_METHODS = ("ewgs", "lsq", "sqakd", "at", "crd")  # those of both that `quick` has time for
+# Those of both that the small profiles have time for: one of each kind of loss (logits, maps, relations, contrast).
+FEWER = {"quick": ("ewgs", "lsq", "sqakd", "at", "crd"), "cpu": (*QAT_METHODS, "sqakd", "at", "sp", "rkd", "crd", "vid")}
+
+
+def _for(profile: str, methods: tuple[str, ...]) -> list[str]:
+    return [method for method in methods if method in FEWER.get(profile, methods)]
 
 
 def qat_gains(profile: str) -> list[Gains]:
-    """The QAT table (C3): every set-up of the profile at its own bits, EWGS on CIFAR at other bits too; PAPER 7.7 on Tiny-ImageNet.
+    """The QAT table (C3): every set-up of the profile (of `cpu`, the first) at its own bits, EWGS on CIFAR at other bits too; PAPER
+    7.7 on Tiny-ImageNet.
 
     Every arm of a set-up has its one teacher, trained with CutMix on CIFAR, so that arms differ in one thing.
     """
     found = []
-    for scored in setups(profile):
+    for scored in setups(profile)[: 1 if profile == "cpu" else None]:
         setup, seeds = _small(profile, scored)
         if setup.method != "ewgs":
             found.append(Gains(scored, setup, seeds, ((setup.method, setup.bits, "kd"),), QAT_ARMS))
             continue
         others = {"lite": (2,), "paper": (1, 2, 4)}.get(profile, ())
-        rows = [(method, setup.bits, "kd") for method in QAT_METHODS if profile != "quick" or method in QUICK_METHODS]
+        rows = [(method, setup.bits, "kd") for method in _for(profile, QAT_METHODS)]
         rows += [("ewgs", bits, "kd") for bits in others if bits != setup.bits]
         found.append(Gains(scored, setup, seeds, tuple(rows), QAT_ARMS))
     found += [Gains(s, s, s.seeds, ((s.method, s.bits, "kd"),), QAT_ARMS) for s in sqakd_rows(profile)]
@@ -218,8 +224,7 @@ def qat_gains(profile: str) -> list[Gains]:
 def kd_gains(profile: str) -> list[Gains]:
     """The KD table (C4): all of PAPER 7.4 with EWGS, on CIFAR-100 VGG-13 where the profile has it, else on its first set-up."""
     found = [s for s in setups(profile) if s.model == "vgg13"] or [setups(profile)[0]]
-    losses = [loss for loss in KD_METHODS if profile != "quick" or loss in QUICK_METHODS]
-    methods = tuple(("ewgs", found[0].bits, loss) for loss in losses)
+    methods = tuple(("ewgs", found[0].bits, loss) for loss in _for(profile, KD_METHODS))
     return [Gains(found[0], *_small(profile, found[0]), methods, KD_ARMS)]
 
 

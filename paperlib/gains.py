@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .experiments import BASE, KD_ARMS, MINIMAL, OURS, OURS_OF_SEVEN, QAT_ARMS, RELEASED, Gains
-from .report import PAPER_KEY, SHORT, STYLE, compared, paper_values
+from .report import PAPER_KEY, STYLE, compared, paper_values, short
 from .runs import Store
 
 # The arm that differs from the others in the augmentation alone.
@@ -120,13 +120,3 @@ def gains_figure(table: pd.DataFrame) -> Figure:
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     plt.close(figure)
     return figure
-
-
-def short(augmentation: str) -> str:
-    """An augmentation's name as pictures show it.
-
-    >>> short("autoaugment_imagenet+cutmix")
-    'AA-ImageNet + CutMix'
-    """
-    policy, _, mixed = augmentation.partition("+")
-    return SHORT.get(policy, policy) + (" + CutMix" if mixed else "")

@@ -314,6 +314,16 @@ SHORT = {"autoaugment_cifar10": "AA-CIFAR10", "autoaugment_imagenet": "AA-ImageN
          "none": "none"}  # fmt: skip
 
 
+def short(augmentation: str) -> str:
+    """An augmentation's name as pictures show it.
+
+    >>> short("autoaugment_imagenet+cutmix")
+    'AA-ImageNet + CutMix'
+    """
+    policy, _, mixed = augmentation.partition("+")
+    return SHORT.get(policy, policy) + (" + CutMix" if mixed else "")
+
+
 def scatter(table: pd.DataFrame) -> Figure:
     """Metric against the student's accuracy, a panel a set-up: error bars over seeds, both picks as horizontal lines."""
     panels = groups(table)
