@@ -17,6 +17,12 @@ from .runs import Store
 from .statistics import kendall, regret, spearman
 
 OTHER_TEACHER = "teacher trained without CutMix"
+VARIANT_COLUMNS = [
+    "dataset", "model", "bits", "setup", "variant", "spearman", "spearman_p", "kendall", "pick", "regret", "lowest", "highest",
+]  # fmt: skip
+FORM_COLUMNS = [
+    "dataset", "model", "bits", "form", "accuracy_mean", "accuracy_sd", "n", "difference", "difference_se", "seconds",
+]  # fmt: skip
 
 
 def _variants(store: Store) -> dict[tuple[str, str, int], dict[str, pd.Series]]:
@@ -25,11 +31,11 @@ def _variants(store: Store) -> dict[tuple[str, str, int], dict[str, pd.Series]]:
     for k, setup in enumerate(experiments.setups(store.profile)):
         run = experiments.score_ablation(store.profile, setup)
         variants = {}
-        if store.done(run):
-            rows = pd.DataFrame(store.load(run)["result"]["rows"])
+        if record := store.finished(run):
+            rows = pd.DataFrame(record["result"]["rows"])
             variants = {name: part.set_index("augmentation")["score"] for name, part in rows.groupby("variant", sort=False)}
-        if k == 0 and store.done(other := experiments.other_teacher(store.profile)):
-            rows = pd.DataFrame(store.load(other)["result"]["scores"])
+        if k == 0 and (record := store.finished(experiments.other_teacher(store.profile))):
+            rows = pd.DataFrame(record["result"]["scores"])
             variants[OTHER_TEACHER] = rows.set_index("augmentation")["score"]
         found[setup.data.name, setup.model, setup.bits] = variants
     return found
@@ -51,11 +57,11 @@ def score_variants_table(store: Store) -> pd.DataFrame:
             values = scores.loc[defined.index].to_numpy(float)
             rho = spearman(values, accuracy)
             rows.append({
-                "setup": name, "variant": variant, "spearman": rho.value, "spearman_p": rho.p,
+                "dataset": first["dataset"], "model": first["model"], "bits": first["bits"], "setup": name, "variant": variant, "spearman": rho.value, "spearman_p": rho.p,
                 "kendall": kendall(values, defined.to_numpy(float)).value, "pick": defined.index[int(values.argmin())],
                 "regret": regret(values, accuracy), "lowest": values.min(), "highest": values.max(),
             })  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=VARIANT_COLUMNS)
 
 
 def score_variants_figure(table: pd.DataFrame) -> Figure:
@@ -92,28 +98,30 @@ def forms_table(store: Store) -> pd.DataFrame:
         reference = next(runs for other, runs in found.items() if other.split(",")[0] == name.split(",")[0])
         numbers = compared(runs, reference, store)
         rows += [facts | {"form": name} | numbers] if numbers["n"] else []
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=FORM_COLUMNS)
 
 
 def search_table(store: Store) -> pd.DataFrame:
     """What the policy search found beside the picks among the sixteen: one row a way to choose.
 
-    score, cmi, divergence  nats, on all images of the first set-up. accuracy_mean, accuracy_sd  percent, of students of the short budget
-    over n seeds; difference  to the base augmentation, paired by seed, and its standard error. Empty without the race.
+    score, cmi, divergence  nats, on all images of the first set-up. accuracy_mean, accuracy_sd  percent, over n seeds
+    (on a CPU after the short budget of `experiments.methods`); difference  to the base augmentation, paired by seed, and its standard error. Empty without the race
+    and both scores.
     """
     profile = store.profile
-    run = experiments.search_score(profile, store)
-    if run is None or not store.done(run):
+    runs = experiments.setups(profile)[0].score, experiments.search_score(profile, store)
+    records = [run and store.finished(run) for run in runs]
+    if not all(records):
         return pd.DataFrame()
     setup = experiments.methods(profile).setup
-    records = [store.load(score)["result"]["scores"] for score in (experiments.setups(profile)[0].score, run)]
-    scores = {row["augmentation"]: row for rows in records for row in rows}
+    scores = {row["augmentation"]: row for record in records for row in record["result"]["scores"]}
     students, rows = experiments.search_students(profile, store), []
     for name, runs in students.items():
         line = scores[runs[0].augmentation]
         facts = {"dataset": setup.data.name, "model": setup.model, "bits": setup.bits, "choice": name}
         facts |= {column: line[column] for column in ("augmentation", "score", "cmi", "divergence")}
-        rows.append(facts | compared(runs, students[BASE], store))
+        numbers = compared(runs, students[BASE], store)
+        rows += [facts | numbers] if numbers["n"] else []
     return pd.DataFrame(rows)
 
 
@@ -143,7 +151,7 @@ def search_figure(store: Store) -> Figure:
         right.errorbar(table["accuracy_mean"], table["choice"], xerr=table["accuracy_sd"].fillna(0), fmt="o", capsize=3)
         right.tick_params(axis="y", labelsize=8)
         right.margins(y=0.15)
-        n = int(table["n"].min())
+        n = int(table["n"].max())
         right.set_xlabel(f"student's top-1 accuracy [%], {n} seed{'s' * (n > 1)}")
         for axis in (left, right):
             axis.invert_yaxis()

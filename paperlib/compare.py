@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .ablations import forms_table, search_table
-from .experiments import kd_gains, qat_gains
-from .gains import gains_table
+from .gains import kd_table, qat_table
 from .report import markdown, methods_table, ranking_table
 from .runs import Store, write_atomically
 
@@ -30,10 +29,10 @@ SETUP, ACCURACY = ("dataset", "model", "bits"), {"accuracy_mean": ACCURACY_POINT
 TABLES = {
     "ranking": Compared(ranking_table, (*SETUP, "augmentation"), {"score": SCORE_NATS} | ACCURACY),
     "methods": Compared(methods_table, (*SETUP, "kind", "method"), ACCURACY),
-    "qat": Compared(lambda store: gains_table(qat_gains(store.profile), store), (*SETUP, "quantizer", "loss", "arm"), ACCURACY),
-    "kd": Compared(lambda store: gains_table(kd_gains(store.profile), store), (*SETUP, "quantizer", "loss", "arm"), ACCURACY),
+    "qat": Compared(qat_table, (*SETUP, "quantizer", "loss", "arm", "augmentation"), ACCURACY),
+    "kd": Compared(kd_table, (*SETUP, "quantizer", "loss", "arm", "augmentation"), ACCURACY),
     "forms": Compared(forms_table, (*SETUP, "form"), ACCURACY),
-    "search": Compared(search_table, (*SETUP, "choice"), {"score": SCORE_NATS} | ACCURACY),
+    "search": Compared(search_table, (*SETUP, "choice", "augmentation"), {"score": SCORE_NATS} | ACCURACY),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 KEY_VERSION = 1  # part of every key: raise it when the same configuration comes to mean another computation
 PRECISIONS = ("float32", "bfloat16")
 # Options that came later, with the value that all earlier runs had: left out of the key at that value, so those keep theirs.
-ADDED_LATER = {"precision": "float32", "size": None, "schedule": "epoch", "warmup_steps": 0}
+ADDED_LATER = {"precision": "float32", "size": None, "schedule": "epoch", "warmup_steps": 0, "smoothing": 0.0}
 
 
 def _require(condition: bool, text: str) -> None:
@@ -108,7 +108,7 @@ class Run:
 
 @dataclass(frozen=True)
 class TeacherRun(Run):
-    """A full-precision network trained on labels, by the paper's recipe with CutMix on every batch."""
+    """A full-precision network trained on labels. smoothing  of hard labels, in [0, 1); mixed labels stay as they are."""
 
     kind = "teacher"
     data: Data
@@ -116,6 +116,7 @@ class TeacherRun(Run):
     recipe: Recipe
     augmentation: str = "none+cutmix"
     seed: int = 0
+    smoothing: float = 0.0
 
     @property
     def teachers(self) -> tuple["TeacherRun", ...]:

@@ -14,8 +14,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .profiles import POOLS
-from .report import STYLE, groups
+from .profiles import POOLS, RELEASED_PICKS
+from .report import STYLE, groups, in_pool
 from .statistics import kendall, regret, spearman
 
 # Name -> metric of a ranking table's rows, lower is better.
@@ -36,8 +36,6 @@ DEFINITIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "- CMI alone, unmixed labels": lambda rows: -rows["cmi_unmixed"],
     "T. stddev": lambda rows: rows["teacher_stddev"],
 }
-# What the released scripts train with as their own pick, whatever the set-up.
-RELEASED_PICKS = ("trivialaugment+cutmix", "autoaugment_imagenet+cutmix")
 
 
 def definitions_table(ranking: pd.DataFrame) -> pd.DataFrame:
@@ -49,8 +47,8 @@ def definitions_table(ranking: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for setup, whole in groups(ranking):
-        for pool, chosen in POOLS.items():
-            part = whole[whole["augmentation"].map(chosen)]
+        for pool in POOLS:
+            part = in_pool(whole, pool)
             accuracy = part["accuracy_mean"].to_numpy(float)
             for name, metric in DEFINITIONS.items():
                 values = metric(part).astype(float)

@@ -237,7 +237,7 @@ def _teacher_facts(run: TeacherRun, store: Store) -> dict[str, Any]:
 def _make_teacher(run: TeacherRun, store: Store, device: str) -> dict[str, Any]:
     data = load_data(run.data, device)
     model = build(run.model, len(data.classes), run.seed)
-    task = Task(data, run.augmentation, objective("ce"), run.recipe, run.seed)
+    task = Task(data, run.augmentation, objective("ce", smoothing=run.smoothing), run.recipe, run.seed)
     curve = fit(model, task, _checkpoint(run, store), _reporter(run, store, run.recipe.epochs))
     save_tensors(store.weights(run), {"model": model.state_dict()})
     return {"result": _curve_result(curve) | {"weights_sha256": _weights_hash(model)}, **_seconds(curve)}

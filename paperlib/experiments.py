@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pandas import DataFrame
 
 from .config import PRECISIONS, AblationRun, BudgetRun, Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
-from .profiles import CANDIDATES, CUTMIX, POOLS, SEVEN, Setup, setups, sqakd_rows
+from .profiles import CANDIDATES, POOLS, RELEASED_PICKS, SEVEN, Setup, setups, sqakd_rows
 from .runs import Store
 
 
@@ -128,20 +128,21 @@ def _methods(profile: str, store: Store | None) -> tuple[Run, ...]:
 
 
 OURS, OURS_OF_SEVEN, MINIMAL, RELEASED, BASE = (
-    "our pick", "our pick of the 7 policies", "minimal-variance pick", "released pick", "base augmentation",
+    "our pick", "our pick of the 7 policies", "minimal-variance pick", "released CIFAR-100 pick", "base augmentation",
 )  # fmt: skip
 
 
 def picks(setup: Setup, store: Store | None) -> dict[str, str]:
     """What to train with: name of a way to choose -> augmentation. Without the score's record, what needs none.
 
-    RELEASED is what the released scripts train with as their own pick: TrivialAugment + CutMix on VGG-13 and
-    AutoAugment-ImageNet + CutMix on ResNet-32 (PAPER 2), so by kind of network.
+    RELEASED is a fixed rival: of `profiles.RELEASED_PICKS` the one for VGGs or for ResNets, whatever the data set; on Tiny-ImageNet,
+    where the released scripts have no CutMix, none.
     """
-    policy = "trivialaugment" if setup.model.startswith("vgg") else "autoaugment_imagenet"
-    found = {BASE: "none", RELEASED: policy + CUTMIX}
-    if store is not None and store.done(setup.score):
-        rows = store.load(setup.score)["result"]["scores"]
+    found = {BASE: "none"}
+    if setup.data.name != "tiny-imagenet":
+        found[RELEASED] = RELEASED_PICKS[0 if setup.model.startswith("vgg") else 1]
+    if store is not None and (record := store.finished(setup.score)):
+        rows = record["result"]["scores"]
         found[OURS] = min(rows, key=lambda row: row["score"])["augmentation"]
         seven = (row for row in rows if POOLS[SEVEN](row["augmentation"]))
         found[OURS_OF_SEVEN] = min(seven, key=lambda row: row["score"])["augmentation"]
@@ -193,7 +194,7 @@ class Gains:
 
 QAT_METHODS = ("ewgs", "lsq", "pact", "dorefa")
 KD_METHODS = ("sqakd", "at", "nst", "sp", "rkd", "crd", "fitnet", "cc", "vid", "fsp", "ft", "cktf")  # PAPER 7.4
-# Those of both that the small profiles have time for: one of each kind of loss (logits, maps, relations, contrast).
+# Those of both that the small profiles have time for.
 FEWER = {"quick": ("ewgs", "lsq", "sqakd", "at", "crd"), "cpu": (*QAT_METHODS, "sqakd", "at", "sp", "rkd", "crd", "vid")}
 
 
@@ -205,6 +206,8 @@ def qat_gains(profile: str) -> list[Gains]:
     """The QAT table (C3): every set-up of the profile (of `cpu`, the first) at its own bits, EWGS on CIFAR at other bits too; PAPER
     7.7 on Tiny-ImageNet.
 
+    CIFAR rows have the schedule of the 16-augmentation runs (PAPER 7.2) in every arm, so that arms can be compared. PAPER 7.3, from
+    which SQAKD's own rows are, trains ResNet-32 and VGG-13 for 720 epochs, and weighs SQAKD by 100 on ResNet-32 at 4 bits.
     Every arm of a set-up has its one teacher, trained with CutMix on CIFAR, so that arms differ in one thing.
     """
     found = []
@@ -280,14 +283,15 @@ def search(profile: str) -> BudgetRun:
     """The race of random two-operation policies (PAPER 4.6) under the first set-up's teacher."""
     first, count = setups(profile)[0].score, SEARCHED.get(profile, 256)
     names = tuple(f"pair{k}" for k in range(count))
-    return BudgetRun(first.data, first.teacher, names, budget=0.1 if profile == "quick" else 0.02, top=4)
+    return BudgetRun(first.data, first.teacher, names, budget=0.02 if profile == "cpu" else 0.1, top=4)
 
 
 def searched(profile: str, store: Store | None) -> dict[str, str]:
     """What the search found: name -> augmentation; empty before its race was run."""
-    if store is None or not store.done(search(profile)):
+    record = None if store is None else store.finished(search(profile))
+    if record is None:
         return {}
-    best = [row["augmentation"] for row in store.load(search(profile))["result"]["scores"]][: search(profile).top]
+    best = [row["augmentation"] for row in record["result"]["scores"]][: search(profile).top]
     return {BEST_PAIR: best[0], BEST_FEW: best[0] + "".join(name.replace("pair", "-") for name in best[1:])}
 
 
@@ -364,11 +368,10 @@ class Selection:
 
     def rows(self, table: DataFrame) -> DataFrame:
         """The rows of the part, of a table with columns dataset, model and bits; all seeds that were averaged stay so."""
-        keep = [
-            (self.dataset or row.dataset, self.model or row.model, self.bits or row.bits) == (row.dataset, row.model, row.bits)
-            for row in table.itertuples()
-        ]
-        return table[keep]
+        for column in ("dataset", "model", "bits"):
+            if wanted := getattr(self, column):
+                table = table[table[column] == wanted]
+        return table.reset_index(drop=True)
 
 
 ALL = Selection()
@@ -385,22 +388,32 @@ def runs_of(profile: str, table: str = "all", store: Store | None = None, part: 
 
 
 def stages(profile: str, table: str, store: Store, part: Selection = ALL) -> Iterator[list[Run]]:
-    """The runs of a table: all that are known now and, when the caller has made them, all again with those they name."""
-    known: list[Run] = []
-    while (runs := runs_of(profile, table, store, part)) != known:
+    """The runs of a table: all that are known now and, when the caller has made them, all again with those they name.
+
+    All again, too, if making them undid others: a teacher that had to be trained anew may end with other weights.
+    """
+    before: dict[str, bool] = {}
+    while True:
+        runs = runs_of(profile, table, store, part)
+        now = {run.key: store.done(run) for run in runs}
+        if before.keys() == now.keys() and (now == before or all(now.values())):
+            return
         yield runs
-        known = runs
+        before = now
 
 
 def lacks(profile: str, table: str, part: Selection) -> str:
     """What to tell who asks for a part that a table with runs does not have; "" if it has it.
 
     >>> lacks("cpu", "ranking", Selection("cifar10", "vgg13"))
-    "ranking of cpu has nothing for dataset='cifar10', model='vgg13'; it has cifar10 resnet8, cifar100 resnet8"
+    "ranking of cpu has nothing for dataset='cifar10', model='vgg13'; it has cifar10 resnet8 W2, cifar100 resnet8 W2"
     """
-    others = runs_of(profile, table)
-    if not others or runs_of(profile, table, part=part):
+    runs = runs_of(profile, table)
+    # A teacher or a score belongs to every part with its network: what can be lacking is its students, where the table has any.
+    telling = [run for run in runs if isinstance(run, StudentRun)] or runs
+    if not runs or any(map(part.takes, telling)):
         return ""
     asked = ", ".join(f"{name}={value!r}" for name, value in asdict(part).items() if value)
-    teachers = sorted({f"{t.data.name} {t.model}" for run in others for t in run.teachers})
-    return f"{table} of {profile} has nothing for {asked}; it has {', '.join(teachers)}"
+    there = {f"{run.data.name} {teacher.model}" + (f" W{run.weight_bits}" if isinstance(run, StudentRun) else "")
+             for run in telling for teacher in run.teachers}  # fmt: skip
+    return f"{table} of {profile} has nothing for {asked}; it has {', '.join(sorted(there))}"

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .experiments import BASE, KD_ARMS, MINIMAL, OURS, OURS_OF_SEVEN, QAT_ARMS, RELEASED, Gains
+from .experiments import BASE, KD_ARMS, MINIMAL, OURS, OURS_OF_SEVEN, QAT_ARMS, RELEASED, Gains, kd_gains, qat_gains
 from .report import PAPER_KEY, STYLE, compared, paper_values, short
 from .runs import Store
 
@@ -16,15 +16,15 @@ REFERENCE = {"qat": "+ KD", "kd": BASE}
 QUANTIZER_NAMES = {"ewgs": "EWGS", "lsq": "LSQ", "pact": "PACT", "dorefa": "DoReFa"}
 COLUMNS = [
     "dataset", "model", "bits", "quantizer", "loss", "arm", "augmentation", "accuracy_mean", "accuracy_sd", "n", "difference",
-    "difference_se", "seconds", "paper_accuracy",
+    "difference_se", "seconds", "paper_accuracy", "profile",
 ]  # fmt: skip
 
 
 def gains_table(found: Sequence[Gains], store: Store) -> pd.DataFrame:
     """One row per method and arm, of the students that are done.
 
-    accuracy_mean, accuracy_sd  percent, over n seeds. difference  to the arm with the base augmentation and the same loss (QAT
-    table: "+ KD"), mean over seeds paired by seed, and its standard error (NaN for one seed). An arm that shares its students with
+    accuracy_mean, accuracy_sd  percent, over n seeds. difference  to the arm with the base augmentation (of the QAT table "+ KD", so
+    that those of "QAT alone" and "+ SQAKD" are the loss's), mean over seeds paired by seed, and its standard error (NaN for one seed). An arm that shares its students with
     another has their numbers. paper_accuracy  see `report.paper_values`.
     """
     paper, rows = paper_values(store.root), []
@@ -35,9 +35,21 @@ def gains_table(found: Sequence[Gains], store: Store) -> pd.DataFrame:
             for arm, runs in arms.items():
                 run, numbers = runs[0], compared(runs, arms[reference], store)
                 key = (setup.data.name, setup.model, bits, quantizer, run.loss, run.augmentation)
-                facts = dict(zip(PAPER_KEY, key, strict=True)) | {"arm": arm, "paper_accuracy": paper.get(key, float("nan"))}
+                facts = dict(zip(PAPER_KEY, key, strict=True)) | {
+                    "arm": arm, "paper_accuracy": paper.get(key, float("nan")), "profile": store.profile,
+                }  # fmt: skip
                 rows += [facts | numbers] if numbers["n"] else []
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def qat_table(store: Store) -> pd.DataFrame:
+    """The `gains_table` of the claim C3."""
+    return gains_table(qat_gains(store.profile), store)
+
+
+def kd_table(store: Store) -> pd.DataFrame:
+    """The `gains_table` of the claim C4."""
+    return gains_table(kd_gains(store.profile), store)
 
 
 def _method(row: pd.Series) -> str:
@@ -47,9 +59,10 @@ def _method(row: pd.Series) -> str:
 
 
 def panels(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(name, rows) for each data set and model of a gains table, in order; rows get the column `method`."""
+    """(name, rows) for each profile, data set and model of a gains table, in order; rows get the column `method`."""
     named = table.assign(method=[_method(row) for _, row in table.iterrows()])
-    return [(f"{dataset}, {model}", rows) for (dataset, model), rows in named.groupby(["dataset", "model"], sort=False)]
+    found = named.groupby(["profile", "dataset", "model"], sort=False)
+    return [(f"{dataset}, {model}, {profile}", rows) for (profile, dataset, model), rows in found]
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:

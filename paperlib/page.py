@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from . import ablations, claims, experiments, report
-from .gains import gains_table, wide
+from .gains import kd_table, qat_table, wide
 from .runs import Store
 
 COLOURS = {"supported": "#2a7f3f", "partly": "#9a6b00", "not supported": "#b3261e", "not tested": "#6b7280"}
@@ -133,15 +133,14 @@ def _sections(store: Store) -> list[tuple[str, list[str], list[pd.DataFrame]]]:
     """(heading, figures, tables) of one profile, in the order of the questions."""
     ranking = report.ranking_table(store)
     agreement, methods, costs = report.agreement_table(ranking), report.methods_table(store), claims.cost_table(store)
-    qat, kd = (gains_table(of(store.profile), store) for of in (experiments.qat_gains, experiments.kd_gains))
     return [
         (
             "Does the score rank augmentations?",
             ["metric_vs_accuracy", "metric_vs_accuracy_seven"],
             [_intervals(ranking), agreement[AGREEMENT] if len(agreement) else agreement],
         ),
-        ("QAT methods with and without the pick", ["qat"], [wide(qat)]),
-        ("KD methods with and without the pick", ["kd"], [wide(kd)]),
+        ("QAT methods with and without the pick", ["qat"], [wide(qat_table(store))]),
+        ("KD methods with and without the pick", ["kd"], [wide(kd_table(store))]),
         ("Which definition is the paper's?", ["definitions"], []),
         ("Quantizers and losses", ["methods"], [methods[METHODS] if len(methods) else methods]),
         ("What the score owes to how it is computed", ["score_variants"], [ablations.score_variants_table(store)]),

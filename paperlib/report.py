@@ -34,7 +34,7 @@ RANKERS = {
 COLUMNS = [
     "dataset", "model", "augmentation", "score", "cmi", "divergence", "teacher_stddev", "accuracy_mean", "accuracy_sd",
     "n", "rank", "bits", "score_low", "score_high", "entropy", "cross_entropy", "cmi_released", "score_released",
-    "images", "teacher_accuracy", "cmi_unmixed", "divergence_unmixed", "paper_accuracy",
+    "images", "teacher_accuracy", "cmi_unmixed", "divergence_unmixed", "paper_accuracy", "profile",
 ]  # fmt: skip
 
 
@@ -55,15 +55,15 @@ def require(store: Store, runs: list[Run], command: str) -> None:
 
 
 def _setup_rows(setup: Setup, store: Store, paper: dict[tuple, float]) -> list[dict[str, Any]]:
-    scores = store.load(setup.score)
-    if scores is None or scores["status"] != "done":
+    scores = store.finished(setup.score)
+    if scores is None:
         return []
     unmixed = _unmixed(setup, store)
     rows = []
     for line in scores["result"]["scores"]:
-        students = [store.load(s) for s in setup.students if s.augmentation == line["augmentation"]]
-        accuracies = pd.Series([s["result"]["accuracy"] for s in students if s and s["status"] == "done"], dtype=float)
-        facts = {"dataset": setup.data.name, "model": setup.model, "bits": setup.bits,
+        students = [store.finished(s) for s in setup.students if s.augmentation == line["augmentation"]]
+        accuracies = pd.Series([s["result"]["accuracy"] for s in students if s], dtype=float)
+        facts = {"profile": store.profile, "dataset": setup.data.name, "model": setup.model, "bits": setup.bits,
                  "accuracy_mean": accuracies.mean(), "accuracy_sd": accuracies.std(), "n": len(accuracies),
                  "teacher_accuracy": scores["teacher"]["accuracy"]}  # fmt: skip
         key = (setup.data.name, setup.model, setup.bits, setup.method, "kd", line["augmentation"])
@@ -73,8 +73,8 @@ def _setup_rows(setup: Setup, store: Store, paper: dict[tuple, float]) -> list[d
 
 def _unmixed(setup: Setup, store: Store) -> dict[str, dict[str, float]]:
     """Augmentation -> CMI and divergence when a mixed image counts for the class of its own label only; {} without the record."""
-    record = store.load(experiments.score_ablation(store.profile, setup))
-    if record is None or record["status"] != "done":
+    record = store.finished(experiments.score_ablation(store.profile, setup))
+    if record is None:
         return {}
     return {
         row["augmentation"]: {"cmi_unmixed": row["cmi"], "divergence_unmixed": row["divergence"]}
@@ -119,11 +119,18 @@ def ranking_table(store: Store) -> pd.DataFrame:
 
 
 def groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(name, rows) for each set-up of a ranking table that has an accuracy for every augmentation, in order."""
+    """(name, rows) for each set-up of a ranking table that has an accuracy for every augmentation, in order.
+
+    The name has the profile where the table holds the same data, network and bits in several.
+    """
+    setup = ["dataset", "model", "bits"]
+    several = table.groupby(setup)["profile"].nunique()
     found = []
-    for (dataset, model, bits), rows in table.groupby(["dataset", "model", "bits"], sort=False):
+    for (profile, *what), rows in table.groupby(["profile", *setup], sort=False):
         if rows["accuracy_mean"].notna().all():
-            found.append((f"{dataset}, {model}, W{bits}A{bits}", rows))
+            dataset, model, bits = what
+            where = f", {profile}" if several[tuple(what)] > 1 else ""
+            found.append((f"{dataset}, {model}, W{bits}A{bits}{where}", rows))
     return found
 
 
@@ -202,8 +209,9 @@ def short_score_table(store: Store) -> pd.DataFrame:
     score, cmi, divergence  largest absolute change over the candidates, nats; half_interval  the median half width of the
     score's 95 % interval, for comparison; kendall  between the two orders; same_winner.
     """
-    exact, short = (store.load(r) for r in (experiments.setups(store.profile)[0].score, experiments.short_score(store.profile)))
-    if any(record is None or record["status"] != "done" for record in (exact, short)):
+    runs = experiments.setups(store.profile)[0].score, experiments.short_score(store.profile)
+    exact, short = map(store.finished, runs)
+    if exact is None or short is None:
         return pd.DataFrame()
     a, b = (pd.DataFrame(record["result"]["scores"]).set_index("augmentation") for record in (exact, short))
     b = b.loc[a.index]
@@ -222,11 +230,11 @@ def budget_table(store: Store) -> pd.DataFrame:
     share  of the full ranking's forward passes; stopped  why; same_winner; gap  of the full scores of the two winners,
     nats; kendall  between the two orders of all candidates.
     """
-    full = store.load(experiments.setups(store.profile)[0].score)
+    full = store.finished(experiments.setups(store.profile)[0].score)
     rows = []
     for run in experiments.races(store.profile):
-        record = store.load(run)
-        if record is None or record["status"] != "done" or full is None or full["status"] != "done":
+        record = store.finished(run)
+        if record is None or full is None:
             continue
         scores = {row["augmentation"]: row["score"] for row in full["result"]["scores"]}
         order = [row["augmentation"] for row in record["result"]["scores"]]
@@ -280,7 +288,7 @@ def compared(runs: Sequence[StudentRun], reference: Sequence[StudentRun], store:
     standard error: NaN where there are no pairs, or one. seconds  a student, mean.
     """
     ours, theirs = (
-        {run.seed: r for run, r in zip(part, map(store.load, part), strict=True) if r is not None and r["status"] == "done"}
+        {run.seed: record for run in part if (record := store.finished(run))}
         for part in (runs, reference)
     )
     values, others = (pd.Series({s: r["result"]["accuracy"] for s, r in part.items()}, dtype=float) for part in (ours, theirs))
@@ -393,7 +401,7 @@ def methods_figure(table: pd.DataFrame) -> Figure:
     """A `methods_table` as two panels, best on top: mean accuracy, its standard deviation over seeds, and EWGS + KD."""
     kinds = list(table["kind"].unique())
     heights = [int((table["kind"] == kind).sum()) for kind in kinds]
-    first, n, colour = table.iloc[0], int(table["n"].min()), sns.color_palette()[0]
+    first, n, colour = table.iloc[0], int(table["n"].max()), sns.color_palette()[0]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(kinds), 1, figsize=(7, 0.27 * sum(heights) + 1.6), sharex=True, squeeze=False, height_ratios=heights,

@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 
 from . import ablations, claims, page, profiles, report
 from .definitions import definitions_figure, definitions_table
-from .experiments import kd_gains, qat_gains
-from .gains import gains_figure, gains_table
+from .gains import gains_figure, kd_table, qat_table
 from .runs import Store, write_atomically
 
 VECTOR_FORMATS = ("pdf", "svg")
@@ -23,7 +22,7 @@ def write(store: Store, vector: str = "") -> list[Path]:
         raise ValueError(f"unknown vector format {vector!r}; known: {', '.join(VECTOR_FORMATS)}")
     ranking, methods, costs = report.ranking_table(store), report.methods_table(store), claims.cost_table(store)
     definitions = definitions_table(ranking)
-    gains = {"qat": gains_table(qat_gains(store.profile), store), "kd": gains_table(kd_gains(store.profile), store)}
+    gains = {"qat": qat_table(store), "kd": kd_table(store)}
     tables = {
         "ranking": ranking, "agreement": report.agreement_table(ranking), "precision": report.precision_table(store),
         "precision_of_scores": report.short_score_table(store), "budget": report.budget_table(store), "methods": methods,

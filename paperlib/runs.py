@@ -75,13 +75,18 @@ class Store:
         """The record of a run, whatever its status; None if there is none, or none that can be trusted."""
         return self.read(self.path(run))
 
-    def done(self, run: Run) -> bool:
-        """Whether there is a trusted record of success, made with the teacher whose record lies beside it."""
+    def finished(self, run: Run) -> dict[str, Any] | None:
+        """The record of a run if it is one of success, made with the teacher whose record lies beside it; else None."""
         record = self.load(run)
         if record is None or record["status"] != "done":
-            return False
+            return None
         teachers = [self.load(teacher) for teacher in run.teachers]
-        return all(t and t["status"] == "done" and weights_of(t) == weights_of(record) for t in teachers)
+        same = all(t and t["status"] == "done" and weights_of(t) == weights_of(record) for t in teachers)
+        return record if same else None
+
+    def done(self, run: Run) -> bool:
+        """Whether a run is `finished`."""
+        return self.finished(run) is not None
 
     def read(self, path: Path) -> dict[str, Any] | None:
         """The record in a file, or None if the file is absent or was set aside just now."""

@@ -157,6 +157,22 @@ def regret(metric, accuracy) -> float:
     return float(accuracy.max() - accuracy[int(np.argmin(metric))])
 
 
+T_CRITICAL = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)  # 95 % quantile of Student's t, 1 to 9 degrees of freedom
+
+
+def t_critical(degrees: int) -> float:
+    """What a t statistic exceeds by chance in one of twenty cases, for so many degrees of freedom; infinite for none.
+
+    Above nine degrees that of nine is given, which is stricter. Raises ValueError for a negative number.
+
+    >>> t_critical(2), t_critical(0)
+    (2.92, inf)
+    """
+    if degrees < 0:
+        raise ValueError(f"degrees of freedom must be at least 0, got {degrees}")
+    return T_CRITICAL[min(degrees, len(T_CRITICAL)) - 1] if degrees else float("inf")
+
+
 def sign_test(right: int, n: int) -> float:
     """Two-sided exact p-value of `right` successes in n fair coin tosses; 1 for n = 0.
 

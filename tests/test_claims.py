@@ -15,8 +15,11 @@ from paperlib.runs import Store
 def ranking(**columns):
     """A ranking table of the sixteen with the given columns; the accuracy falls along the list."""
     names = list(profiles.CANDIDATES)
-    base = {name: np.linspace(0, 1, 16) for name in ("divergence", "cmi", "cross_entropy", "cmi_released", "teacher_stddev")}
+    base = {name: np.linspace(0, 1, 16) for name in (
+        "divergence", "cmi", "cross_entropy", "cmi_released", "teacher_stddev", "cmi_unmixed", "divergence_unmixed",
+    )}  # fmt: skip
     fixed = {"dataset": "x", "model": "y", "bits": 2, "augmentation": names, "accuracy_mean": np.linspace(90, 75, 16), "n": 1}
+    fixed["profile"] = "quick"
     return pd.DataFrame(fixed | base | columns)
 
 
@@ -43,6 +46,15 @@ def test_definitions_pick_and_rank_as_written():
 def test_a_definition_without_its_metric_is_left_out():
     table = definitions_table(ranking(teacher_stddev=np.nan))
     assert "T. stddev" not in set(table["definition"]) and "D - CMI" in set(table["definition"])
+
+
+def test_set_ups_of_two_profiles_are_never_pooled(tmp_path):
+    both = pd.concat([ranking(), ranking(profile="cpu", divergence=np.linspace(1, 0, 16))], ignore_index=True)
+    assert [name for name, _ in report.groups(both)] == ["x, y, W2A2, quick", "x, y, W2A2, cpu"]
+    signs = definitions_table(both).set_index(["setup", "pool", "definition"])["spearman"]
+    assert signs["x, y, W2A2, quick", "all 16", "D alone"] == pytest.approx(-1)
+    assert signs["x, y, W2A2, cpu", "all 16", "D alone"] == pytest.approx(1)
+    assert [name for name, _ in report.groups(ranking())] == ["x, y, W2A2"]
 
 
 def with_seconds(store, score, student):

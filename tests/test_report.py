@@ -197,13 +197,14 @@ def test_figures_come_from_the_committed_records_without_torch(tmp_path):
     for profile in COMMITTED:
         names = sorted(path.name for path in (ROOT / "results" / profile / "tables").iterdir())
         tables = (
-            "agreement", "budget", "cost", "definitions", "kd", "methods", "precision", "precision_of_scores", "qat", "ranking",
+            "agreement", "budget", "cost", "definitions", "forms", "kd", "methods", "precision", "precision_of_scores", "qat", "ranking",
+            "score_variants", "search",
         )  # fmt: skip
         assert names == [f"{table}.{kind}" for table in tables for kind in ("csv", "md")]
         for name in (f"{table}.csv" for table in tables):
             fresh, committed = (pd.read_csv(root / "results" / profile / "tables" / name) for root in (tmp_path, ROOT))
             pd.testing.assert_frame_equal(fresh, committed)
-        for figure in ("metric_vs_accuracy", "definitions", "cost", "methods", "qat", "kd"):
+        for figure in ("metric_vs_accuracy", "definitions", "cost", "methods", "qat", "kd", "search"):
             assert (tmp_path / "results" / profile / f"figures/{figure}.png").stat().st_size > 10_000
     for name in ("CLAIMS.md", "report.html"):
         assert (tmp_path / "results" / name).read_text() == (ROOT / "results" / name).read_text()
