@@ -67,7 +67,10 @@ def score_variants_table(store: Store) -> pd.DataFrame:
 def score_variants_figure(table: pd.DataFrame) -> Figure:
     """A `score_variants_table`: how each variant ranks the students, and how far it keeps the order of the score as defined."""
     names, setups = list(dict.fromkeys(table["variant"])), list(dict.fromkeys(table["setup"]))
-    titles = {"spearman": "Spearman with accuracy\n(-1 is perfect)", "kendall": "Kendall with the score as defined\n(1 is the same order)"}
+    titles = {
+        "spearman": "Spearman with accuracy\n(-1 is perfect)",
+        "kendall": "Kendall with the score as defined\n(1 is the same order)",
+    }
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 1.4 + 0.3 * len(names)), sharey=True, layout="constrained")
         for axis, (column, title) in zip(axes, titles.items(), strict=True):

@@ -287,10 +287,7 @@ def compared(runs: Sequence[StudentRun], reference: Sequence[StudentRun], store:
     accuracy_mean, accuracy_sd  percent, over n seeds. difference  mean of the differences to the reference within seeds, and its
     standard error: NaN where there are no pairs, or one. seconds  a student, mean.
     """
-    ours, theirs = (
-        {run.seed: record for run in part if (record := store.finished(run))}
-        for part in (runs, reference)
-    )
+    ours, theirs = ({run.seed: record for run in part if (record := store.finished(run))} for part in (runs, reference))
     values, others = (pd.Series({s: r["result"]["accuracy"] for s, r in part.items()}, dtype=float) for part in (ours, theirs))
     change = (values - others).dropna()
     return {

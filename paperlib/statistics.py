@@ -157,7 +157,8 @@ def regret(metric, accuracy) -> float:
     return float(accuracy.max() - accuracy[int(np.argmin(metric))])
 
 
-T_CRITICAL = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)  # 95 % quantile of Student's t, 1 to 9 degrees of freedom
+# The 95 % quantile of Student's t for 1 to 9 degrees of freedom.
+T_CRITICAL = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 
 
 def t_critical(degrees: int) -> float:

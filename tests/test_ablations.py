@@ -47,7 +47,9 @@ def test_variants_of_the_score_are_the_score_of_something_else(small):
     assert mixed.loc["unmixed labels", "score"] != mixed.loc["as defined", "score"]
 
 
-@pytest.mark.parametrize("change, named", [({"temperatures": [0.0]}, "0.0"), ({"counts": [121]}, "121"), ({"counts": [0]}, "0")])
+@pytest.mark.parametrize(
+    "change, named", [({"temperatures": [0.0]}, "0.0"), ({"counts": [121]}, "121"), ({"counts": [0]}, "0")]
+)
 def test_bad_variants_are_named(small, change, named):
     with pytest.raises(ValueError, match=named):
         cmi.ablate(*small, ["none"], **change)
@@ -65,7 +67,13 @@ BUCKETS = {
 
 def test_pairs_draw_two_operations_below_their_limits():
     count, rng = 4_000, generator(1)
-    numbers = (12, 9, 28, 8, 11)  # with Contrast and TranslateX, Rotate, Sharpness and Solarize, Posterize and TranslateY, ShearX
+    numbers = (
+        12,
+        9,
+        28,
+        8,
+        11,
+    )  # with Contrast and TranslateX, Rotate, Sharpness and Solarize, Posterize and TranslateY, ShearX
     ops, magnitudes = policies.pairs(rng, count, 32, 32, numbers)
     known = [tuple(policies.pair(k)[0]) for k in numbers]
     chosen = np.array([known.index(tuple(row)) for row in ops])
@@ -73,7 +81,9 @@ def test_pairs_draw_two_operations_below_their_limits():
     for k, number in enumerate(numbers):
         for place, (op, limit) in enumerate(zip(*policies.pair(number), strict=True)):
             drawn = np.unique(np.abs(magnitudes[chosen == k, place]))
-            assert drawn.tolist() == pytest.approx(sorted({BUCKETS.get(OPS[op], lambda bucket: 0.0)(b) for b in range(limit)}), abs=1e-4)
+            assert drawn.tolist() == pytest.approx(
+                sorted({BUCKETS.get(OPS[op], lambda bucket: 0.0)(b) for b in range(limit)}), abs=1e-4
+            )
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     views, _ = augment(images, torch.zeros(6).long(), "pair12-9-28", generator(2), 10, mirror=False, padding=0)
     rng = generator(2)
@@ -105,10 +115,20 @@ def test_the_search_names_its_students_after_the_race(tmp_path):
     facts = {"key": run.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
     order = ["pair9", "pair2", "pair30", "pair4", "pair1"]
     race = [
-        {"augmentation": name, "score": 0.1 * i, "behind": 0.1 * i, "behind_low": 0.0, "behind_high": 1.0, "images": 50, "state": "settled"}
+        {
+            "augmentation": name,
+            "score": 0.1 * i,
+            "behind": 0.1 * i,
+            "behind_low": 0.0,
+            "behind_high": 1.0,
+            "images": 50,
+            "state": "settled",
+        }
         for i, name in enumerate(order)
     ]
-    store.save(run, "done", result={"scores": race, "share": 0.1, "stopped": "budget", "confidence": 0.95}, teacher=facts, **WHERE)
+    store.save(
+        run, "done", result={"scores": race, "share": 0.1, "stopped": "budget", "confidence": 0.95}, teacher=facts, **WHERE
+    )
     found = experiments.searched("quick", store)
     assert found == {BEST_PAIR: "pair9", BEST_FEW: "pair9-2-30-4"}
     added = [run for run in experiments.runs_of("quick", "search", store) if run not in before]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from paperlib.statistics import kendall, mid_ranks, regret, spearman
+from paperlib.statistics import kendall, mid_ranks, regret, sign_test, spearman, t_critical
 
 PAIRS = {
     "no ties": ([3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.6], [2.0, 7.0, 1.0, 8.0, 2.8, 1.8, 4.0]),
@@ -66,3 +66,21 @@ def test_mid_ranks_as_scipy():
 def test_regret():
     assert regret([1, 2, 3], [70.0, 60.0, 50.0]) == 0
     assert regret([3, 2, 1], [70.0, 60.0, 50.0]) == 20
+
+
+def test_sign_test_as_scipys_binomial():
+    for n in range(1, 12):
+        for right in range(n + 1):
+            assert sign_test(right, n) == pytest.approx(scipy.stats.binomtest(right, n).pvalue)
+    assert sign_test(0, 0) == 1
+    with pytest.raises(ValueError, match="3"):
+        sign_test(3, 2)
+
+
+def test_critical_values_of_t_are_scipys_and_never_too_small():
+    for degrees in range(1, 40):
+        exact = scipy.stats.t.ppf(0.95, degrees)
+        assert t_critical(degrees) >= exact - 5e-4
+        assert degrees > 9 or t_critical(degrees) == pytest.approx(exact, abs=1e-3)
+    with pytest.raises(ValueError, match="-1"):
+        t_critical(-1)
