@@ -153,7 +153,7 @@ PROFILES: dict[str, tuple[Setup, ...]] = {
         # have: with N images it is too high by at most classes^2 / (2 N) nats (cmi.py).
         Setup(
             Data("cifar100", train=5_000, test=5_000), "resnet8", 2,
-            Recipe(20, 128, 0.05, 5e-4, "sgd"), Recipe(10, 128, 5e-4, 5e-4, quantizer_lr=5e-6), seeds=(0, 1),
+            Recipe(20, 128, 0.05, 5e-4, "sgd"), Recipe(10, 128, 5e-4, 5e-4, quantizer_lr=5e-6), seeds=(0, 1, 2),
             teacher_data=Data("cifar100"), score_data=Data("cifar100", train=20_000), loss_options=SHORTENED,
         ),
     ),
