@@ -137,7 +137,7 @@ def _sections(store: Store) -> list[tuple[str, list[str], list[pd.DataFrame]]]:
         (
             "Does the score rank augmentations?",
             ["metric_vs_accuracy", "metric_vs_accuracy_seven"],
-            [_intervals(ranking), agreement[AGREEMENT] if len(agreement) else agreement],
+            [_intervals(ranking), agreement[AGREEMENT] if len(agreement) else agreement, report.seeds_table(store)],
         ),
         ("QAT methods with and without the pick", ["qat"], [wide(qat_table(store))]),
         ("KD methods with and without the pick", ["kd"], [wide(kd_table(store))]),

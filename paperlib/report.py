@@ -5,7 +5,7 @@ Every function takes records or a table made of them; nothing here knows a numbe
 
 import json
 from collections.abc import Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,29 @@ def sign_table(agreement: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def seeds_table(store: Store) -> pd.DataFrame:
+    """How well the students of one seed rank as those of another: what can be asked of a ranker. One row a set-up with several seeds.
+
+    between  Spearman's correlation of the candidates' accuracies, mean over the pairs of seeds. reliability  of the mean over all
+    seeds (Spearman and Brown's formula). ceiling  its root: how strongly a metric that knew the true accuracies would be expected
+    to correlate with these means. 0 where seeds do not agree at all.
+    """
+    rows = []
+    for setup in profiles.setups(store.profile):
+        records = {(run.augmentation, run.seed): store.finished(run) for run in setup.students}
+        if len(setup.seeds) < 2 or not all(records.values()):
+            continue
+        accuracies = [[records[name, seed]["result"]["accuracy"] for name in profiles.CANDIDATES] for seed in setup.seeds]
+        between = [spearman(a, b).value for a, b in combinations(accuracies, 2)]
+        agreed, n = max(0.0, sum(between) / len(between)), len(setup.seeds)
+        reliability = n * agreed / (1 + (n - 1) * agreed)
+        rows.append({
+            "dataset": setup.data.name, "model": setup.model, "bits": setup.bits, "seeds": n, "between": sum(between) / len(between),
+            "reliability": reliability, "ceiling": reliability**0.5,
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=["dataset", "model", "bits", "seeds", "between", "reliability", "ceiling"])
 
 
 def precision_table(store: Store) -> pd.DataFrame:

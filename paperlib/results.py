@@ -24,7 +24,8 @@ def write(store: Store, vector: str = "") -> list[Path]:
     definitions = definitions_table(ranking)
     gains = {"qat": qat_table(store), "kd": kd_table(store)}
     tables = {
-        "ranking": ranking, "agreement": report.agreement_table(ranking), "precision": report.precision_table(store),
+        "ranking": ranking, "agreement": report.agreement_table(ranking),
+        "seeds": report.seeds_table(store), "precision": report.precision_table(store),
         "precision_of_scores": report.short_score_table(store), "budget": report.budget_table(store), "methods": methods,
         "definitions": definitions, "cost": costs, **gains, "score_variants": ablations.score_variants_table(store),
         "forms": ablations.forms_table(store), "search": ablations.search_table(store),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,37 @@ def test_ranking_and_agreement_of_made_up_records(tmp_path):
     assert (least["spearman"], least["regret"]) == (pytest.approx(1), 15)
     assert ours["spearman_p"] == pytest.approx(2 / 20922789888000)
     assert np.isnan(agreement.loc["- CMI alone", "spearman"])  # constant here
+
+
+def test_seeds_that_agree_leave_room_for_a_ranker(tmp_path, monkeypatch):
+    (setup,) = experiments.setups("quick")
+    three = replace(setup, seeds=(0, 1, 2))
+    monkeypatch.setattr(profiles, "setups", lambda profile: (three,))
+    store = Store("quick", root=tmp_path)
+    made_up(store, ACCURACIES)
+    facts = {"key": setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
+
+    def train(order):
+        """Seed 0 as ACCURACIES; in the others the candidates take its accuracies in this order."""
+        values = list(ACCURACIES.values())
+        for run in three.students:
+            place = profiles.CANDIDATES.index(run.augmentation)
+            store.save(run, "done", result={"accuracy": values[order[place] if run.seed else place]}, teacher=facts, **WHERE)
+        return report.seeds_table(store)
+
+    same = train(range(16)).iloc[0]
+    assert (same["between"], same["reliability"], same["ceiling"], same["seeds"]) == (
+        pytest.approx(1),
+        *[pytest.approx(1)] * 2,
+        3,
+    )
+    swapped = train([k ^ 1 for k in range(16)]).iloc[0]  # neighbours change places: 1 - 6 * 16 / (16 * 255)
+    r = (2 * (1 - 96 / 4080) + 1) / 3
+    assert swapped["between"] == pytest.approx(r) and swapped["reliability"] == pytest.approx(3 * r / (1 + 2 * r))
+    turned = train(range(15, -1, -1)).iloc[0]
+    assert turned["between"] == pytest.approx(-1 / 3) and turned["ceiling"] == 0
+    store.path(three.students[-1]).unlink()
+    assert report.seeds_table(store).empty
 
 
 def test_methods_are_compared_with_ewgs_and_kd_seed_by_seed(tmp_path, monkeypatch):
@@ -196,10 +228,12 @@ def test_figures_come_from_the_committed_records_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     for profile in COMMITTED:
         names = sorted(path.name for path in (ROOT / "results" / profile / "tables").iterdir())
-        tables = (
+        tables = [
             "agreement", "budget", "cost", "definitions", "forms", "kd", "methods", "precision", "precision_of_scores", "qat", "ranking",
             "score_variants", "search",
-        )  # fmt: skip
+        ]  # fmt: skip
+        if any(len(setup.seeds) > 1 for setup in experiments.setups(profile)):
+            tables = sorted([*tables, "seeds"])
         assert names == [f"{table}.{kind}" for table in tables for kind in ("csv", "md")]
         for name in (f"{table}.csv" for table in tables):
             fresh, committed = (pd.read_csv(root / "results" / profile / "tables" / name) for root in (tmp_path, ROOT))
