@@ -70,7 +70,8 @@ def test_notebooks_are_executed_and_clean(path):
     names = re.findall(r"^(\w+) = ", parameters.source, re.M)
     from paperlib.notebook import Parameters
 
-    assert [name.lower() for name in names] == list(Parameters.__dataclass_fields__) or not shows_runs
+    known = Parameters.__dataclass_fields__ | experiments.Selection.__dataclass_fields__
+    assert sorted(name.lower() for name in names) == sorted(known) or not shows_runs
     assert all(len(cell.source.splitlines()) <= 15 for cell in code)
     assert not re.search(r"papermill|execution|\d{4}-\d\d-\d\dT", json.dumps([cell.metadata for cell in notebook.cells]))
 
