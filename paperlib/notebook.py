@@ -13,7 +13,7 @@ from .runs import Store
 
 @dataclass(frozen=True)
 class Parameters:
-    """The `parameters` cell of every notebook, in lower case.
+    """The `parameters` cell of every notebook, in lower case, but for the part of the table (`experiments.Selection`).
 
     profiles     names of profiles to show. tree  "results" (committed) or "build" (yours).
     cached_only  demand that all runs are there instead of making them. device, jobs  for making them.
