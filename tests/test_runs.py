@@ -297,6 +297,7 @@ def test_profiles_have_every_candidate_and_the_papers_rows():
     assert (tiny.bits, tiny.method, tiny.method_options, tiny.data.size) == (3, "pact_released", {"kept_bits": 8}, 224)
     assert tiny.student_recipe == Recipe(100, 64, 0.004, 1e-4, "sgd_nesterov", schedule="step", warmup_steps=2500)
     assert tiny.student("none").loss_options == {"smoothing": 0.1, "gamma": 3, "alpha": 6}
+    assert (tiny.teacher.smoothing, vgg.teacher.smoothing) == (0.1, 0.0)
     assert len(experiments.runs_of("paper", "ranking")) == 7 * (1 + 1 + 48)
 
 
