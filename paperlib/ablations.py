@@ -58,7 +58,8 @@ def score_variants_table(store: Store) -> pd.DataFrame:
             values = scores.loc[defined.index].to_numpy(float)
             rho = spearman(values, accuracy)
             rows.append({
-                "dataset": first["dataset"], "model": first["model"], "bits": first["bits"], "setup": name, "variant": variant, "spearman": rho.value, "spearman_p": rho.p,
+                "dataset": first["dataset"], "model": first["model"], "bits": first["bits"], "setup": name, "variant": variant,
+                "spearman": rho.value, "spearman_p": rho.p,
                 "kendall": kendall(values, defined.to_numpy(float)).value, "pick": defined.index[int(values.argmin())],
                 "regret": regret(values, accuracy), "lowest": values.min(), "highest": values.max(),
             })  # fmt: skip

@@ -225,7 +225,9 @@ def qat_gains(profile: str) -> list[Gains]:
 
 
 def kd_gains(profile: str) -> list[Gains]:
-    """The KD table (C4): all of PAPER 7.4 with EWGS, on CIFAR-100 VGG-13 where the profile has it, else on its first set-up."""
+    """The KD table (C4): PAPER 7.4 with EWGS, all of its losses or those of `FEWER`, on CIFAR-100 VGG-13 where the profile has it,
+    else on its first set-up.
+    """
     found = [s for s in setups(profile) if s.model == "vgg13"] or [setups(profile)[0]]
     methods = tuple(("ewgs", found[0].bits, loss) for loss in _for(profile, KD_METHODS))
     return [Gains(found[0], *_small(profile, found[0]), methods, KD_ARMS)]

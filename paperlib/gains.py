@@ -24,8 +24,8 @@ def gains_table(found: Sequence[Gains], store: Store) -> pd.DataFrame:
     """One row per method and arm, of the students that are done.
 
     accuracy_mean, accuracy_sd  percent, over n seeds. difference  to the arm with the base augmentation (of the QAT table "+ KD", so
-    that those of "QAT alone" and "+ SQAKD" are the loss's), mean over seeds paired by seed, and its standard error (NaN for one seed). An arm that shares its students with
-    another has their numbers. paper_accuracy  see `report.paper_values`.
+    that those of "QAT alone" and "+ SQAKD" are the loss's), mean over seeds paired by seed, and its standard error (NaN for one seed).
+    An arm that shares its students with another has their numbers. paper_accuracy  see `report.paper_values`.
     """
     paper, rows = paper_values(store.root), []
     for gains in found:
