@@ -87,12 +87,14 @@ def _compare(args: argparse.Namespace, store: Store) -> int:
 
 def _status(args: argparse.Namespace, store: Store) -> int:
     """One line a run, then the counts, and what is left to do by the time that runs of the same kind took."""
-    counts = {"done": 0, "failed": 0, "missing": 0}
+    counts = {"done": 0, "failed": 0, "missing": 0, "stale": 0}
     took: dict[Any, list[float]] = {}  # seconds, by kind, and by kind, data and epochs
     left: list[Run] = []
     for run in experiments.runs_of(args.profile, args.table, store, _part(args)):
         record = store.load(run)
         state = record["status"] if record else "missing"
+        if state == "done" and not store.done(run):
+            state = "stale"  # its teacher's record is gone, or of other weights since: it will be made again
         counts[state] += 1
         if state == "done":
             for like in (run.kind, _size(run)):

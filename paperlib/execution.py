@@ -163,6 +163,7 @@ def environment(device: str) -> dict[str, Any]:
     """Where a run was made."""
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name(),
+        "device_type": torch.device(device).type,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),

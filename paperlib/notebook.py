@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,16 @@ def repository() -> Path:
     raise FileNotFoundError(f"{here} is not inside a checkout of this repository")
 
 
+def _command(profile: str, table: str, part: experiments.Selection, wanted: Parameters) -> str:
+    """What makes the runs that a notebook lacks, in the tree in which it looks for them."""
+    words = {"PROFILE": profile, "TABLE": table} | {name.upper(): value for name, value in asdict(part).items() if value}
+    if wanted.device != "cpu":
+        words["DEVICE"] = wanted.device
+    if wanted.tree == "results":
+        words["RECORD"] = 1
+    return "make run " + " ".join(f"{name}={value}" for name, value in words.items())
+
+
 def stores(table: str, part: experiments.Selection = experiments.ALL, **parameters: Any) -> list[Store]:
     """The stores of the profiles a notebook shows, with every run of its table, or of a part of it, in them.
 
@@ -51,7 +61,7 @@ def stores(table: str, part: experiments.Selection = experiments.ALL, **paramete
         store = Store(profile, wanted.tree, repository())
         for runs in experiments.stages(profile, table, store, part):
             if wanted.cached_only:
-                report.require(store, runs, f"make reproduce PROFILE={profile} TABLE={table}")
+                report.require(store, runs, _command(profile, table, part, wanted))
             else:
                 from .sweep import sweep  # brings torch, which showing results does not need
 

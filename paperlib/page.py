@@ -79,7 +79,7 @@ def _picture(path: Path, caption: str) -> str:
 
 def _verdicts(found: Sequence[claims.Claim]) -> str:
     rows = "".join(
-        f'<tr><td>{c.name}</td><td class="text">{html.escape(c.says)}</td><td><span class="verdict" style="background: '
+        f'<tr><td>{c.name}</td><td class="text">{html.escape(c.says)}</td><td class="text">{html.escape(c.rule)}</td><td><span class="verdict" style="background: '
         f'{COLOURS[c.verdict]}">{c.verdict}</span></td><td>{c.setups}</td><td>{c.records}</td></tr>'
         for c in found
     )
@@ -87,7 +87,7 @@ def _verdicts(found: Sequence[claims.Claim]) -> str:
         f"<details><summary>{c.name}: the numbers</summary><ul>{''.join(f'<li>{html.escape(line)}</li>' for line in c.evidence)}</ul></details>"
         for c in found
     )
-    head = '<tr><th>claim</th><th class="text">what the paper says</th><th>verdict</th><th>set-ups</th><th>records</th></tr>'
+    head = '<tr><th>claim</th><th class="text">what the paper says</th><th class="text">our rule</th><th>verdict</th><th>set-ups</th><th>records</th></tr>'
     return f'<div class="wide"><table>{head}{rows}</table></div>{details}'
 
 
@@ -103,19 +103,10 @@ CAPTIONS = {
     "methods": "Every quantizer with plain KD and every loss with EWGS on one short budget; bars are one standard deviation over the seeds.",
 }  # fmt: skip
 AGREEMENT = [
-    "setup",
-    "pool",
-    "ranker",
-    "spearman",
-    "spearman_p",
-    "kendall",
-    "kendall_p",
-    "pick",
-    "pick_accuracy",
-    "regret",
+    "setup", "pool", "ranker", "spearman", "spearman_p", "within", "within_p", "kendall", "kendall_p", "pick", "pick_accuracy", "regret",
     "seeds",
-]
-COST = ["setup", "candidates", "scoring_cpu", "student_cpu", "sweep_cpu", "share_of_student", "device"]
+]  # fmt: skip
+COST = ["setup", "candidates", "scoring", "student", "sweep", "clock", "share_of_student", "device"]
 METHODS = ["kind", "method", "accuracy_mean", "accuracy_sd", "n", "difference", "difference_se", "step_time"]
 
 

@@ -146,11 +146,11 @@ PROFILES: dict[str, tuple[Setup, ...]] = {
     "cpu": (
         Setup(
             Data("cifar10", train=20_000), "resnet8", 2,
-            Recipe(16, 128, 0.1, 1e-4, "sgd"), Recipe(5, 128, 1e-3, 1e-4, quantizer_lr=1e-5),
+            Recipe(16, 128, 0.1, 1e-4, "sgd"), Recipe(5, 128, 1e-3, 1e-4, quantizer_lr=1e-5), seeds=(0, 1, 2),
             teacher_data=Data("cifar10"), loss_options=SHORTENED,
         ),
         # Fewer images, more often: the other end from CIFAR-10's above. CMI of 100 classes needs more images than these students
-        # have: with N images it is too high by at most classes^2 / (2 N) nats (cmi.py).
+        # have: with N images it is too low by at most classes^2 / (2 N) nats (cmi.py).
         Setup(
             Data("cifar100", train=5_000, test=5_000), "resnet8", 2,
             Recipe(20, 128, 0.05, 5e-4, "sgd"), Recipe(10, 128, 5e-4, 5e-4, quantizer_lr=5e-6), seeds=(0, 1, 2),

@@ -19,9 +19,9 @@ from .config import PRECISIONS, Run, StudentRun
 from .experiments import Setup
 from .profiles import ALL_16, POOLS, SEVEN
 from .runs import Store
-from .statistics import kendall, regret, sign_test, spearman
+from .statistics import kendall, regret, sign_test, spearman, spearman_within
 
-# Teacher-only rankers, all "lower is better", as column -> (name, sign that makes it so).
+# Rankers, all "lower is better", as column -> (name, sign that makes it so): teacher-only ones, and one that knows no teacher.
 RANKERS = {
     "score": ("score D - CMI (ours)", 1),
     "score_released": ("score, released centroids", 1),
@@ -30,12 +30,16 @@ RANKERS = {
     "cross_entropy": ("teacher cross-entropy", 1),
     "entropy": ("teacher entropy", 1),
     "teacher_stddev": ("T. stddev (minimal variance)", 1),
+    "cutmix": ("CutMix or not (no teacher)", 1),
 }
 COLUMNS = [
     "dataset", "model", "augmentation", "score", "cmi", "divergence", "teacher_stddev", "accuracy_mean", "accuracy_sd",
     "n", "rank", "bits", "score_low", "score_high", "entropy", "cross_entropy", "cmi_released", "score_released",
-    "images", "teacher_accuracy", "cmi_unmixed", "divergence_unmixed", "paper_accuracy", "profile",
+    "images", "teacher_accuracy", "cmi_unmixed", "divergence_unmixed", "paper_accuracy", "profile", "cutmix",
 ]  # fmt: skip
+
+
+SEEDS_COLUMNS = ["dataset", "model", "bits", "pool", "seeds", "between", "lowest", "highest", "reliability", "ceiling"]
 
 
 class MissingRuns(LookupError):
@@ -59,13 +63,20 @@ def _setup_rows(setup: Setup, store: Store, paper: dict[tuple, float]) -> list[d
     if scores is None:
         return []
     unmixed = _unmixed(setup, store)
+    students = pd.DataFrame([
+        {"augmentation": s.augmentation, "seed": s.seed, "accuracy": record["result"]["accuracy"]}
+        for s in setup.students if (record := store.finished(s))
+    ], columns=["augmentation", "seed", "accuracy"])  # fmt: skip
+    # While a sweep goes on, augmentations that are a seed ahead are not compared by it.
+    whole = students[students.groupby("seed")["augmentation"].transform("size") == len(profiles.CANDIDATES)]
+    students = whole if len(whole) else students
     rows = []
     for line in scores["result"]["scores"]:
-        students = [store.finished(s) for s in setup.students if s.augmentation == line["augmentation"]]
-        accuracies = pd.Series([s["result"]["accuracy"] for s in students if s], dtype=float)
+        accuracies = students.loc[students["augmentation"] == line["augmentation"], "accuracy"].astype(float)
         facts = {"profile": store.profile, "dataset": setup.data.name, "model": setup.model, "bits": setup.bits,
                  "accuracy_mean": accuracies.mean(), "accuracy_sd": accuracies.std(), "n": len(accuracies),
-                 "teacher_accuracy": scores["teacher"]["accuracy"]}  # fmt: skip
+                 "teacher_accuracy": scores["teacher"]["accuracy"],
+                 "cutmix": int(line["augmentation"].endswith(profiles.CUTMIX))}  # fmt: skip
         key = (setup.data.name, setup.model, setup.bits, setup.method, "kd", line["augmentation"])
         rows.append(facts | line | unmixed.get(line["augmentation"], {}) | {"paper_accuracy": paper.get(key, float("nan"))})
     return rows
@@ -109,8 +120,9 @@ def paper_values(root: Path) -> dict[tuple, float]:
 def ranking_table(store: Store) -> pd.DataFrame:
     """One row per data set, model and augmentation of the profile, by score: teacher-only metrics, students' accuracy.
 
-    accuracy_mean and accuracy_sd (percent, over n seeds; NaN where there are too few), rank 1 is the lowest score.
-    Set-ups without a score record are left out. See `COLUMNS`; metrics are in nats. paper_accuracy  see `paper_values`.
+    accuracy_mean and accuracy_sd (percent, over the n seeds that have a student for every augmentation, or over what there is if
+    none has; NaN where there are too few), rank 1 is the lowest score. Set-ups without a score record are left out. See `COLUMNS`;
+    metrics are in nats. paper_accuracy  see `paper_values`. cutmix  0 or 1.
     """
     paper = paper_values(store.root)
     rows = [row for setup in profiles.setups(store.profile) for row in _setup_rows(setup, store, paper)]
@@ -119,7 +131,7 @@ def ranking_table(store: Store) -> pd.DataFrame:
 
 
 def groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(name, rows) for each set-up of a ranking table that has an accuracy for every augmentation, in order.
+    """(name, rows) for each set-up of a ranking table that has students of as many seeds for every augmentation, in order.
 
     The name has the profile where the table holds the same data, network and bits in several.
     """
@@ -127,7 +139,7 @@ def groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     several = table.groupby(setup)["profile"].nunique()
     found = []
     for (profile, *what), rows in table.groupby(["profile", *setup], sort=False):
-        if rows["accuracy_mean"].notna().all():
+        if rows["accuracy_mean"].notna().all() and rows["n"].nunique() == 1:
             dataset, model, bits = what
             where = f", {profile}" if several[tuple(what)] > 1 else ""
             found.append((f"{dataset}, {model}, W{bits}A{bits}{where}", rows))
@@ -143,22 +155,28 @@ def agreement_table(table: pd.DataFrame) -> pd.DataFrame:
     """One row per set-up, pool of candidates (all 16, the figure's 7) and ranker: how well it ranks, and what its pick loses.
 
     spearman, kendall  correlation of the metric (lower is better) with mean accuracy, so a perfect ranker has -1; with
-    two-sided exact permutation p-values. pick  its choice; regret  accuracy points lost to the best candidate.
+    two-sided exact permutation p-values. within, within_p  the same of Spearman's within the candidates with CutMix and within those
+    without: what a metric knows besides that. pick  its choice; regret  accuracy points lost to the best candidate, both means over
+    the candidates that share the lowest metric. A metric that is constant in a pool is left out there.
     """
     rows = []
     for (name, whole), pool in product(groups(table), (ALL_16, SEVEN)):
         part = in_pool(whole, pool)
         for column, (ranker, sign) in RANKERS.items():
-            if part[column].isna().any():
+            if part[column].isna().any() or part[column].nunique() == 1:
                 continue
             metric, accuracy = sign * part[column].to_numpy(float), part["accuracy_mean"].to_numpy(float)
-            rho, tau = spearman(metric, accuracy), kendall(metric, accuracy)
-            pick = part.iloc[int(metric.argmin())]
+            rho, tau, within = (
+                spearman(metric, accuracy),
+                kendall(metric, accuracy),
+                spearman_within(metric, accuracy, part["cutmix"]),
+            )
+            best, lost = part[metric == metric.min()], regret(metric, accuracy)
             rows.append({
                 "setup": name, "pool": pool, "ranker": ranker, "spearman": rho.value, "spearman_p": rho.p, "kendall": tau.value,
-                "kendall_p": tau.p, "exact": rho.exact and tau.exact, "pick": pick["augmentation"],
-                "pick_accuracy": pick["accuracy_mean"], "regret": regret(metric, accuracy), "candidates": len(part),
-                "seeds": int(part["n"].min()),
+                "kendall_p": tau.p, "exact": rho.exact and tau.exact, "within": within.value, "within_p": within.p,
+                "pick": best["augmentation"].iloc[0] if len(best) == 1 else f"one of {len(best)}",
+                "pick_accuracy": accuracy.max() - lost, "regret": lost, "candidates": len(part), "seeds": int(part["n"].min()),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -173,41 +191,37 @@ def sign_table(agreement: pd.DataFrame) -> pd.DataFrame:
     for (pool, ranker), part in agreement.groupby(["pool", "ranker"], sort=False):
         known = part["spearman"].dropna()
         right = int((known < 0).sum())
-        p = sign_test(right, len(known))
-        rows.append(
-            {
-                "pool": pool,
-                "ranker": ranker,
-                "right": right,
-                "setups": len(known),
-                "sign_p": p,
-                "mean_regret": part["regret"].mean(),
-            }
-        )
+        rows.append({
+            "pool": pool, "ranker": ranker, "right": right, "setups": len(known), "sign_p": sign_test(right, len(known)),
+            "mean_regret": part["regret"].mean(),
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def seeds_table(store: Store) -> pd.DataFrame:
-    """How well the students of one seed rank as those of another: what can be asked of a ranker. One row a set-up with several seeds.
+    """How well the students of one seed rank as those of another: what can be asked of a ranker. One row a set-up with several seeds
+    and pool of candidates (all 16, the figure's 7).
 
-    between  Spearman's correlation of the candidates' accuracies, mean over the pairs of seeds. reliability  of the mean over all
-    seeds (Spearman and Brown's formula). ceiling  its root: how strongly a metric that knew the true accuracies would be expected
-    to correlate with these means. 0 where seeds do not agree at all.
+    between  Spearman's correlation of the candidates' accuracies, mean over the pairs of seeds; lowest, highest  of the pairs.
+    reliability  of the mean over all seeds (Spearman and Brown's formula). ceiling  its root: how strongly a metric that knew the true
+    accuracies would be expected to correlate with these means, itself as uncertain as so few pairs are. 0 where seeds do not agree.
     """
     rows = []
     for setup in profiles.setups(store.profile):
         records = {(run.augmentation, run.seed): store.finished(run) for run in setup.students}
         if len(setup.seeds) < 2 or not all(records.values()):
             continue
-        accuracies = [[records[name, seed]["result"]["accuracy"] for name in profiles.CANDIDATES] for seed in setup.seeds]
-        between = [spearman(a, b).value for a, b in combinations(accuracies, 2)]
-        agreed, n = max(0.0, sum(between) / len(between)), len(setup.seeds)
-        reliability = n * agreed / (1 + (n - 1) * agreed)
-        rows.append({
-            "dataset": setup.data.name, "model": setup.model, "bits": setup.bits, "seeds": n, "between": sum(between) / len(between),
-            "reliability": reliability, "ceiling": reliability**0.5,
-        })  # fmt: skip
-    return pd.DataFrame(rows, columns=["dataset", "model", "bits", "seeds", "between", "reliability", "ceiling"])
+        for pool in (ALL_16, SEVEN):
+            names = [name for name in profiles.CANDIDATES if POOLS[pool](name)]
+            accuracies = [[records[name, seed]["result"]["accuracy"] for name in names] for seed in setup.seeds]
+            pairs = [spearman(a, b).value for a, b in combinations(accuracies, 2)]
+            between, n = sum(pairs) / len(pairs), len(setup.seeds)
+            reliability = n * max(0.0, between) / (1 + (n - 1) * max(0.0, between))
+            rows.append({
+                "dataset": setup.data.name, "model": setup.model, "bits": setup.bits, "pool": pool, "seeds": n, "between": between,
+                "lowest": min(pairs), "highest": max(pairs), "reliability": reliability, "ceiling": reliability**0.5,
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=SEEDS_COLUMNS)
 
 
 def precision_table(store: Store) -> pd.DataFrame:

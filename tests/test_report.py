@@ -55,7 +55,7 @@ def test_ranking_and_agreement_of_made_up_records(tmp_path):
     signs = report.sign_table(pd.concat([both, both])).set_index(["pool", "ranker"])
     assert signs.loc[(profiles.ALL_16, "score D - CMI (ours)")].tolist() == [2, 2, 0.5, 0]
     assert signs.loc[(profiles.ALL_16, "T. stddev (minimal variance)")].tolist() == [0, 2, 0.5, 15]
-    assert signs.loc[(profiles.SEVEN, "- CMI alone"), "setups"] == 0
+    assert (profiles.SEVEN, "- CMI alone") not in signs.index  # constant here: nothing to rank by
     ours, least = agreement.loc["score D - CMI (ours)"], agreement.loc["T. stddev (minimal variance)"]
     assert (ours["spearman"], ours["kendall"], ours["regret"], ours["pick"]) == (
         pytest.approx(-1),
@@ -65,7 +65,13 @@ def test_ranking_and_agreement_of_made_up_records(tmp_path):
     )
     assert (least["spearman"], least["regret"]) == (pytest.approx(1), 15)
     assert ours["spearman_p"] == pytest.approx(2 / 20922789888000)
-    assert np.isnan(agreement.loc["- CMI alone", "spearman"])  # constant here
+    # Of two-valued rankers the pick is one of many: its accuracy and regret are the means over them.
+    flag = agreement.loc["CutMix or not (no teacher)"]
+    assert (flag["pick"], flag["pick_accuracy"], flag["regret"]) == ("one of 8", 86.5, 3.5) and np.isnan(flag["within"])
+    assert ours["within"] == pytest.approx(-1) and ours["within_p"] == pytest.approx(2 / 40320**2)
+    assert "CutMix or not (no teacher)" not in seven.index and seven.loc[
+        "T. stddev (minimal variance)", "within"
+    ] == pytest.approx(1)
 
 
 def test_seeds_that_agree_leave_room_for_a_ranker(tmp_path, monkeypatch):
@@ -84,15 +90,13 @@ def test_seeds_that_agree_leave_room_for_a_ranker(tmp_path, monkeypatch):
             store.save(run, "done", result={"accuracy": values[order[place] if run.seed else place]}, teacher=facts, **WHERE)
         return report.seeds_table(store)
 
-    same = train(range(16)).iloc[0]
-    assert (same["between"], same["reliability"], same["ceiling"], same["seeds"]) == (
-        pytest.approx(1),
-        *[pytest.approx(1)] * 2,
-        3,
-    )
+    same = train(range(16))
+    assert same["pool"].tolist() == ["all 16", "7 policies without CutMix"] and same["seeds"].eq(3).all()
+    assert same[["between", "reliability", "ceiling", "lowest", "highest"]].to_numpy() == pytest.approx(1)
     swapped = train([k ^ 1 for k in range(16)]).iloc[0]  # neighbours change places: 1 - 6 * 16 / (16 * 255)
     r = (2 * (1 - 96 / 4080) + 1) / 3
     assert swapped["between"] == pytest.approx(r) and swapped["reliability"] == pytest.approx(3 * r / (1 + 2 * r))
+    assert (swapped["lowest"], swapped["highest"]) == (pytest.approx(1 - 96 / 4080), pytest.approx(1))
     turned = train(range(15, -1, -1)).iloc[0]
     assert turned["between"] == pytest.approx(-1 / 3) and turned["ceiling"] == 0
     store.path(three.students[-1]).unlink()
@@ -159,6 +163,21 @@ def test_a_set_up_without_all_students_has_no_agreement(tmp_path):
     assert table["n"].sum() == 14 and table["accuracy_mean"].isna().sum() == 2
     assert report.groups(table) == [] and report.agreement_table(table).empty
     assert report.ranking_table(Store("cpu", root=tmp_path)).empty
+
+
+def test_a_seed_that_is_not_whole_does_not_count_yet(tmp_path, monkeypatch):
+    (setup,) = experiments.setups("quick")
+    store, three = Store("quick", root=tmp_path), replace(setup, seeds=(0, 1))
+    made_up(store, ACCURACIES)
+    monkeypatch.setattr(profiles, "setups", lambda profile: (three,))
+    facts = {"key": setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
+    for run in three.students[16:20]:  # a sweep under way: the second seed of four augmentations
+        store.save(run, "done", result={"accuracy": 1.0}, teacher=facts, **WHERE)
+    table = report.ranking_table(store)
+    assert (table["n"] == 1).all() and table["accuracy_mean"].tolist() == list(ACCURACIES.values())
+    store.path(three.students[0]).unlink()  # now no seed is whole: what there is is shown, and not compared
+    table = report.ranking_table(store)
+    assert table.set_index("augmentation").loc["none", "accuracy_mean"] == 1 and report.groups(table) == []
 
 
 def test_written_files_are_the_same_every_time(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paperlib import execution, experiments, profiles
+from paperlib import execution, experiments, notebook, profiles
 from paperlib import sweep as sweeping
 from paperlib.cli import main
 from paperlib.config import Data, Recipe, ScoreRun, StudentRun, TeacherRun, check_parameters, key_of
@@ -323,6 +323,20 @@ def test_missing_runs_name_the_command(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "parameters, command",
+    [
+        ({"tree": "build"}, "make run PROFILE=quick TABLE=ranking SEEDS=1"),
+        ({"tree": "results", "device": "cuda"}, "make run PROFILE=quick TABLE=ranking SEEDS=1 DEVICE=cuda RECORD=1"),
+    ],
+)
+def test_a_notebook_without_its_runs_names_what_makes_them_where_it_looks(tmp_path, monkeypatch, parameters, command):
+    monkeypatch.setattr(notebook, "repository", lambda: tmp_path)
+    with pytest.raises(MissingRuns) as caught:
+        notebook.stores("ranking", experiments.Selection(seeds=1), **parameters)
+    assert str(caught.value).endswith(f"Make them with: {command}")
+
+
+@pytest.mark.parametrize(
     "arguments, named", [(dict(device="tpu"), "tpu"), (dict(jobs=-1), "-1"), (dict(device="cuda:99"), "cuda:99")]
 )
 def test_sweep_names_what_is_wrong(tmp_path, monkeypatch, arguments, named):
@@ -337,12 +351,17 @@ def test_status_counts(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "0 done, 0 failed, 18 missing" in said and "0.0 hours in one process" in said and "18 runs of kinds" in said
     store = Store("quick", root=tmp_path)
-    first, second = experiments.setups("quick")[0].students[:2]
-    store.save(first, "done", result={"accuracy": 9.0}, seconds=7200.0)
-    store.save(second, "done", result={"accuracy": 9.0}, seconds=0.0)
+    setup = experiments.setups("quick")[0]
+    facts = {"weights_sha256": "a"}
+    for run, seconds, weights in (*zip(setup.students, (7200.0, 0.0), "aa", strict=False), (setup.students[2], 9.0, "b")):
+        store.save(run, "done", result={"accuracy": 9.0}, teacher={"weights_sha256": weights}, seconds=seconds)
+    assert main(["status", "--table", "ranking"]) == 0
+    assert "0 done, 0 failed, 15 missing, 3 stale" in capsys.readouterr().out  # students of no teacher that is here
+    store.save(setup.teacher, "done", result=facts, seconds=0.0)
     assert main(["status", "--table", "ranking"]) == 0
     said = capsys.readouterr().out
-    assert "2 done, 0 failed, 16 missing" in said and "about 14.0 hours" in said and "2 runs of kinds" in said  # 14 students
+    assert "3 done, 0 failed, 14 missing, 1 stale" in said and "stale    " + setup.students[2].key in said
+    assert "about 14.0 hours" in said and "1 runs of kinds" in said  # 14 students, and the score
     with pytest.raises(SystemExit):
         main(["status", "--profile", "huge"])
     assert "huge" in capsys.readouterr().err

@@ -1,12 +1,12 @@
 """Rank correlations against scipy's values and against brute force over all permutations."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from paperlib.statistics import kendall, mid_ranks, regret, sign_test, spearman, t_critical
+from paperlib.statistics import kendall, mid_ranks, regret, sign_test, spearman, spearman_within, t_critical
 
 PAIRS = {
     "no ties": ([3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.6], [2.0, 7.0, 1.0, 8.0, 2.8, 1.8, 4.0]),
@@ -23,6 +23,48 @@ def test_value_and_exact_p_value(ours, theirs, x, y):
     assert found.value == pytest.approx(theirs(x, y).statistic)
     every = np.array([theirs(x, list(order)).statistic for order in permutations(y)])
     assert found.p == pytest.approx((np.abs(every) >= abs(found.value) - 1e-12).mean())
+
+
+@pytest.mark.parametrize(
+    "y", [[2.0, 7.0, 1.0, 8.0, 2.8, 1.8, 4.0], [2.0, 7.0, 7.0, 8.0, 2.0, 2.0, 4.0]], ids=["no ties", "ties"]
+)
+def test_orders_within_strata_by_brute_force(y):
+    x, strata = np.array([3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.6]), np.array(list("abababb"))
+    parts = [np.flatnonzero(strata == s) for s in "ab"]
+
+    def centred_ranks(values):
+        ranks = np.zeros(len(values))
+        for part in parts:
+            ranks[part] = scipy.stats.rankdata(np.asarray(values)[part])
+            ranks[part] -= ranks[part].mean()
+        return ranks
+
+    def value(values):
+        a, b = centred_ranks(x), centred_ranks(values)
+        return a @ b / np.sqrt((a @ a) * (b @ b))
+
+    every = []
+    for first, second in product(*(permutations(part) for part in parts)):
+        exchanged = np.array(y)
+        exchanged[parts[0]], exchanged[parts[1]] = np.array(y)[list(first)], np.array(y)[list(second)]
+        every.append(value(exchanged))
+    found = spearman_within(x, y, strata)
+    assert found.exact and found.value == pytest.approx(value(y))
+    assert found.p == pytest.approx((np.abs(every) >= abs(found.value) - 1e-9).mean())
+
+
+def test_one_stratum_is_spearman_and_a_difference_between_strata_is_not_seen():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=9), rng.normal(size=9)
+    whole, one = spearman(x, y), spearman_within(x, y, np.zeros(9))
+    assert (one.value, one.p) == (pytest.approx(whole.value), pytest.approx(whole.p))
+    strata = np.repeat([0, 1], 8)
+    apart = np.tile([0.0, 1, 2, 3, 4, 5, 6, 7], 2), np.array([3.0, 6, 1, 4, 7, 2, 5, 0, 3, 6, 1, 4, 7, 2, 5, 0])
+    near, far = (spearman_within(apart[0] + shift * strata, apart[1] + shift * strata, strata) for shift in (0, 100))
+    assert near == far and near.p > 0.1 and spearman(apart[0] + 100 * strata, apart[1] + 100 * strata).p < 0.01
+    assert np.isnan(spearman_within(strata, x[:1].repeat(16) + np.arange(16), strata).value)  # constant within both
+    with pytest.raises(ValueError, match="17"):
+        spearman_within(np.arange(17), np.arange(17), np.zeros(17))
 
 
 @pytest.mark.parametrize("function", [spearman, kendall])
@@ -46,6 +88,12 @@ def test_ties_on_both_sides_fall_back_to_random_permutations():
     assert found.p == pytest.approx((np.abs(every) >= abs(found.value) - 1e-12).mean(), abs=0.005)
 
 
+def test_a_side_of_two_values_is_counted_exactly_whatever_the_other_is():
+    x, y = np.repeat([0, 1], 10), np.arange(20.0)  # 20! orders of y, 184,756 of x
+    found = spearman(x, y)
+    assert found.exact and found.p == pytest.approx(2 / 184756) and spearman(y, x) == found
+
+
 def test_a_constant_side_has_no_correlation():
     assert np.isnan(spearman([1, 1, 1], [1, 2, 3]).value)
     assert np.isnan(kendall([1, 2, 3], [4, 4, 4]).p)
@@ -66,6 +114,7 @@ def test_mid_ranks_as_scipy():
 def test_regret():
     assert regret([1, 2, 3], [70.0, 60.0, 50.0]) == 0
     assert regret([3, 2, 1], [70.0, 60.0, 50.0]) == 20
+    assert regret([1, 1, 2], [70.0, 60.0, 80.0]) == 15  # one of the first two, by chance
 
 
 def test_sign_test_as_scipys_binomial():
