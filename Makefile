@@ -40,7 +40,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 6 minutes, cpu 4 hours on 2 cores
+reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 6 minutes, cpu 5 hours on 2 cores
 	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(RECORD),--record)
 
 run: $(READY)  ## the same runs without notebooks

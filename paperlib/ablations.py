@@ -34,8 +34,7 @@ def _variants(store: Store) -> dict[tuple[str, str, int], dict[str, pd.Series]]:
         if record := store.finished(run):
             rows = pd.DataFrame(record["result"]["rows"])
             variants = {name: part.set_index("augmentation")["score"] for name, part in rows.groupby("variant", sort=False)}
-        other = experiments.other_teacher(store.profile)
-        if k == 0 and other and (record := store.finished(other)):
+        if k == 0 and (record := store.finished(experiments.other_teacher(store.profile))):
             rows = pd.DataFrame(record["result"]["scores"])
             variants[OTHER_TEACHER] = rows.set_index("augmentation")["score"]
         found[setup.data.name, setup.model, setup.bits] = variants
@@ -44,7 +43,7 @@ def _variants(store: Store) -> dict[tuple[str, str, int], dict[str, pd.Series]]:
 
 def score_variants_table(store: Store) -> pd.DataFrame:
     """One row per set-up and way to compute the score: "as defined", at another temperature, on fewer images, in two passes,
-    with unmixed labels, by a teacher that was trained without CutMix (first set-up, not in `cpu`).
+    with unmixed labels, by a teacher that was trained without CutMix (first set-up).
 
     spearman, spearman_p  with the students' mean accuracy, a perfect ranker has -1. kendall  with the order of the score as defined.
     pick, regret  as in `report.agreement_table`. The students are always those of the set-up's own teacher.

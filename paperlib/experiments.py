@@ -203,15 +203,17 @@ def _for(profile: str, methods: tuple[str, ...]) -> list[str]:
 
 
 def qat_gains(profile: str) -> list[Gains]:
-    """The QAT table (C3): every set-up of the profile (of `cpu`, the first) at its own bits, EWGS on CIFAR at other bits too; PAPER
-    7.7 on Tiny-ImageNet.
+    """The QAT table (C3): every set-up of the profile (of `cpu`, those on CIFAR) at its own bits, EWGS on CIFAR at other bits too;
+    PAPER 7.7 on Tiny-ImageNet.
 
     CIFAR rows have the schedule of the 16-augmentation runs (PAPER 7.2) in every arm, so that arms can be compared. PAPER 7.3, from
     which SQAKD's own rows are, trains ResNet-32 and VGG-13 for 720 epochs, and weighs SQAKD by 100 on ResNet-32 at 4 bits.
     Every arm of a set-up has its one teacher, trained with CutMix on CIFAR, so that arms differ in one thing.
     """
     found = []
-    for scored in setups(profile)[: 1 if profile == "cpu" else None]:
+    for scored in setups(profile):
+        if profile == "cpu" and scored.data.name == "digits":
+            continue  # `quick` has it
         setup, seeds = _small(profile, scored)
         if setup.method != "ewgs":
             found.append(Gains(scored, setup, seeds, ((setup.method, setup.bits, "kd"),), QAT_ARMS))
@@ -241,21 +243,18 @@ def _gains(found: list[Gains], store: Store | None) -> tuple[Run, ...]:
     return tuple(runs)
 
 
-# How few images the score is asked to do with, besides all.
-COUNTS = {"quick": (150, 500), "cpu": (2_000, 5_000), "lite": (2_000, 10_000), "paper": (2_000, 10_000)}
 DELTAS = (0.001, 0.1)  # of EWGS instead of 0; the first is the fixed one of its authors' scripts (PAPER 7.11)
 FORMS = ("lsq", "pact", "dorefa")  # quantizers whose released form differs from their paper's
 
 
 def score_ablation(profile: str, setup: Setup) -> AblationRun:
-    """The score of a set-up computed in other ways."""
-    return AblationRun(setup.score.data, setup.teacher, CANDIDATES, counts=COUNTS[profile], batch=setup.score_batch)
+    """The score of a set-up computed in other ways, also on fewer images."""
+    counts = (150, 500) if setup.data.name == "digits" else (2_000, 5_000 if profile == "cpu" else 10_000)
+    return AblationRun(setup.score.data, setup.teacher, CANDIDATES, counts=counts, batch=setup.score_batch)
 
 
-def other_teacher(profile: str) -> ScoreRun | None:
-    """The first set-up's score by a teacher that was trained without CutMix; None for `cpu`, which has no time for another teacher."""
-    if profile == "cpu":
-        return None
+def other_teacher(profile: str) -> ScoreRun:
+    """The first set-up's score by a teacher that was trained without CutMix."""
     first = setups(profile)[0].score
     return replace(first, teacher=replace(first.teacher, augmentation="none"))
 
@@ -276,7 +275,7 @@ def forms(profile: str) -> dict[str, list[StudentRun]]:
 
 def _ablations(profile: str, store: Store | None) -> tuple[Run, ...]:
     students, other = [run for runs in forms(profile).values() for run in runs], other_teacher(profile)
-    return (*_definitions(profile, store), *((other.teacher, other) if other else ()), *students)
+    return (*_definitions(profile, store), other.teacher, other, *students)
 
 
 BEST_PAIR, BEST_FEW = "best pair of the search", "best 4 pairs, one an image"
@@ -410,7 +409,7 @@ def lacks(profile: str, table: str, part: Selection) -> str:
     """What to tell who asks for a part that a table with runs does not have; "" if it has it.
 
     >>> lacks("cpu", "ranking", Selection("cifar10", "vgg13"))
-    "ranking of cpu has nothing for dataset='cifar10', model='vgg13'; it has cifar10 resnet8 W2, cifar100 resnet8 W2"
+    "ranking of cpu has nothing for dataset='cifar10', model='vgg13'; it has cifar10 resnet8 W2, cifar100 resnet8 W2, digits vgg8 W2"
     """
     runs = runs_of(profile, table)
     # A teacher or a score belongs to every part with its network: what can be lacking is its students, where the table has any.

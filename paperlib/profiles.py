@@ -156,6 +156,12 @@ PROFILES: dict[str, tuple[Setup, ...]] = {
             Recipe(20, 128, 0.05, 5e-4, "sgd"), Recipe(10, 128, 5e-4, 5e-4, quantizer_lr=5e-6), seeds=(0, 1, 2),
             teacher_data=Data("cifar100"), score_data=Data("cifar100", train=20_000), loss_options=SHORTENED,
         ),
+        # A network of another kind, for C5, where a core can train it: the recipes of `quick`.
+        Setup(
+            Data("digits"), "vgg8", 2,
+            Recipe(12, 32, 0.1, 1e-4, "sgd"), Recipe(3, 32, 1e-3, 1e-4, quantizer_lr=1e-5), seeds=(0, 1, 2), stddev_group=50,
+            loss_options=SHORTENED,
+        ),
     ),
     "lite": _rows(0.1, (0,)),
     "paper": _rows(1, (0, 1, 2)),
