@@ -405,7 +405,9 @@ def _panel(axis: plt.Axes, name: str, rows: pd.DataFrame, colours: dict) -> None
         xlabel="score D - CMI [nats], lower is better",
         ylabel="student's top-1 accuracy [%]",
     )
-    axis.legend(fontsize=8, loc="best", framealpha=0.9)
+    axis.legend(
+        fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2, frameon=False
+    )  # inside, it would hide error bars
 
 
 def race(rows: pd.DataFrame, title: str = "") -> Figure:
