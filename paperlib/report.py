@@ -39,7 +39,10 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-SEEDS_COLUMNS = ["dataset", "model", "bits", "pool", "seeds", "between", "lowest", "highest", "reliability", "ceiling"]
+SEEDS_COLUMNS = [
+    "dataset", "model", "bits", "pool", "seeds", "between", "lowest", "highest", "reliability", "ceiling", "score_lowest",
+    "score_highest",
+]  # fmt: skip
 
 
 class MissingRuns(LookupError):
@@ -205,21 +208,26 @@ def seeds_table(store: Store) -> pd.DataFrame:
     between  Spearman's correlation of the candidates' accuracies, mean over the pairs of seeds; lowest, highest  of the pairs.
     reliability  of the mean over all seeds (Spearman and Brown's formula). ceiling  its root: how strongly a metric that knew the true
     accuracies would be expected to correlate with these means, itself as uncertain as so few pairs are. 0 where seeds do not agree.
+    score_lowest, score_highest  Spearman's correlation of the score with the accuracies of one seed, among the seeds.
     """
     rows = []
     for setup in profiles.setups(store.profile):
         records = {(run.augmentation, run.seed): store.finished(run) for run in setup.students}
-        if len(setup.seeds) < 2 or not all(records.values()):
+        score = store.finished(setup.score)
+        if len(setup.seeds) < 2 or not all(records.values()) or score is None:
             continue
+        scores = {row["augmentation"]: row["score"] for row in score["result"]["scores"]}
         for pool in (ALL_16, SEVEN):
             names = [name for name in profiles.CANDIDATES if POOLS[pool](name)]
             accuracies = [[records[name, seed]["result"]["accuracy"] for name in names] for seed in setup.seeds]
             pairs = [spearman(a, b).value for a, b in combinations(accuracies, 2)]
+            by_seed = [spearman([scores[name] for name in names], of_seed).value for of_seed in accuracies]
             between, n = sum(pairs) / len(pairs), len(setup.seeds)
             reliability = n * max(0.0, between) / (1 + (n - 1) * max(0.0, between))
             rows.append({
                 "dataset": setup.data.name, "model": setup.model, "bits": setup.bits, "pool": pool, "seeds": n, "between": between,
                 "lowest": min(pairs), "highest": max(pairs), "reliability": reliability, "ceiling": reliability**0.5,
+                "score_lowest": min(by_seed), "score_highest": max(by_seed),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=SEEDS_COLUMNS)
 
@@ -405,9 +413,8 @@ def _panel(axis: plt.Axes, name: str, rows: pd.DataFrame, colours: dict) -> None
         xlabel="score D - CMI [nats], lower is better",
         ylabel="student's top-1 accuracy [%]",
     )
-    axis.legend(
-        fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2, frameon=False
-    )  # inside, it would hide error bars
+    # Inside, it would hide error bars.
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2, frameon=False)
 
 
 def race(rows: pd.DataFrame, title: str = "") -> Figure:

@@ -93,12 +93,14 @@ def test_seeds_that_agree_leave_room_for_a_ranker(tmp_path, monkeypatch):
     same = train(range(16))
     assert same["pool"].tolist() == ["all 16", "7 policies without CutMix"] and same["seeds"].eq(3).all()
     assert same[["between", "reliability", "ceiling", "lowest", "highest"]].to_numpy() == pytest.approx(1)
+    assert same[["score_lowest", "score_highest"]].to_numpy() == pytest.approx(-1)  # the made-up score is right in every seed
     swapped = train([k ^ 1 for k in range(16)]).iloc[0]  # neighbours change places: 1 - 6 * 16 / (16 * 255)
     r = (2 * (1 - 96 / 4080) + 1) / 3
     assert swapped["between"] == pytest.approx(r) and swapped["reliability"] == pytest.approx(3 * r / (1 + 2 * r))
     assert (swapped["lowest"], swapped["highest"]) == (pytest.approx(1 - 96 / 4080), pytest.approx(1))
     turned = train(range(15, -1, -1)).iloc[0]
     assert turned["between"] == pytest.approx(-1 / 3) and turned["ceiling"] == 0
+    assert (turned["score_lowest"], turned["score_highest"]) == (pytest.approx(-1), pytest.approx(1))
     store.path(three.students[-1]).unlink()
     assert report.seeds_table(store).empty
 
