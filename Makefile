@@ -46,7 +46,7 @@ reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then com
 run: $(READY)  ## the same runs without notebooks
 	$(PAPERLIB) run --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(RECORD),--record)
 
-status: $(READY)  ## what a profile has and lacks: seconds
+status: $(READY)  ## what a profile has, lacks, or has to make again: seconds
 	@$(PAPERLIB) status --profile $(PROFILE) --table $(TABLE) $(PART) $(if $(RECORD),--record)
 
 compare: $(READY)  ## your tables beside the committed ones: seconds
@@ -55,7 +55,7 @@ compare: $(READY)  ## your tables beside the committed ones: seconds
 figures: $(READY)  ## every table and figure of results/ from the committed records, without torch: seconds; VECTOR=pdf or svg too
 	$(PAPERLIB) figures $(if $(VECTOR),--vector $(VECTOR))
 
-notebooks: $(READY)  ## execute the committed notebooks in place on the committed records: half a minute
+notebooks: $(READY)  ## execute the committed notebooks in place on the committed records: a minute
 	$(PAPERLIB) notebooks
 
 bench: $(READY)  ## our speed beside a plain baseline and the limit of this machine, into results/bench: 22 minutes on 2 cores
@@ -64,7 +64,7 @@ bench: $(READY)  ## our speed beside a plain baseline and the limit of this mach
 lab: $(READY)  ## JupyterLab
 	$(PYTHON) -m jupyterlab notebooks
 
-test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 5 minutes on 2 cores
+test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 6 minutes on 2 cores
 	$(PYTHON) -m pytest
 	$(PYTHON) -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 

@@ -182,15 +182,15 @@ def _c2(judged: dict[str, Judged], behind: dict[str, int]) -> Claim:
     for name, (store, setup, rows) in judged.items():
         if rows["teacher_stddev"].isna().any():
             continue
-        picks = [rows.loc[rows[column].idxmin(), "augmentation"] for column in ("score", "teacher_stddev")]
-        ours, theirs = ([setup.student(pick, seed) for seed in setup.seeds] for pick in picks)
-        numbers, other = report.compared(ours, theirs, store), report.compared(theirs, theirs, store)
+        ours, theirs = (rows.loc[rows[column].idxmin()] for column in ("score", "teacher_stddev"))
+        students = ([setup.student(pick["augmentation"], seed) for seed in setup.seeds] for pick in (ours, theirs))
+        numbers = report.compared(*students, store)
         error = "" if numbers["n"] < 2 else f" (standard error {numbers['difference_se']:.2f}, {numbers['n']} seeds)"
         best = rows["accuracy_mean"].max()
         lines.append(
-            f"{name}: {picks[0]} {numbers['accuracy_mean']:.2f} % against {picks[1]} {other['accuracy_mean']:.2f} %, "
-            f"{numbers['difference']:+.2f} points{error}; lost to the best: {best - numbers['accuracy_mean']:.2f} and "
-            f"{best - other['accuracy_mean']:.2f}"
+            f"{name}: {ours['augmentation']} {ours['accuracy_mean']:.2f} % against {theirs['augmentation']} "
+            f"{theirs['accuracy_mean']:.2f} %, {numbers['difference']:+.2f} points{error}; lost to the best: "
+            f"{best - ours['accuracy_mean']:.2f} and {best - theirs['accuracy_mean']:.2f}"
         )
         found.append(numbers | {"setup": name})
     table = pd.DataFrame(found, columns=["setup", "difference", "difference_se", "n"])

@@ -57,9 +57,8 @@ def spearman(x, y) -> Correlation:
     # Twice the mid-ranks are integers, so the sum of products is one too; its mean over all orders is `centre`.
     a2, b2 = np.rint(2 * a).astype(int) - 2, np.rint(2 * b).astype(int) - 2
     scale = np.gcd.reduce(np.concatenate([a2, b2]))
-    a2, b2 = sorted(
-        (a2 // scale, b2 // scale), key=_states, reverse=True
-    )  # rho is symmetric; the side with more ties is the cheaper
+    # Rho is symmetric: the orders of the side with more ties are fewer to count.
+    a2, b2 = sorted((a2 // scale, b2 // scale), key=_states, reverse=True)
     p, exact = _p_value("spearman", a2, b2, int(a2 @ b2), a2.sum() * b2.sum() / len(x))
     return Correlation(value, p, len(x), exact)
 

@@ -108,6 +108,23 @@ def test_the_readmes_table_is_the_records():
             assert value < float(n) if below else abs(float(n) - value) <= 0.501 * 10 ** -len(digits), (name, n, value)
 
 
+def test_the_readmes_findings_beyond_the_table_are_the_records():
+    """The score's order within CutMix and without, and by one seed, as the section says it."""
+    section = (ROOT / "README.md").read_text().split("\n## What came out\n")[1].split("\n## ")[0]
+    prose = section.split("At this scale")[1]
+    tables = pd.concat([pd.read_csv(ROOT / "results" / p / "tables/agreement.csv") for p in ("cpu", "quick")])
+    score = tables[tables["ranker"] == "score D - CMI (ours)"]
+    cifar10, cifar100, vgg, resnet = score[score["pool"] == ALL_16]["within"]
+    assert f"only ({resnet:.2f}, p = 0.003, one seed); the others have {cifar10:+.2f}, {cifar100:+.2f} and {vgg:+.2f}" in prose
+    seven = [f"{value:+.2f}" for value in score[score["pool"] != ALL_16]["spearman"]]
+    assert f"likely shows: {seven[0]}, {seven[1]}, {seven[2]} and {seven[3]}" in " ".join(prose.split())
+    seeds = pd.read_csv(ROOT / "results/cpu/tables/seeds.csv")
+    low, high, between = seeds[seeds["pool"] == ALL_16].iloc[0][["score_lowest", "score_highest", "between"]]
+    assert (
+        f"between {low:.2f} (seed 0, p = 0.005) and {high:+.2f}" in prose and f"alike with {between:.2f} on CIFAR-10" in prose
+    )
+
+
 def test_the_readmes_speeds_are_the_benchmarks():
     """Rates, ratios to the baseline and to the limit, as the committed measurement rounds to them."""
     from bench.measure import ratios, spread
