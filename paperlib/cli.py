@@ -55,14 +55,18 @@ def _run(args: argparse.Namespace, store: Store) -> int:
     from .progress import following
     from .sweep import SweepError, sweep
 
-    part = _part(args)
+    part, kept = _part(args), experiments.kept(args.profile)
     if problem := experiments.lacks(args.profile, args.table, part):
         print(f"failed: {problem}", file=sys.stderr)
         return 1
+
+    def keeps(run: Run) -> bool:
+        return run.key in kept
+
     try:
         with following(store):
             for runs in experiments.stages(args.profile, args.table, store, part):
-                sweep(runs, store, args.device, args.jobs, args.together)
+                sweep(runs, store, args.device, args.jobs, args.together, keep=keeps)
     except (SweepError, ValueError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

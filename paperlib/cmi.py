@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from . import data as datasets
@@ -346,8 +347,9 @@ def rank(
     precision      "float32", or "bfloat16" for the teacher's convolutions: faster, and the third digit moves.
     progress       called with (done, total, augmentation) before each pass and at the end.
 
-    Returns one row an augmentation: rank, augmentation, score, cmi, divergence, entropy, cross_entropy (nats),
-    teacher_stddev (NaN if there are fewer than two groups), cmi_released and score_released (with the released code's
+    Returns one row an augmentation: rank, augmentation, score, cmi, divergence, entropy, cross_entropy (nats), error and
+    confidence of the teacher (means over the views: 1 - label mass on the predicted class, largest probability),
+    centroid_entropy (nats, mean over images of H(Q_y)), teacher_stddev (NaN if there are fewer than two groups), cmi_released and score_released (with the released code's
     centroids, see `class_centroids`; they differ under CutMix only), 95 % intervals NAME_low and NAME_high of score, cmi
     and divergence, and images.
     Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, labels out of range, a class with no
@@ -391,6 +393,10 @@ def evaluate(logits: Tensor, targets: Tensor, cmi_weight: float, replicates: int
     log_p, t = _log_softmax(logits), _soft(targets, *logits.shape)
     q = _centroids(log_p.exp(), t)
     row = asdict(_score(log_p, t, q, cmi_weight))
+    largest = log_p.max(1)
+    row["error"] = float(1 - t.gather(1, largest.indices.unsqueeze(1)).mean())
+    row["confidence"] = float(largest.values.exp().mean())
+    row["centroid_entropy"] = float(-(q * q.clamp(min=TINY).log()).sum(1) @ t.mean(0))
     # The fault sits in the released code's path for soft labels; hard labels take another one.
     row["cmi_released"] = row["cmi"]
     if targets.is_floating_point():
@@ -400,6 +406,43 @@ def evaluate(logits: Tensor, targets: Tensor, cmi_weight: float, replicates: int
         for name, values in bootstrap(logits, targets, replicates, seed, cmi_weight).items():
             row[f"{name}_low"], row[f"{name}_high"] = interval(row[name], values)
     return row | {"images": len(logits)}
+
+
+def predict_views(
+    teacher: nn.Module,
+    data: datasets.Dataset,
+    augmentation: str,
+    views: int,
+    seed: int = 0,
+    batch: int = 100,
+    precision: str = "float32",
+) -> tuple[Tensor, Tensor]:
+    """`predict`'s logits and targets of at least so many views: of one random pass over the images, or of several."""
+    drawn = [
+        predict(teacher, data, augmentation, seed, batch, draw=draw, precision=precision)
+        for draw in range(max(1, -(-views // len(data.train_images))))
+    ]
+    return tuple(map(torch.cat, zip(*drawn, strict=True)))
+
+
+def calibrating_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature T that minimises the cross-entropy of softmax(logits / T) (Guo et al., ICML 2017), within 0.05 .. 20.
+
+    logits  (N, C) float, on images that the network was not trained on. labels  (N,) int64.
+    Raises ValueError for NaN or labels out of range.
+
+    >>> calibrating_temperature(torch.tensor([[9.0, 0.0], [9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 0, 1])) > 5
+    True
+    """
+    _check_probabilities(logits)
+    datasets.check_labels(labels, *logits.shape)
+    wide = logits.double()
+
+    def loss(log_temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(wide / float(np.exp(log_temperature)), labels))
+
+    best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(best.x))
 
 
 AS_DEFINED = "as defined"

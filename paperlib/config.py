@@ -13,7 +13,11 @@ from typing import Any
 KEY_VERSION = 1  # part of every key: raise it when the same configuration comes to mean another computation
 PRECISIONS = ("float32", "bfloat16")
 # Options that came later, with the value that all earlier runs had: left out of the key at that value, so those keep theirs.
-ADDED_LATER = {"precision": "float32", "size": None, "schedule": "epoch", "warmup_steps": 0, "smoothing": 0.0}
+ADDED_LATER = {
+    "precision": "float32", "size": None, "schedule": "epoch", "warmup_steps": 0, "smoothing": 0.0, "evaluate_every": 1,
+    "threads": None, "split": "train",
+}  # fmt: skip
+SPLITS = ("train", "choosing")
 
 
 def _require(condition: bool, text: str) -> None:
@@ -33,8 +37,10 @@ def _note(precision: str) -> str:
 class Data:
     """A data set by name, and class-balanced subsets of it; None keeps all images.
 
-    size  None: views are crops of the padded images. A number: the side of the views that Tiny-ImageNet's base augmentation
-          makes (RandomResizedCrop, ColorJitter), 224 in the paper.
+    size   None: views are crops of the padded images. A number: the side of the views that Tiny-ImageNet's base augmentation
+           makes (RandomResizedCrop, ColorJitter), 224 in the paper.
+    split  "train", or "choosing": the choosing half of the test images (`paperlib.data.halves`) takes the place of the
+           training images, for what is measured on images that no network was trained on.
     """
 
     name: str
@@ -42,6 +48,15 @@ class Data:
     test: int | None = None
     seed: int = 0
     size: int | None = None
+    split: str = "train"
+
+    def __post_init__(self):
+        _require(self.split in SPLITS, f"unknown split {self.split!r}; known: {', '.join(SPLITS)}")
+
+    @property
+    def label(self) -> str:
+        """What a progress line calls it."""
+        return self.name if self.train is None else f"{self.train} of {self.name}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,9 @@ class Recipe:
     schedule      "epoch": stepped per epoch, no warm-up. "step": per step, after `warmup_steps` of linear warm-up.
     precision     "float32", or "bfloat16" for the convolutions and linear layers but the last; weights, statistics and
                   losses stay in float32.
+    evaluate_every  the test images are looked at after every so many epochs, and after each of the last five.
+    threads       of the processor, which decide how sums are rounded; None takes what the sweep gives, so that the result
+                  depends on the number of cores.
     """
 
     epochs: int
@@ -66,6 +84,8 @@ class Recipe:
     precision: str = "float32"
     schedule: str = "epoch"
     warmup_steps: int = 0
+    evaluate_every: int = 1
+    threads: int | None = None
 
     def __post_init__(self):
         known = ("sgd", "sgd_nesterov", "adam")
@@ -79,6 +99,8 @@ class Recipe:
         )
         _check_precision(self.precision)
         _require(self.epochs >= 1, f"a run needs at least 1 epoch, got {self.epochs}")
+        _require(self.evaluate_every >= 1, f"evaluate_every must be at least 1, got {self.evaluate_every}")
+        _require(self.threads is None or self.threads >= 1, f"threads must be None or at least 1, got {self.threads}")
         _require(self.batch >= 2, f"a batch needs at least 2 images, got {self.batch}")
         _require(self.lr > 0, f"the learning rate must be positive, got {self.lr}")
         for name in ("weight_decay", "quantizer_lr"):
@@ -124,7 +146,7 @@ class TeacherRun(Run):
 
     @property
     def label(self) -> str:
-        return f"teacher {self.model} on {self.data.name}, {self.augmentation}, seed {self.seed}"
+        return f"teacher {self.model} on {self.data.label}, {self.augmentation}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -206,6 +228,7 @@ class StudentRun(Run):
     def label(self) -> str:
         bits = f"W{self.weight_bits}A{self.activation_bits}"
         named = f"student {self.teacher.model} {bits} {self.method}+{self.loss}, {self.augmentation}, seed {self.seed}"
+        named += f", teacher {self.teacher.augmentation} on {self.teacher.data.label}"
         return named + _note(self.recipe.precision)
 
 
@@ -226,7 +249,60 @@ class TourRun(Run):
         return f"tour of {self.data.name}"
 
 
-RUN_TYPES: dict[str, type[Run]] = {cls.kind: cls for cls in (TeacherRun, ScoreRun, BudgetRun, AblationRun, StudentRun, TourRun)}
+@dataclass(frozen=True)
+class HeldOutRun(Run):
+    """The rivals that look at held-out images: the temperature that calibrates the teacher, each candidate's score at it, and its
+    score on `held_out`, in so many random passes that there are `views` of them."""
+
+    kind = "held_out"
+    data: Data
+    held_out: Data
+    teacher: TeacherRun
+    augmentations: tuple[str, ...]
+    views: int = 1
+    batch: int = 100
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"score by held-out images, {self.data.name}, {self.teacher.model}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class WalkRun(Run):
+    """The scores of all candidates at several `epochs` of a teacher's training, which this run repeats.
+
+    data  what is scored, in so many random passes that there are `views`: class centroids need them. epochs  finished epochs, ascending.
+    """
+
+    kind = "walk"
+    data: Data
+    teacher: TeacherRun
+    augmentations: tuple[str, ...]
+    epochs: tuple[int, ...]
+    views: int = 1
+    batch: int = 100
+    seed: int = 0
+
+    def __post_init__(self):
+        known = range(1, self.teacher.recipe.epochs + 1)
+        _require(
+            list(self.epochs) == sorted(set(self.epochs)) and all(e in known for e in self.epochs) and len(self.epochs) > 0,
+            f"epochs must ascend within 1..{self.teacher.recipe.epochs}, got {self.epochs}",
+        )
+
+    @property
+    def teachers(self) -> tuple["TeacherRun", ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        return f"walk of the {self.teacher.label}"
+
+
+RUN_TYPES: dict[str, type[Run]] = {
+    cls.kind: cls for cls in (TeacherRun, ScoreRun, BudgetRun, AblationRun, StudentRun, TourRun, HeldOutRun, WalkRun)
+}
 
 
 def canonical(value: Any) -> str:

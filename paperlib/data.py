@@ -30,6 +30,7 @@ from torch import Tensor
 
 TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+HALVES_SEED = 2  # of `halves`: never to be changed, committed records were judged by these halves
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +185,31 @@ def validation_split(data: Dataset, images: int, seed: int = 0) -> Dataset:
         test_images=data.train_images[held_out],
         test_labels=data.train_labels[held_out],
     )
+
+
+def halves(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The two fixed halves of the test images: the choosing half, for what chooses by held-out images, and the judging half.
+
+    labels  (N,) int64 of the test images. Returns the places of each half's images, ascending, (N // 2,) and (N - N // 2,) int64
+    on the device of `labels`. Both have half of each class, or one more or less.
+
+    >>> halves(torch.tensor([0, 0, 1, 1]))[0].shape
+    torch.Size([2])
+    """
+    shuffled = np.random.default_rng(HALVES_SEED).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels.cpu().numpy()[shuffled], kind="stable")]
+    choosing, judging = (torch.from_numpy(np.sort(by_class[start::2])).to(labels.device) for start in (1, 0))
+    return choosing, judging
+
+
+def choosing_images(data: Dataset) -> Dataset:
+    """The data set with the choosing half of its test images in the place of the training images.
+
+    >>> len(choosing_images(load("digits")).train_images)
+    250
+    """
+    choosing, _ = halves(data.test_labels)
+    return replace(data, train_images=data.test_images[choosing], train_labels=data.test_labels[choosing])
 
 
 def resized(data: Dataset, size: int | None) -> Dataset:

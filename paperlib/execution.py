@@ -6,6 +6,7 @@ record with the last lines of its error, and is tried again the next time.
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -19,19 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import safetensors.torch
 import torch
 
 from . import cmi
 from . import data as datasets
 from .augment import augment, generator
 from .budget import rank_within
-from .config import AblationRun, BudgetRun, Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
+from .config import AblationRun, BudgetRun, Data, HeldOutRun, Run, ScoreRun, StudentRun, TeacherRun, TourRun, WalkRun
 from .learners import Task
 from .losses import objective
 from .models import build
 from .quantizers import quantize
-from .runs import Store, weights_of
-from .training import fit, fit_together, load_tensors, save_tensors
+from .runs import Store, weights_of, write_atomically
+from .training import fit, fit_together, predictions
 
 HEADLINE_EPOCHS = 100  # schedules at least this long report the mean of their last five epochs, shorter ones the last
 
@@ -39,20 +41,23 @@ HEADLINE_EPOCHS = 100  # schedules at least this long report the mean of their l
 @lru_cache(maxsize=4)
 def load_data(data: Data, device: str) -> datasets.Dataset:
     """The data set of a run on a device; the last few are kept."""
-    images = datasets.subset(datasets.load(data.name), data.train, data.test, data.seed)
-    return datasets.resized(images, data.size).to(device)
+    whole = datasets.load(data.name)
+    part = datasets.choosing_images(whole) if data.split == "choosing" else whole
+    return datasets.resized(datasets.subset(part, data.train, data.test, data.seed), data.size).to(device)
 
 
 def load_teacher(run: TeacherRun, store: Store, device: str) -> torch.nn.Module:
-    """A trained teacher from the cache.
+    """A trained teacher, from the committed weights or the cache.
 
     Raises FileNotFoundError, naming the run, if its weights are not there; ValueError if they are not those of its record.
     """
     path = store.weights(run)
     if not path.exists():
-        raise FileNotFoundError(f"no weights of the {run.label} ({run.key}) in {store.cache}")
+        raise FileNotFoundError(
+            f"no weights of the {run.label} ({run.key}) in {store.cache} or {store.kept_weights(run).parent}"
+        )
     model = build(run.model, len(load_data(run.data, device).classes), run.seed)
-    model.load_state_dict(load_tensors(path, device)["model"])
+    model.load_state_dict(safetensors.torch.load_file(path))
     if _weights_hash(model) != weights_of(store.load(run) or {"kind": "student"}):
         raise ValueError(f"the weights in {path} are not those that the record {store.path(run)} speaks of")
     return model.to(device).eval()
@@ -108,7 +113,7 @@ def ensure_teacher(run: TeacherRun, store: Store, device: str) -> None:
                 load_teacher(run, store, device)
                 return
             except Exception as error:  # whatever a damaged file makes torch raise
-                aside = store.weights(run).with_suffix(".pt.rejected")
+                aside = store.weights(run).with_suffix(".safetensors.rejected")
                 store.weights(run).replace(aside)
                 store.log(f"weights of {run.label} set aside as {aside.name}: {error}")
         _make(run, store, device)
@@ -116,13 +121,28 @@ def ensure_teacher(run: TeacherRun, store: Store, device: str) -> None:
 
 def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
     started, cpu_started = time.perf_counter(), time.process_time()
-    with _failures([run], store, device):
+    with _failures([run], store, device), _threads(run):
         content = _MAKERS[type(run)](run, store, device)
+        content["threads"] = torch.get_num_threads()
     seconds = content.pop("seconds", time.perf_counter() - started)
     cpu_seconds = content.pop("cpu_seconds", time.process_time() - cpu_started)
-    record = store.save(run, "done", **content, seconds=seconds, cpu_seconds=cpu_seconds, environment=environment(device))
-    _checkpoint(run, store).unlink(missing_ok=True)
+    where = environment(device) | {"threads": content.pop("threads")}
+    record = store.save(run, "done", **content, seconds=seconds, cpu_seconds=cpu_seconds, environment=where)
+    for leftover in (_checkpoint(run, store), _scored_so_far(run, store)):
+        leftover.unlink(missing_ok=True)
     return record
+
+
+@contextlib.contextmanager
+def _threads(run: Run) -> Iterator[None]:
+    """As many threads as the recipe of a training run asks for, if it does."""
+    before = torch.get_num_threads()
+    recipe = getattr(run, "recipe", None) or (run.teacher.recipe if isinstance(run, WalkRun) else None)
+    torch.set_num_threads((recipe and recipe.threads) or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _make_together(runs: Sequence[StudentRun], store: Store, device: str) -> None:
@@ -136,9 +156,9 @@ def _make_together(runs: Sequence[StudentRun], store: Store, device: str) -> Non
         tasks, students = zip(*(_student(run, teacher, device) for run in runs), strict=True)
         curves = fit_together(students, tasks, checkpoint, lambda number, row: reporters[number](row))
     facts = _teacher_facts(runs[0].teacher, store)
-    for run, curve in zip(runs, curves, strict=True):
-        where = environment(device) | {"trained_together": len(runs)}
-        store.save(run, "done", result=_curve_result(curve), teacher=facts, **_seconds(curve), environment=where)
+    for run, student, task, curve in zip(runs, students, tasks, curves, strict=True):
+        where, result = environment(device) | {"trained_together": len(runs)}, _trained(run, student, task, curve, store)
+        store.save(run, "done", result=result, teacher=facts, **_seconds(curve), environment=where)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -157,6 +177,11 @@ def _failures(runs: Sequence[Run], store: Store, device: str) -> Iterator[None]:
 
 def _checkpoint(run: Run, store: Store) -> Path:
     return store.cache / f"{run.key}.epoch.pt"
+
+
+def _scored_so_far(run: Run, store: Store) -> Path:
+    """What a walk has scored before it was interrupted, JSON."""
+    return store.cache / f"{run.key}.walk.json"
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -198,7 +223,7 @@ def _commit() -> str:
 
 
 def _curve_result(curve: list[dict]) -> dict[str, Any]:
-    accuracies = [row["test_accuracy"] for row in curve]
+    accuracies = [row["test_accuracy"] for row in curve if "test_accuracy" in row]
     last_five = sum(accuracies[-5:]) / len(accuracies[-5:])
     return {
         "accuracy": last_five if len(curve) >= HEADLINE_EPOCHS else accuracies[-1],
@@ -219,9 +244,8 @@ def _reporter(run: Run, store: Store, epochs: int) -> Callable[[dict], None]:
         if "initial_epoch" in row:
             store.log(f"{run.label}: initial epoch {row['initial_epoch'] + 1}, loss {row['loss']:.3g}, {row['seconds']:.1f} s")
         elif epochs <= 20 or (row["epoch"] + 1) % (epochs // 20) == 0 or row["epoch"] + 1 == epochs:
-            store.log(
-                f"{run.label}: epoch {row['epoch'] + 1}/{epochs}, {row['test_accuracy']:.2f} %, {row['seconds']:.1f} s an epoch"
-            )
+            reached = f"{row['test_accuracy']:.2f} %" if "test_accuracy" in row else f"loss {row['loss']:.3g}"
+            store.log(f"{run.label}: epoch {row['epoch'] + 1}/{epochs}, {reached}, {row['seconds']:.1f} s an epoch")
 
     return report
 
@@ -240,16 +264,28 @@ def _make_teacher(run: TeacherRun, store: Store, device: str) -> dict[str, Any]:
     model = build(run.model, len(data.classes), run.seed)
     task = Task(data, run.augmentation, objective("ce", smoothing=run.smoothing), run.recipe, run.seed)
     curve = fit(model, task, _checkpoint(run, store), _reporter(run, store, run.recipe.epochs))
-    save_tensors(store.weights(run), {"model": model.state_dict()})
-    return {"result": _curve_result(curve) | {"weights_sha256": _weights_hash(model)}, **_seconds(curve)}
+    return {"result": _trained(run, model, task, curve, store), **_seconds(curve)}
+
+
+def _trained(run: Run, model: torch.nn.Module, task: Task, curve: list[dict], store: Store) -> dict[str, Any]:
+    """The result of a training run, after its weights and its predictions on the test images were written."""
+    write_atomically(store.weights(run), safetensors.torch.save(_tensors(model)))
+    classes, confidence = predictions(model, task.data, precision=run.recipe.precision)
+    written = store.save_predictions(run, classes.cpu().numpy(), confidence.cpu().numpy())
+    return _curve_result(curve) | {"weights_sha256": _weights_hash(model), "predictions_sha256": written}
 
 
 def _weights_hash(model: torch.nn.Module) -> str:
     """Of the values, not of the file: torch.save does not promise the same bytes."""
     value = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        value.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    for name, tensor in sorted(_tensors(model).items()):
+        value.update(name.encode() + tensor.numpy().tobytes())
     return value.hexdigest()
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All state of a network as contiguous tensors on the CPU; whether a quantized layer is ready is a bool there."""
+    return {name: torch.as_tensor(value).cpu().contiguous() for name, value in model.state_dict().items()}
 
 
 def _make_score(run: ScoreRun, store: Store, device: str) -> dict[str, Any]:
@@ -297,7 +333,55 @@ def _student(run: StudentRun, teacher: torch.nn.Module, device: str) -> tuple[Ta
 def _make_student(run: StudentRun, store: Store, device: str) -> dict[str, Any]:
     task, student = _student(run, load_teacher(run.teacher, store, device), device)
     curve = fit(student, task, _checkpoint(run, store), _reporter(run, store, run.recipe.epochs))
-    return {"result": _curve_result(curve), "teacher": _teacher_facts(run.teacher, store), **_seconds(curve)}
+    result = _trained(run, student, task, curve, store)
+    return {"result": result, "teacher": _teacher_facts(run.teacher, store), **_seconds(curve)}
+
+
+def _make_held_out(run: HeldOutRun, store: Store, device: str) -> dict[str, Any]:
+    data, held_out = load_data(run.data, device), load_data(run.held_out, device)
+    teacher = load_teacher(run.teacher, store, device)
+    plain = torch.cat([cmi.logits_of(teacher, held_out, images) for images in held_out.train_images.split(run.batch)])
+    temperature, rows = cmi.calibrating_temperature(plain, held_out.train_labels), []
+    for done, name in enumerate(run.augmentations):
+        _progress(run, store)(done, len(run.augmentations), name)
+        logits, targets = cmi.predict(teacher, data, name, run.seed, run.batch)
+        scores = {
+            "calibrated": cmi.score(logits / temperature, targets),
+            "held_out": cmi.score(*cmi.predict_views(teacher, held_out, name, run.views, run.seed, run.batch)),
+        }
+        rows.append({"augmentation": name} | {
+            f"{way}_{column}": getattr(value, column) for way, value in scores.items() for column in ("score", "cmi", "divergence")
+        })  # fmt: skip
+    result = {"temperature": temperature, "scores": rows}
+    return {"result": result, "teacher": _teacher_facts(run.teacher, store)}
+
+
+def _make_walk(run: WalkRun, store: Store, device: str) -> dict[str, Any]:
+    """Train the teacher as its own run does, and score every candidate after some of its epochs."""
+    trained_on, data = load_data(run.teacher.data, device), load_data(run.data, device)
+    model = build(run.teacher.model, len(trained_on.classes), run.teacher.seed)
+    objective_of_teacher = objective("ce", smoothing=run.teacher.smoothing)
+    task = Task(trained_on, run.teacher.augmentation, objective_of_teacher, run.teacher.recipe, run.teacher.seed)
+    path = _scored_so_far(run, store)
+    if not path.exists():  # what was scored before an interruption is lost: so must be the epochs that it was scored after
+        _checkpoint(run, store).unlink(missing_ok=True)
+    steps = {step["epoch"]: step for step in json.loads(path.read_text())} if path.exists() else {}
+
+    def look(epochs: int) -> None:
+        if epochs in run.epochs:
+            rows = []
+            for name in run.augmentations:
+                logits, targets = cmi.predict_views(
+                    model, data, name, run.views, run.seed, run.batch, run.teacher.recipe.precision
+                )
+                rows.append({"augmentation": name, **cmi.evaluate(logits, targets, 1.0, 0, run.seed)})
+            steps[epochs] = {"epoch": epochs, "scores": rows}
+            write_atomically(path, json.dumps(list(steps.values())))
+            store.log(f"{run.label}: scored after epoch {epochs}")
+
+    curve = fit(model, task, _checkpoint(run, store), _reporter(run, store, run.teacher.recipe.epochs), look)
+    result = _curve_result(curve) | {"weights_sha256": _weights_hash(model), "steps": [steps[e] for e in run.epochs]}
+    return {"result": result, **_seconds(curve)}
 
 
 def _make_tour(run: TourRun, store: Store, device: str) -> dict[str, Any]:
@@ -336,6 +420,8 @@ _MAKERS: dict[type[Run], Callable[..., dict[str, Any]]] = {
     AblationRun: _make_ablation,
     StudentRun: _make_student,
     TourRun: _make_tour,
+    HeldOutRun: _make_held_out,
+    WalkRun: _make_walk,
 }
 
 

@@ -6,11 +6,36 @@ to know take the store that holds it, and `stages` gives the runs in the order i
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from statistics import stdev
 
 from pandas import DataFrame
 
-from .config import PRECISIONS, AblationRun, BudgetRun, Data, Run, ScoreRun, StudentRun, TeacherRun, TourRun
-from .profiles import CANDIDATES, POOLS, RELEASED_PICKS, SEVEN, Setup, setups, sqakd_rows
+from .config import (
+    PRECISIONS,
+    AblationRun,
+    BudgetRun,
+    Data,
+    HeldOutRun,
+    Run,
+    ScoreRun,
+    StudentRun,
+    TeacherRun,
+    TourRun,
+    WalkRun,
+)
+from .profiles import (
+    CANDIDATES,
+    CUTMIX,
+    MORE_REGIMES,
+    OTHER_KIND,
+    POOLS,
+    REGIMES,
+    RELEASED_PICKS,
+    SEVEN,
+    Setup,
+    setups,
+    sqakd_rows,
+)
 from .runs import Store
 
 
@@ -130,6 +155,7 @@ def _methods(profile: str, store: Store | None) -> tuple[Run, ...]:
 OURS, OURS_OF_SEVEN, MINIMAL, RELEASED, BASE = (
     "our pick", "our pick of the 7 policies", "minimal-variance pick", "released CIFAR-100 pick", "base augmentation",
 )  # fmt: skip
+MILDEST, STRONGEST = "mildest", "strongest"  # least and greatest error of the teacher
 
 
 def picks(setup: Setup, store: Store | None) -> dict[str, str]:
@@ -147,6 +173,9 @@ def picks(setup: Setup, store: Store | None) -> dict[str, str]:
         seven = (row for row in rows if POOLS[SEVEN](row["augmentation"]))
         found[OURS_OF_SEVEN] = min(seven, key=lambda row: row["score"])["augmentation"]
         found[MINIMAL] = min(rows, key=lambda row: row["teacher_stddev"])["augmentation"]
+        if "error" in rows[0]:
+            found[MILDEST] = min(rows, key=lambda row: row["error"])["augmentation"]
+            found[STRONGEST] = max(rows, key=lambda row: row["error"])["augmentation"]
     return found
 
 
@@ -320,7 +349,128 @@ def _search(profile: str, store: Store | None) -> tuple[Run, ...]:
     return (first.teacher, first.score, search(profile), *([score] if score else []), *students)
 
 
-# What `TABLE=` accepts: name -> (the runs it needs, its notebook).
+# ------------------------------------------------------------------ when the score works: docs/experiments.md
+
+
+def regimes(profile: str) -> tuple[Setup, ...]:
+    """The set-ups with a student for each of the sixteen augmentations."""
+    return (*REGIMES.get(profile, ()), *MORE_REGIMES.get(profile, ()))
+
+
+def _teachers_alone(profile: str) -> tuple[Setup, ...]:
+    return (*regimes(profile), *([OTHER_KIND[profile]] if profile in OTHER_KIND else []))
+
+
+def held_out(setup: Setup) -> HeldOutRun:
+    """The rivals of a set-up's score that look at held-out images."""
+    images = Data(setup.data.name, split="choosing")
+    return HeldOutRun(setup.score.data, images, setup.teacher, CANDIDATES, setup.views, setup.score_batch)
+
+
+def temperatures(setup: Setup) -> AblationRun:
+    """The score at temperatures from 1/4 to 4, on the students' images."""
+    grid = tuple(2.0 ** (k / 2) for k in range(-4, 5) if k)
+    return AblationRun(setup.data, setup.teacher, CANDIDATES, grid, batch=setup.score_batch)
+
+
+def _as_its_students(setup: Setup, model: str) -> Setup:
+    """The set-up with a teacher of this kind that was trained on the students' images."""
+    return replace(setup, model=model, teacher_data=setup.data, teacher_recipe=setup.label_recipe)
+
+
+def walks(profile: str) -> list[WalkRun]:
+    """The scores along teachers' training, with and without CutMix."""
+    if profile == "quick":
+        walkers = list(setups(profile))
+    else:
+        two = [setup for setup in regimes(profile) if setup.regime in ("B", "C")]
+        walkers = [_as_its_students(setup, model) for setup in two for model in ("resnet20", "vgg8")]
+    found = []
+    for setup in walkers:
+        last = setup.teacher.recipe.epochs
+        epochs = (*(2**k for k in range(last) if 2**k < last), last)
+        for augmentation in ("none", "none" + CUTMIX):
+            teacher = replace(setup.teacher, augmentation=augmentation)
+            found.append(WalkRun(teacher.data, teacher, CANDIDATES, epochs, setup.views))
+    return found
+
+
+def _theory(profile: str, store: Store | None) -> tuple[Run, ...]:
+    alone = _teachers_alone(profile)
+    scores = [run for setup in alone for run in (setup.teacher, setup.score, held_out(setup), temperatures(setup))]
+    return (*scores, *walks(profile))
+
+
+STRONG = ("trivialaugment", "autoaugment_imagenet")
+
+
+def capacity(setup: Setup) -> dict[str, list[TeacherRun]]:
+    """Augmentation -> full-precision networks of the students' kind, trained on labels on the students' images, a seed each."""
+    if setup.label_recipe is None:
+        return {}
+    return {
+        name: [TeacherRun(setup.data, setup.model, setup.label_recipe, name, seed) for seed in (0, 1)]
+        for name in ("none", *STRONG)
+    }
+
+
+def _regimes(profile: str, store: Store | None) -> tuple[Run, ...]:
+    return tuple(run for setup in REGIMES.get(profile, ()) for run in (setup.teacher, setup.score, *setup.students))
+
+
+ARMS = {name: ("", name) for name in (BASE, OURS, MINIMAL, RELEASED)}
+OTHER_ARMS = {name: ("", name) for name in (BASE, OURS, MINIMAL, MILDEST, STRONGEST)}
+
+
+def wider(profile: str, store: Store | None) -> Setup | None:
+    """Of A and B the set-up whose mean accuracies of seeds 0 and 1 have the larger standard deviation; None before all are done."""
+    spreads = []
+    for setup in REGIMES.get(profile, ())[:2]:
+        accuracies: dict[str, list[float]] = {}
+        for run in setup.students:
+            if run.seed < 2:
+                record = store.finished(run) if store else None
+                if record is None:
+                    return None
+                accuracies.setdefault(run.augmentation, []).append(record["result"]["accuracy"])
+        spreads.append((stdev(sum(values) / len(values) for values in accuracies.values()), setup))
+    return max(spreads, key=lambda pair: pair[0])[1] if spreads else None
+
+
+def regime_gains(profile: str, store: Store | None) -> dict[str, Gains]:
+    """E, G and H of docs/experiments.md, with EWGS + KD as it is in all three; and I. Empty before `wider` is known."""
+    setup, found = wider(profile, store), {}
+    if profile == "cpu" and setup is not None:
+        rows = {
+            "E": [(method, 2, "kd") for method in QAT_METHODS],
+            "G": [("ewgs", 2, loss) for loss in ("kd", "sqakd", "dkd", "at", "crd", "rkd")],
+            "H": [("ewgs", bits, "kd") for bits in (1, 2, 3, 4)],
+        }
+        found = {name: Gains(setup, setup, setup.seeds, tuple(methods), ARMS) for name, methods in rows.items()}
+    if profile in OTHER_KIND:
+        other = OTHER_KIND[profile]
+        found["I"] = Gains(other, other, other.seeds, (("ewgs", other.bits, "kd"),), OTHER_ARMS)
+    return found
+
+
+def _regime_gains(profile: str, store: Store | None) -> tuple[Run, ...]:
+    more = [run for setup in MORE_REGIMES.get(profile, ()) for run in (setup.teacher, setup.score, *setup.students)]
+    full = [
+        run for setup in regimes(profile) if setup.regime in "BCF"
+        for runs in capacity(setup).values() for run in runs
+    ]  # fmt: skip
+    return (*_gains(list(regime_gains(profile, store).values()), store), *full, *more)
+
+
+def kept(profile: str) -> frozenset[str]:
+    """Keys of the runs whose weights are committed: the teachers of docs/experiments.md, and the students of A and B of seed 0."""
+    if profile != "cpu":
+        return frozenset()
+    students = [run for setup in REGIMES[profile][:2] for run in setup.students if run.seed == 0]
+    return frozenset(run.key for run in (*[setup.teacher for setup in _teachers_alone(profile)], *students))
+
+
+# What `TABLE=` accepts: name -> (the runs it needs, its notebook; "" for none yet, "all" then leaves it out).
 TABLES = {
     "tour": (_tour, "00_tour.ipynb"),
     "ranking": (_ranking, "01_metric_vs_accuracy.ipynb"),
@@ -333,6 +483,9 @@ TABLES = {
     "kd": (lambda profile, store: _gains(kd_gains(profile), store), "08_kd_methods.ipynb"),
     "ablations": (_ablations, "09_ablations.ipynb"),
     "search": (_search, "10_policy_search.ipynb"),
+    "theory": (_theory, ""),
+    "regimes": (_regimes, ""),
+    "regime_gains": (_regime_gains, ""),
 }
 
 
@@ -340,7 +493,7 @@ def tables(table: str) -> tuple[str, ...]:
     """("all" or one name) -> names. Raises ValueError for an unknown one."""
     if table != "all" and table not in TABLES:
         raise ValueError(f"unknown table {table!r}; known: all, {', '.join(TABLES)}")
-    return tuple(TABLES) if table == "all" else (table,)
+    return tuple(name for name, (_, notebook) in TABLES.items() if notebook) if table == "all" else (table,)
 
 
 @dataclass(frozen=True)
@@ -387,7 +540,7 @@ def runs_of(profile: str, table: str = "all", store: Store | None = None, part: 
     (18, 18)
     """
     found = {run.key: run for name in tables(table) for run in TABLES[name][0](profile, store) if part.takes(run)}
-    return sorted(found.values(), key=lambda run: len(run.teachers))
+    return sorted(found.values(), key=lambda run: not isinstance(run, TeacherRun))
 
 
 def stages(profile: str, table: str, store: Store, part: Selection = ALL) -> Iterator[list[Run]]:

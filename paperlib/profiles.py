@@ -33,6 +33,9 @@ class Setup:
     score_batch           images a forward pass of the scoring, and a CutMix box.
     method, and options   the quantizer.
     loss_options          loss -> what differs from its usual options here.
+    regime                its name in docs/experiments.md, for set-ups that differ in their teacher alone.
+    views                 at least so many of few images make the class centroids, where the score is taken on those.
+    label_recipe          how full-precision networks of the students' kind are trained on labels, on the students' images.
     """
 
     data: Data
@@ -50,10 +53,14 @@ class Setup:
     method: str = "ewgs"
     method_options: dict[str, Any] = field(default_factory=dict)
     loss_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    regime: str = ""
+    views: int = 1
+    label_recipe: Recipe | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.data.name} {self.model} W{self.bits}A{self.bits}"
+        regime = f"{self.regime}: " if self.regime else ""
+        return f"{regime}{self.data.name} {self.model} W{self.bits}A{self.bits}"
 
     @property
     def teacher(self) -> TeacherRun:
@@ -166,6 +173,40 @@ PROFILES: dict[str, tuple[Setup, ...]] = {
     "lite": _rows(0.1, (0,)),
     "paper": _rows(1, (0, 1, 2)),
 }  # fmt: skip
+
+
+def _regime(regime: str, model: str, teacher: Data, epochs: int, augmentation: str = "none", seeds: int = 3) -> Setup:
+    """A set-up of docs/experiments.md: students of 40 epochs on 5,000 images of CIFAR-10, 20 on 10,000 of CIFAR-100."""
+    ten = teacher.name == "cifar10"
+    lr, decay, images = (1e-3, 1e-4, 5_000) if ten else (5e-4, 5e-4, 10_000)
+    shared = {"precision": "bfloat16", "threads": 1, "evaluate_every": 5}
+    by_labels = Recipe(epochs, 128, 100 * lr, decay, "sgd", **shared)
+    students = Data(teacher.name, train=images)
+    return Setup(
+        students, model, 2, by_labels, Recipe(200_000 // images, 128, lr, decay, quantizer_lr=lr / 100, **shared),
+        tuple(range(seeds)), teacher, Data(teacher.name, train=20_000) if teacher.train is None else teacher,
+        teacher_augmentation=augmentation, loss_options={"dkd": {"warmup": 3}}, regime=regime,
+        views=5_000 if ten else 20_000, label_recipe=replace(by_labels, epochs=600_000 // images),
+    )  # fmt: skip
+
+
+_FEW = Data("cifar10", train=5_000)
+_QUICK = PROFILES["quick"][0]
+# Teachers that differ in confidence, students that converge: docs/experiments.md. I has a student for some candidates only.
+REGIMES: dict[str, tuple[Setup, ...]] = {
+    "quick": (
+        replace(_QUICK, regime="A", teacher_augmentation="none"),
+        replace(_QUICK, regime="D"),
+    ),
+    "cpu": (
+        _regime("A", "resnet20", Data("cifar10"), 16),
+        _regime("B", "resnet20", _FEW, 120),
+        _regime("C", "resnet20", Data("cifar100"), 20),
+        _regime("D", "resnet20", Data("cifar10"), 16, "none+cutmix"),
+    ),
+}
+MORE_REGIMES: dict[str, tuple[Setup, ...]] = {"cpu": (_regime("F", "resnet8", Data("cifar10"), 16, seeds=2),)}
+OTHER_KIND: dict[str, Setup] = {"cpu": _regime("I", "vgg8", _FEW, 120, seeds=2)}
 
 
 def setups(profile: str) -> tuple[Setup, ...]:

@@ -1,8 +1,11 @@
 """One JSON record per run, written atomically, found again by its key. No torch here.
 
-    results/<profile>/{runs,tables,figures}              committed: what we measured
+    results/<profile>/{runs,tables,figures,weights}      committed: what we measured
     build/<profile>/{runs,tables,figures,notebooks}      yours, made anew; ignored by git
     build/<profile>/{cache,cache-results}                weights and checkpoints of the two, ignored by git
+
+Beside its record, a trained network's predictions on the test images lie as runs/KEY.predictions.safetensors. Weights lie in the
+cache; those that other records depend on are committed too (`Store.keep`).
 
 A record is trusted only if its content matches its key and its digest. One that does not is set aside under another name,
 with a warning, and the run is made again.
@@ -18,6 +21,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import safetensors.numpy
 
 from .config import Run, canonical, key_of
 
@@ -68,8 +74,49 @@ class Store:
     def path(self, run: Run) -> Path:
         return self.runs / f"{run.key}.json"
 
+    def kept_weights(self, run: Run) -> Path:
+        """Where weights lie that are committed with the records."""
+        return self.folder / "weights" / f"{run.key}.safetensors"
+
     def weights(self, run: Run) -> Path:
-        return self.cache / f"{run.key}.pt"
+        """Where a run's weights are, or will be: the committed ones if there are any, else in the cache."""
+        kept = self.kept_weights(run)
+        return kept if kept.exists() else self.cache / kept.name
+
+    def keep(self, run: Run) -> None:
+        """Copy a run's weights from the cache to those that are committed, in the tree that is."""
+        weights = self.weights(run)
+        if self.tree == "results" and weights.exists() and weights != self.kept_weights(run):
+            write_atomically(self.kept_weights(run), weights.read_bytes())
+
+    def predictions_path(self, run: Run) -> Path:
+        return self.runs / f"{run.key}.predictions.safetensors"
+
+    def save_predictions(self, run: Run, classes: np.ndarray, confidence: np.ndarray) -> str:
+        """Write what a network says of the test images; returns the file's hash, for its record.
+
+        classes  (N,) integers. confidence  (N,) probabilities of those; stored in 255ths.
+        """
+        of_classes = np.uint8 if classes.max(initial=0) < 256 else np.uint16
+        arrays = {"classes": classes.astype(of_classes), "confidence": np.rint(255 * confidence).astype(np.uint8)}
+        content = safetensors.numpy.save(arrays)
+        write_atomically(self.predictions_path(run), content)
+        return hashlib.sha256(content).hexdigest()
+
+    def predictions(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted class (N,) int64 and its probability (N,) float32, to 1/510, of the test images in the data set's order.
+
+        Raises FileNotFoundError if the run is not done or left none; ValueError if the file is not the one that its record speaks of.
+        """
+        path, record = self.predictions_path(run), self.finished(run)
+        wanted = record and record["result"].get("predictions_sha256")
+        if wanted is None:
+            raise FileNotFoundError(f"no predictions of the {run.label} ({run.key}) in {self.runs}")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != wanted:
+            raise ValueError(f"{path} does not hold the predictions that the record {self.path(run)} speaks of")
+        arrays = safetensors.numpy.load(content)
+        return arrays["classes"].astype(np.int64), arrays["confidence"].astype(np.float32) / 255
 
     def load(self, run: Run) -> dict[str, Any] | None:
         """The record of a run, whatever its status; None if there is none, or none that can be trusted."""

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 
 import torch
@@ -37,13 +37,17 @@ def sweep(
     jobs: int = 0,
     together: int = 1,
     executor: Executor | None = None,
+    keep: Callable[[Run], bool] = lambda run: False,
 ) -> None:
-    """Make every run that is missing: first the teachers, with all cores, then the rest, `jobs` at a time.
+    """Make every run that is missing: first the teachers, then the rest, `jobs` at a time.
+
+    Teachers whose recipe does not say how many threads they take are trained one after the other with all cores.
 
     jobs      processes on this machine; 0 chooses one a core on the CPU and one in all on a GPU. With 1, this process.
     together  students of one set-up that are trained as one network, see `paperlib.packing`: for a GPU, which a single small
               student does not fill.
     executor  something with `concurrent.futures`' interface to use instead of a local pool.
+    keep      whether a run's weights are to be committed with its record, see `Store.keep`.
 
     Progress goes to `store.progress`, a line an epoch. A failed run does not stop the others.
     Raises SweepError at the end if some failed; ValueError for a negative number of jobs, fewer than one student together,
@@ -63,19 +67,28 @@ def sweep(
     jobs = jobs or (1 if device.startswith("cuda") else count_cores())
     started, total = time.perf_counter(), len(todo)
     store.log(f"{total} of {len(runs)} runs to make in {store.folder}, {jobs} at a time, on {device}")
-    teachers = {t.key: t for run in todo for t in run.teachers} | {r.key: r for r in todo if not r.teachers}
-    failures = _make_teachers(list(teachers.values()), store, device)
-    lost = {t.key for t in teachers.values() if t.label in failures}
-    todo = [run for run in missing(todo, store) if run.key not in lost and not any(t.key in lost for t in run.teachers)]
-    units = packs(todo, together)
-    _Pool(store, device, min(jobs, max(1, len(units))), executor).make(units, failures)
+    needed = {teacher.key: teacher for run in todo for teacher in run.teachers}
+    side_by_side = [t for t in needed.values() if t.recipe.threads and not (store.done(t) and store.weights(t).exists())]
+    alone = [t for t in (needed | {r.key: r for r in todo if not r.teachers}).values() if _takes_all_cores(t)]
+    failures = _make_teachers(alone, store, device)
+    pool = _Pool(store, device, jobs, executor, keep)
+    pool.make([(teacher,) for teacher in side_by_side], failures)
+    todo = [r for r in missing(todo, store) if not any(each.key in failures for each in (r, *r.teachers))]
+    pool.make(packs(todo, together), failures)
+    for run in (*needed.values(), *runs):
+        if keep(run) and store.done(run):
+            store.keep(run)
     store.log(f"{total - len(failures)} of {total} runs done, {time.perf_counter() - started:.0f} s")
     if failures:
-        raise SweepError("\n".join(f"{label}: {error}" for label, error in failures.items()))
+        raise SweepError("\n".join(failures.values()))
+
+
+def _takes_all_cores(run: Run) -> bool:
+    return isinstance(run, TeacherRun) and run.recipe.threads is None
 
 
 def _make_teachers(teachers: Sequence[TeacherRun], store: Store, device: str) -> dict[str, str]:
-    """One after the other, with all cores, in this process; returns {label: error} of those that failed."""
+    """One after the other, with all cores, in this process; returns {key: label and error} of those that failed."""
     failures = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(count_cores())
@@ -84,7 +97,7 @@ def _make_teachers(teachers: Sequence[TeacherRun], store: Store, device: str) ->
             try:
                 ensure_teacher(teacher, store, device)
             except Exception as error:  # recorded by then; what depends on it is not tried
-                failures[teacher.label] = f"{type(error).__name__}: {error}"
+                failures[teacher.key] = f"{teacher.label}: {type(error).__name__}: {error}"
     finally:
         torch.set_num_threads(threads)
     return failures
@@ -109,15 +122,18 @@ def packs(runs: Sequence[Run], size: int) -> list[Unit]:
 def _execute(unit: Unit, store: Store, device: str) -> list[dict]:
     if len(unit) > 1:
         return execute_together(unit, store, device)
+    if isinstance(unit[0], TeacherRun):
+        ensure_teacher(unit[0], store, device)
     return [execute(unit[0], store, device)]
 
 
 class _Pool:
-    def __init__(self, store: Store, device: str, jobs: int, executor: Executor | None):
-        self.store, self.device, self.jobs, self.executor = store, device, jobs, executor
+    def __init__(self, store: Store, device: str, jobs: int, executor: Executor | None, keep: Callable[[Run], bool]):
+        self.store, self.device, self.most, self.executor, self.keep = store, device, jobs, executor, keep
         self.started = time.perf_counter()
 
     def make(self, todo: Sequence[Unit], failures: dict[str, str]) -> None:
+        self.jobs = min(self.most, max(1, len(todo)))
         if self.executor is None and self.jobs == 1:
             for done, unit in enumerate(todo, start=1):
                 self._collect(lambda unit=unit: _execute(unit, self.store, self.device), unit, failures, done, len(todo))
@@ -130,7 +146,7 @@ class _Pool:
             self.store.log(f"a worker process died; starting again with the {left} runs that are left")
         for run in (run for unit in todo for run in unit):
             self.store.save(run, "failed", error=["the worker process died, perhaps for want of memory"])
-            failures[run.label] = "the worker process died"
+            failures[run.key] = f"{run.label}: the worker process died"
 
     def _pass(self, todo: Sequence[Unit], failures: dict[str, str]) -> list[Unit]:
         """Send all of `todo` to an executor; returns what was lost because a worker process died."""
@@ -159,10 +175,12 @@ class _Pool:
             records = result()
             left = (time.perf_counter() - self.started) / done * (total - done)
             for run, record in zip(unit, records, strict=True):
+                if self.keep(run):
+                    self.store.keep(run)
                 self.store.log(f"[{done}/{total}, about {left / 60:.0f} min left] {run.label}: {_headline(record)}")
         except Exception as error:
             for run in unit:
-                failures[run.label] = f"{type(error).__name__}: {error}"
+                failures[run.key] = f"{run.label}: {type(error).__name__}: {error}"
 
 
 def _headline(record: dict) -> str:

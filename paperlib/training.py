@@ -6,36 +6,66 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .data import Dataset
+from .config import Recipe
+from .data import Dataset, halves
 from .hardware import autocast
 from .learners import InitialStage, Learners, Single, Task, Together, batches, rate_factor, steps_of
 from .quantizers import QuantizedLayer, fusing, initialise
 from .quantizers.ewgs import EwgsQuantizer, update_deltas
 
 COMPILE_FROM = 500  # steps of a run from which on compiling, some seconds to a minute, pays
+LAST_EPOCHS = 5  # always evaluated: the headline of long schedules is their mean
 HESSIAN_EVERY = 10  # epochs between updates of EWGS's factors, as its authors do on CIFAR; never at epoch 0
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Dataset, batch: int = 500, precision: str = "float32") -> float:
-    """Top-1 accuracy on the test images, in percent. The model is left in the mode it was in.
+def predictions(model: nn.Module, data: Dataset, batch: int = 500, precision: str = "float32") -> tuple[Tensor, Tensor]:
+    """What a network says of the test images: predicted class (N,) int64, and its probability (N,) float32.
 
-    batch  images of 32 x 32 pixels in a forward pass; of larger views correspondingly fewer.
+    batch  images of 32 x 32 pixels in a forward pass; of larger views correspondingly fewer. The model is left in the mode it was in.
     """
     training = model.training
     batch = max(1, batch * 32 * 32 // math.prod(data.view_shape))
     model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=data.test_images.device)
-    for images, labels in zip(data.test_images.split(batch), data.test_labels.split(batch), strict=True):
+    found = []
+    for images in data.test_images.split(batch):
         x = data.normalise(data.test_views(images)).contiguous(memory_format=torch.channels_last)
         with autocast(x.device, precision):
-            correct += (model(x).argmax(1) == labels).sum()
+            logits = model(x)
+        classes = logits.argmax(1, keepdim=True)
+        found.append((classes[:, 0], logits.float().softmax(1).gather(1, classes)[:, 0]))
     model.train(training)
-    return 100 * int(correct) / len(data.test_labels)
+    return tuple(map(torch.cat, zip(*found, strict=True)))
+
+
+def accuracy(model: nn.Module, data: Dataset, batch: int = 500, precision: str = "float32") -> float:
+    """Top-1 accuracy on the test images, in percent; arguments as for `predictions`."""
+    return _percent(predictions(model, data, batch, precision)[0] == data.test_labels)
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * int(right.sum()) / len(right)
+
+
+def evaluation(model: nn.Module, data: Dataset, precision: str) -> dict[str, Any]:
+    """Accuracy in percent on the test images, and on their choosing and judging halves (`paperlib.data.halves`)."""
+    right = predictions(model, data, precision=precision)[0] == data.test_labels
+    of_halves = [_percent(right[half]) for half in halves(data.test_labels)] if len(right) > 1 else []
+    return {"test_accuracy": _percent(right), "test_accuracy_halves": of_halves}
+
+
+def evaluated(recipe: Recipe, epoch: int) -> bool:
+    """Whether the test images are looked at after this epoch (from 0).
+
+    >>> [e for e in range(12) if evaluated(Recipe(12, 2, 0.1, 0.0, evaluate_every=5), e)]
+    [4, 7, 8, 9, 10, 11]
+    """
+    return (epoch + 1) % recipe.evaluate_every == 0 or epoch >= recipe.epochs - LAST_EPOCHS
 
 
 def _start(model: nn.Module, task: Task) -> None:
@@ -71,14 +101,17 @@ def fit(
     task: Task,
     checkpoint: Path | None = None,
     report: Callable[[dict], None] = lambda row: None,
+    inspect: Callable[[int], None] = lambda epochs: None,
 ) -> list[dict]:
     """Train `model` in place; returns the curve, one row an epoch.
 
     checkpoint  a file written after every epoch; if it is there, training goes on from it, and ends with the same
                 weights as without the interruption. It is removed by the caller once the result is safe.
-    report      called with each new row: epoch (from 0), lr (at its start), loss, test_accuracy (percent), seconds, cpu_seconds;
-                the first one also has initial_seconds and initial_cpu_seconds, if the loss has a stage before the main
+    report      called with each new row: epoch (from 0), lr (at its start), loss, seconds, cpu_seconds and, if the recipe has
+                this epoch evaluated, test_accuracy and test_accuracy_halves (percent, see `evaluation`); the first one also has initial_seconds and initial_cpu_seconds, if the loss has a stage before the main
                 one. That stage reports rows of its own: initial_epoch (from 0), loss, seconds, cpu_seconds.
+    inspect     called with the number of finished epochs before each checkpoint is written, to look at `model` as it is then; after
+                an interruption meanwhile it is called again. It must leave the network as it was.
 
     Raises FloatingPointError, naming the epoch, if the loss is no longer finite; ValueError if the objective needs a
     teacher and the task has none, or if a network has another number of classes than the data set.
@@ -87,7 +120,7 @@ def fit(
     def learner(compiled: bool) -> Learners:
         return Single(model, task, compiled)
 
-    return _train(learner, [model], [task], checkpoint, lambda _, row: report(row))[0]
+    return _train(learner, [model], [task], checkpoint, lambda _, row: report(row), inspect)[0]
 
 
 def fit_together(
@@ -120,6 +153,7 @@ def _train(
     tasks: Sequence[Task],
     checkpoint: Path | None,
     report: Callable[[int, dict], None],
+    inspect: Callable[[int], None] = lambda epochs: None,
 ) -> list[list[dict]]:
     first = tasks[0]
     device, recipe = first.data.train_images.device, first.recipe
@@ -162,13 +196,16 @@ def _train(
         _update_factors(models[0], first, epoch)
         with fusing(compiled):
             losses = _finite(learners.epoch(epoch), f"epoch {epoch}")
-        accuracies = [accuracy(m, t.data, precision=recipe.precision) for m, t in zip(learners.networks(), tasks, strict=True)]
+        measured = [{} for _ in tasks]
+        if evaluated(recipe, epoch):
+            measured = [evaluation(m, t.data, recipe.precision) for m, t in zip(learners.networks(), tasks, strict=True)]
         spent = clock.spent(len(models))
         if stage is not None and epoch == 0:
             spent |= {"initial_seconds": initial["seconds"], "initial_cpu_seconds": initial["cpu_seconds"]}
         lr = recipe.lr * rate_factor(recipe, epoch, 0, steps_of(first))
-        for curve, loss, value in zip(curves, losses, accuracies, strict=True):
-            curve.append({"epoch": epoch, "lr": lr, "loss": loss, "test_accuracy": value, **spent})
+        for curve, loss, values in zip(curves, losses, measured, strict=True):
+            curve.append({"epoch": epoch, "lr": lr, "loss": loss, **values, **spent})
+        inspect(epoch + 1)
         save(learners.steppers)
         for number, curve in enumerate(curves):
             report(number, curve[-1])

@@ -50,7 +50,7 @@ def test_what_is_installed_is_what_is_locked():
 
 
 def test_every_table_has_its_notebook():
-    assert [path.name for path in NOTEBOOKS] == sorted(notebook for _, notebook in experiments.TABLES.values())
+    assert [path.name for path in NOTEBOOKS] == sorted(notebook for _, notebook in experiments.TABLES.values() if notebook)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

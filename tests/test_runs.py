@@ -155,7 +155,7 @@ def test_damaged_weights_are_set_aside_and_trained_again(made, tmp_path):
     sweep([TEACHER], store, jobs=1)
     store.weights(TEACHER).write_bytes(b"torn")
     sweep([STUDENT], store, jobs=1)
-    assert store.weights(TEACHER).with_suffix(".pt.rejected").read_bytes() == b"torn"
+    assert store.weights(TEACHER).with_suffix(".safetensors.rejected").read_bytes() == b"torn"
     assert results(store)[STUDENT.key] == results(made)[STUDENT.key]
 
 
