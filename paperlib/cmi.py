@@ -16,6 +16,7 @@ pass's, by at most about (classes squared) / (2 images), and less the less the p
 CIFAR-10's 50,000 images, up to 0.1 for CIFAR-100's. T. stddev likewise takes its groups from this pass alone.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from . import data as datasets
 from .augment import AUGMENTATIONS, CUTMIX, at_once, augment_batches, generator, parse, to_device
+from .confidence import warning
 from .hardware import autocast
 
 TINY = 1e-300  # below the smallest probability a float64 softmax gives: keeps 0 log 0 = 0
@@ -353,7 +355,8 @@ def rank(
     centroids, see `class_centroids`; they differ under CutMix only), 95 % intervals NAME_low and NAME_high of score, cmi
     and divergence, and images.
     Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, labels out of range, a class with no
-    image, a teacher with another number of classes, or one that gives NaN.
+    image, a teacher with another number of classes, or one that gives NaN. Warns where the ranking is that of the teacher's
+    error alone (`paperlib.confidence`).
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     >>> images, labels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 2
@@ -385,6 +388,8 @@ def rank(
         progress(len(augmentations), len(augmentations), "")
     table = pd.DataFrame(rows).sort_values("score", ignore_index=True)
     table.insert(0, "rank", range(1, len(table) + 1))
+    if problem := warning(table, len(data.classes)):
+        warnings.warn(problem, stacklevel=2)
     return table
 
 

@@ -12,6 +12,7 @@ import platform
 import subprocess
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -290,10 +291,11 @@ def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def _make_score(run: ScoreRun, store: Store, device: str) -> dict[str, Any]:
     data, teacher = load_data(run.data, device), load_teacher(run.teacher, store, device)
-    table = cmi.rank(
-        teacher, data, run.augmentations, seed=run.seed, batch=run.batch, stddev_group=run.stddev_group,
-        replicates=run.replicates, precision=run.precision, progress=_progress(run, store),
-    )  # fmt: skip
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # what it warns of is in the tables
+        table = cmi.rank(
+            teacher, data, run.augmentations, seed=run.seed, batch=run.batch, stddev_group=run.stddev_group,
+            replicates=run.replicates, precision=run.precision, progress=_progress(run, store),
+        )  # fmt: skip
     return {"result": {"scores": _rows(table)}, "teacher": _teacher_facts(run.teacher, store)}
 
 

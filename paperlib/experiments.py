@@ -357,7 +357,8 @@ def regimes(profile: str) -> tuple[Setup, ...]:
     return (*REGIMES.get(profile, ()), *MORE_REGIMES.get(profile, ()))
 
 
-def _teachers_alone(profile: str) -> tuple[Setup, ...]:
+def teachers_alone(profile: str) -> tuple[Setup, ...]:
+    """The set-ups whose teachers are scored: `regimes`, and those with a student for some augmentations only."""
     return (*regimes(profile), *([OTHER_KIND[profile]] if profile in OTHER_KIND else []))
 
 
@@ -396,7 +397,7 @@ def walks(profile: str) -> list[WalkRun]:
 
 
 def _theory(profile: str, store: Store | None) -> tuple[Run, ...]:
-    alone = _teachers_alone(profile)
+    alone = teachers_alone(profile)
     scores = [run for setup in alone for run in (setup.teacher, setup.score, held_out(setup), temperatures(setup))]
     return (*scores, *walks(profile))
 
@@ -467,10 +468,10 @@ def kept(profile: str) -> frozenset[str]:
     if profile != "cpu":
         return frozenset()
     students = [run for setup in REGIMES[profile][:2] for run in setup.students if run.seed == 0]
-    return frozenset(run.key for run in (*[setup.teacher for setup in _teachers_alone(profile)], *students))
+    return frozenset(run.key for run in (*[setup.teacher for setup in teachers_alone(profile)], *students))
 
 
-# What `TABLE=` accepts: name -> (the runs it needs, its notebook; "" for none yet, "all" then leaves it out).
+# What `TABLE=` accepts: name -> (the runs it needs, its notebook; "" where another table's notebook shows them, "all" then leaves it out).
 TABLES = {
     "tour": (_tour, "00_tour.ipynb"),
     "ranking": (_ranking, "01_metric_vs_accuracy.ipynb"),
@@ -485,7 +486,7 @@ TABLES = {
     "search": (_search, "10_policy_search.ipynb"),
     "theory": (_theory, ""),
     "regimes": (_regimes, ""),
-    "regime_gains": (_regime_gains, ""),
+    "regime_gains": (_regime_gains, ""),  # shown in notebook 12 too
 }
 
 

@@ -45,8 +45,10 @@ def _command(profile: str, table: str, part: experiments.Selection, wanted: Para
     return "make run " + " ".join(f"{name}={value}" for name, value in words.items())
 
 
-def stores(table: str, part: experiments.Selection = experiments.ALL, **parameters: Any) -> list[Store]:
+def stores(table: str, part: experiments.Selection = experiments.ALL, so_far: bool = False, **parameters: Any) -> list[Store]:
     """The stores of the profiles a notebook shows, with every run of its table, or of a part of it, in them.
+
+    so_far  of tables whose runs take days: with `cached_only`, show what is done, and print how much that is.
 
     Raises ValueError or TypeError for parameters that are not `Parameters`', or a part that the table does not have;
     `report.MissingRuns` if runs are missing and `cached_only` is set.
@@ -60,6 +62,9 @@ def stores(table: str, part: experiments.Selection = experiments.ALL, **paramete
             continue
         store = Store(profile, wanted.tree, repository())
         for runs in experiments.stages(profile, table, store, part):
+            if wanted.cached_only and so_far:
+                print(f"{profile}: {sum(map(store.done, runs))} of {len(runs)} runs of the table {table} are done")
+                break
             if wanted.cached_only:
                 report.require(store, runs, _command(profile, table, part, wanted))
             else:

@@ -12,6 +12,7 @@ POLICIES = (
 )  # fmt: skip
 CUTMIX = "+cutmix"
 CANDIDATES = (*POLICIES, *(name + CUTMIX for name in POLICIES))
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "tiny-imagenet": 200}
 # What the released CIFAR-100 scripts train with as their own pick: on VGG-13, and in one entry on ResNet-32 (PAPER 2).
 RELEASED_PICKS = ("trivialaugment+cutmix", "autoaugment_imagenet+cutmix")
 ALL_16, SEVEN = "all 16", "7 policies without CutMix"

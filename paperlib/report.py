@@ -61,7 +61,8 @@ def require(store: Store, runs: list[Run], command: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- tables
 
 
-def _setup_rows(setup: Setup, store: Store, paper: dict[tuple, float]) -> list[dict[str, Any]]:
+def setup_rows(setup: Setup, store: Store, paper: dict[tuple, float]) -> list[dict[str, Any]]:
+    """The rows of one set-up in a ranking table, see `ranking_table`; none without its score record."""
     scores = store.finished(setup.score)
     if scores is None:
         return []
@@ -128,24 +129,26 @@ def ranking_table(store: Store) -> pd.DataFrame:
     metrics are in nats. paper_accuracy  see `paper_values`. cutmix  0 or 1.
     """
     paper = paper_values(store.root)
-    rows = [row for setup in profiles.setups(store.profile) for row in _setup_rows(setup, store, paper)]
+    rows = [row for setup in profiles.setups(store.profile) for row in setup_rows(setup, store, paper)]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.astype({"n": int, "rank": int}) if len(table) else table
 
 
 def groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(name, rows) for each set-up of a ranking table that has students of as many seeds for every augmentation, in order.
+    """(name, rows) for each set-up of a ranking table that has students of as many seeds for every augmentation, in order; set-ups that
+    have a column `regime` are told apart by it too.
 
     The name has the profile where the table holds the same data, network and bits in several.
     """
-    setup = ["dataset", "model", "bits"]
+    table = table if "regime" in table else table.assign(regime="")
+    setup = ["regime", "dataset", "model", "bits"]
     several = table.groupby(setup)["profile"].nunique()
     found = []
     for (profile, *what), rows in table.groupby(["profile", *setup], sort=False):
         if rows["accuracy_mean"].notna().all() and rows["n"].nunique() == 1:
-            dataset, model, bits = what
+            regime, dataset, model, bits = what
             where = f", {profile}" if several[tuple(what)] > 1 else ""
-            found.append((f"{dataset}, {model}, W{bits}A{bits}{where}", rows))
+            found.append((f"{regime and regime + ': '}{dataset}, {model}, W{bits}A{bits}{where}", rows))
     return found
 
 

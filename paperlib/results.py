@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import ablations, claims, page, profiles, report
+from . import ablations, claims, page, profiles, regimes, report, theory
 from .definitions import definitions_figure, definitions_table
 from .gains import gains_figure, kd_table, qat_table
 from .runs import Store, write_atomically
@@ -30,6 +30,14 @@ def write(store: Store, vector: str = "") -> list[Path]:
         "definitions": definitions, "cost": costs, **gains, "score_variants": ablations.score_variants_table(store),
         "forms": ablations.forms_table(store), "search": ablations.search_table(store),
     }  # fmt: skip
+    confidence, regime_rows = theory.theory_table(store), regimes.regime_rows(store)
+    if len(regime_rows):
+        tables |= {
+            "theory": confidence, "teachers": theory.teachers_table(confidence), "temperatures": theory.temperatures_table(store),
+            "regimes": regime_rows, "verdicts": regimes.verdicts_table(store), "rivals": regimes.rivals_table(store),
+            "capacity": regimes.capacity_table(store), "regime_methods": regimes.methods_verdicts(store),
+            "predictions": regimes.predictions_table(store),
+        }  # fmt: skip
     written = []
     for name, table in tables.items():
         if len(table):
@@ -50,6 +58,12 @@ def write(store: Store, vector: str = "") -> list[Path]:
         figures["score_variants"] = ablations.score_variants_figure(tables["score_variants"])
     if len(tables["search"]):
         figures["search"] = ablations.search_figure(store)
+    if len(regime_rows):
+        figures["plane"] = theory.plane_figure(confidence)
+    if len(confidence) and (confidence["source"] == "walk").any():
+        figures["walk"] = theory.walk_figure(confidence)
+    if report.groups(regime_rows):
+        figures["regimes"] = report.scatter(regime_rows)
     for name, figure in figures.items():
         written.append(_save(figure, store.figures / f"{name}.png", {"Software": None}))
         if vector:
