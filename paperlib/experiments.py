@@ -484,8 +484,8 @@ TABLES = {
     "kd": (lambda profile, store: _gains(kd_gains(profile), store), "08_kd_methods.ipynb"),
     "ablations": (_ablations, "09_ablations.ipynb"),
     "search": (_search, "10_policy_search.ipynb"),
-    "theory": (_theory, ""),
-    "regimes": (_regimes, ""),
+    "theory": (_theory, "11_when_the_score_works.ipynb"),
+    "regimes": (_regimes, "12_regimes.ipynb"),
     "regime_gains": (_regime_gains, ""),  # shown in notebook 12 too
 }
 

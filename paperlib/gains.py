@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .experiments import BASE, KD_ARMS, MINIMAL, OURS, OURS_OF_SEVEN, QAT_ARMS, RELEASED, Gains, kd_gains, qat_gains
-from .report import PAPER_KEY, STYLE, compared, paper_values, short
+from .report import NO_VALUE, PAPER_FACTS, PAPER_KEY, PICKED, STYLE, compared, paper_values, short
 from .runs import Store
 
 # The arm that differs from the others in the augmentation alone.
@@ -16,7 +16,7 @@ REFERENCE = {"qat": "+ KD", "kd": BASE}
 QUANTIZER_NAMES = {"ewgs": "EWGS", "lsq": "LSQ", "pact": "PACT", "dorefa": "DoReFa"}
 COLUMNS = [
     "dataset", "model", "bits", "quantizer", "loss", "arm", "augmentation", "accuracy_mean", "accuracy_sd", "n", "difference",
-    "difference_se", "seconds", "paper_accuracy", "profile",
+    "difference_se", "seconds", "paper_accuracy", "profile", "paper_source",
 ]  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def gains_table(found: Sequence[Gains], store: Store) -> pd.DataFrame:
 
     accuracy_mean, accuracy_sd  percent, over n seeds. difference  to the arm with the base augmentation (of the QAT table "+ KD", so
     that those of "QAT alone" and "+ SQAKD" are the loss's), mean over seeds paired by seed, and its standard error (NaN for one seed).
-    An arm that shares its students with another has their numbers. paper_accuracy  see `report.paper_values`.
+    An arm that shares its students with another has their numbers. paper_accuracy, paper_source  see `report.paper_table`.
     """
     paper, rows = paper_values(store.root), []
     for gains in found:
@@ -35,9 +35,9 @@ def gains_table(found: Sequence[Gains], store: Store) -> pd.DataFrame:
             for arm, runs in arms.items():
                 run, numbers = runs[0], compared(runs, arms[reference], store)
                 key = (setup.data.name, setup.model, bits, quantizer, run.loss, run.augmentation)
-                facts = dict(zip(PAPER_KEY, key, strict=True)) | {
-                    "arm": arm, "paper_accuracy": paper.get(key, float("nan")), "profile": store.profile,
-                }  # fmt: skip
+                picked = paper.get((*key[:-1], PICKED), NO_VALUE) if way(arm) == OURS else NO_VALUE
+                facts = dict(zip(PAPER_KEY, key, strict=True)) | {"arm": arm, "profile": store.profile}
+                facts |= dict(zip(PAPER_FACTS, paper.get(key, picked), strict=True))
                 rows += [facts | numbers] if numbers["n"] else []
     return pd.DataFrame(rows, columns=COLUMNS)
 

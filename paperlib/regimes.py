@@ -36,17 +36,19 @@ def accuracies(setup: Setup, store: Store, half: int | None = None, epoch: int =
     found: dict[int, dict[str, float]] = {}
     for run in setup.students:
         record = store.finished(run)
-        if record:
-            found.setdefault(run.seed, {})[run.augmentation] = _accuracy(record["result"], half, epoch)
+        value = _accuracy(record["result"], half, epoch) if record else None
+        if value is not None:
+            found.setdefault(run.seed, {})[run.augmentation] = value
     whole = {seed: values for seed, values in sorted(found.items()) if len(values) == len(CANDIDATES)}
     return pd.DataFrame(whole, index=list(CANDIDATES))
 
 
-def _accuracy(result: dict[str, Any], half: int | None, epoch: int) -> float:
+def _accuracy(result: dict[str, Any], half: int | None, epoch: int) -> float | None:
+    """None where a record of earlier code, or of another schedule, does not have it."""
     if half is None and epoch == -1:
         return result["accuracy"]
-    row = result["curve"][epoch if epoch == -1 else epoch - 1]
-    return row["test_accuracy"] if half is None else row["test_accuracy_halves"][half]
+    row = result.get("curve", [{}])[epoch if epoch == -1 else epoch - 1]
+    return row.get("test_accuracy") if half is None else row.get("test_accuracy_halves", [None, None])[half]
 
 
 def agreement(table: pd.DataFrame) -> float:
@@ -301,7 +303,7 @@ def overall(verdicts: Sequence[str]) -> str:
 def predictions_table(store: Store) -> pd.DataFrame:
     """P-a to P-f: prediction, what it says, verdict (kept, broken, open), and the numbers that decide."""
     teachers = teachers_table(theory_table(store))
-    known = teachers[teachers["source"] != "earlier"]
+    known = teachers[(teachers["source"] != "earlier") & teachers["confidence"].notna()]
     verdicts = verdicts_table(store)
     found = [
         _p_a(known), _p_b(known), _p_c(known, verdicts, capacity_table(store)), _p_d(known),
@@ -386,3 +388,24 @@ def _p_e(rivals: pd.DataFrame) -> list[tuple[str, str, str, str]]:
 def _p_f(teachers: pd.DataFrame) -> tuple[str, str, str, str]:
     says = f"the formula ranks as the score: Spearman at least {FORMULA}"
     return _each("P-f", says, teachers, teachers["formula"] >= FORMULA, "formula")
+
+
+def by_claim(stores: Sequence[Store]) -> dict[str, str]:
+    """Claim -> the verdict in each regime of docs/experiments.md, of the profiles with more than one seed; "open" where runs are missing."""
+    found = {}
+    for store in stores:
+        setups = [setup for setup in experiments.regimes(store.profile) if len(setup.seeds) > 1]
+        if not setups:
+            continue
+        table, methods = verdicts_table(store), methods_verdicts(store)
+        told = table.set_index("regime") if len(table) else table
+
+        def of(column: str, setups: Sequence[Setup] = setups, told: pd.DataFrame = told) -> str:
+            return ", ".join(f"{s.regime} {told.loc[s.regime, column] if s.regime in told.index else OPEN}" for s in setups)
+
+        def part(name: str, methods: pd.DataFrame = methods) -> str:
+            rows = methods[(methods["part"] == name) & (methods["against"] == BASE)]
+            return f"{name} {overall(list(rows['verdict']))}"
+
+        found |= {"C1": of("order"), "C2": of("choice"), "C3": part("E"), "C4": part("G"), "C5": f"{part('H')}, {part('I')}"}
+    return found

@@ -35,7 +35,7 @@ RANKERS = {
 COLUMNS = [
     "dataset", "model", "augmentation", "score", "cmi", "divergence", "teacher_stddev", "accuracy_mean", "accuracy_sd",
     "n", "rank", "bits", "score_low", "score_high", "entropy", "cross_entropy", "cmi_released", "score_released",
-    "images", "teacher_accuracy", "cmi_unmixed", "divergence_unmixed", "paper_accuracy", "profile", "cutmix",
+    "images", "teacher_accuracy", "cmi_unmixed", "divergence_unmixed", "paper_accuracy", "profile", "cutmix", "paper_source",
 ]  # fmt: skip
 
 
@@ -43,6 +43,9 @@ SEEDS_COLUMNS = [
     "dataset", "model", "bits", "pool", "seeds", "between", "lowest", "highest", "reliability", "ceiling", "score_lowest",
     "score_highest",
 ]  # fmt: skip
+
+
+PAPER_FACTS = ("paper_accuracy", "paper_source")
 
 
 class MissingRuns(LookupError):
@@ -61,7 +64,7 @@ def require(store: Store, runs: list[Run], command: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- tables
 
 
-def setup_rows(setup: Setup, store: Store, paper: dict[tuple, float]) -> list[dict[str, Any]]:
+def setup_rows(setup: Setup, store: Store, paper: dict[tuple, tuple[float, str]]) -> list[dict[str, Any]]:
     """The rows of one set-up in a ranking table, see `ranking_table`; none without its score record."""
     scores = store.finished(setup.score)
     if scores is None:
@@ -82,7 +85,9 @@ def setup_rows(setup: Setup, store: Store, paper: dict[tuple, float]) -> list[di
                  "teacher_accuracy": scores["teacher"]["accuracy"],
                  "cutmix": int(line["augmentation"].endswith(profiles.CUTMIX))}  # fmt: skip
         key = (setup.data.name, setup.model, setup.bits, setup.method, "kd", line["augmentation"])
-        rows.append(facts | line | unmixed.get(line["augmentation"], {}) | {"paper_accuracy": paper.get(key, float("nan"))})
+        rows.append(
+            facts | line | unmixed.get(line["augmentation"], {}) | dict(zip(PAPER_FACTS, paper.get(key, NO_VALUE), strict=True))
+        )
     return rows
 
 
@@ -98,17 +103,18 @@ def _unmixed(setup: Setup, store: Store) -> dict[str, dict[str, float]]:
 
 
 PAPER_KEY = ["dataset", "model", "bits", "quantizer", "loss", "augmentation"]
-PAPER_COLUMNS = [*PAPER_KEY, "accuracy", "table", "page"]
+PAPER_COLUMNS = [*PAPER_KEY, "accuracy", "table", "page", "source"]
+PICKED = "picked"  # in the place of an augmentation: what the paper's score picked, which its table does not name
 
 
-def paper_values(root: Path) -> dict[tuple, float]:
-    """The paper's own accuracies, percent, from results/paper.csv: (dataset, model, bits, quantizer, loss, augmentation) -> value.
+def paper_table(root: Path) -> pd.DataFrame:
+    """results/paper.csv: accuracies of the paper and of SQAKD, percent, each with its table, page and source; empty without the file.
 
-    Raises ValueError, naming the file, for other columns, a value that is no percentage, or one that stands there twice.
+    Raises ValueError, naming the file, for other columns, a value that is no percentage or has no source, or one that stands there twice.
     """
     path = root / "results/paper.csv"
     if not path.exists():
-        return {}
+        return pd.DataFrame(columns=PAPER_COLUMNS)
     table = pd.read_csv(path, comment="#", skipinitialspace=True)
     if list(table.columns) != PAPER_COLUMNS:
         raise ValueError(f"{path} needs the columns {', '.join(PAPER_COLUMNS)}, it has {', '.join(table.columns)}")
@@ -118,7 +124,20 @@ def paper_values(root: Path) -> dict[tuple, float]:
     twice = table[table.duplicated(PAPER_KEY)]
     if len(twice):
         raise ValueError(f"{path} has two values for {', '.join(map(str, twice[PAPER_KEY].iloc[0]))}")
-    return {tuple(row[: len(PAPER_KEY)]): float(row[len(PAPER_KEY)]) for row in table.to_numpy(object)}
+    unknown = table[table["source"].isna()]
+    if len(unknown):
+        raise ValueError(f"{path} has no source for {', '.join(map(str, unknown[PAPER_KEY].iloc[0]))}")
+    return table
+
+
+def paper_values(root: Path) -> dict[tuple, tuple[float, str]]:
+    """`paper_table` as (dataset, model, bits, quantizer, loss, augmentation) -> (accuracy, source)."""
+    table = paper_table(root)
+    keys = table[PAPER_KEY].itertuples(index=False, name=None)
+    return dict(zip(keys, zip(table["accuracy"].astype(float), table["source"], strict=True), strict=True))
+
+
+NO_VALUE = (float("nan"), "")
 
 
 def ranking_table(store: Store) -> pd.DataFrame:
@@ -126,7 +145,7 @@ def ranking_table(store: Store) -> pd.DataFrame:
 
     accuracy_mean and accuracy_sd (percent, over the n seeds that have a student for every augmentation, or over what there is if
     none has; NaN where there are too few), rank 1 is the lowest score. Set-ups without a score record are left out. See `COLUMNS`;
-    metrics are in nats. paper_accuracy  see `paper_values`. cutmix  0 or 1.
+    metrics are in nats. paper_accuracy, paper_source  see `paper_table`. cutmix  0 or 1.
     """
     paper = paper_values(store.root)
     rows = [row for setup in profiles.setups(store.profile) for row in setup_rows(setup, store, paper)]

@@ -75,7 +75,11 @@ def write(store: Store, vector: str = "") -> list[Path]:
 def _write_table(store: Store, name: str, table: pd.DataFrame) -> list[Path]:
     shown = table.drop(columns="images") if name == "ranking" else table
     if "paper_accuracy" in shown:
-        shown = shown.astype({"paper_accuracy": object}).fillna({"paper_accuracy": "not available"})
+        marked = [
+            "not available" if value != value else f"{value:.2f}, {source}"
+            for value, source in shown[list(report.PAPER_FACTS)].itertuples(index=False)
+        ]
+        shown = shown.assign(paper_accuracy=marked).drop(columns="paper_source")
     files = {f"{name}.csv": table.to_csv(index=False), f"{name}.md": report.markdown(shown)}
     for file, text in files.items():
         write_atomically(store.tables / file, text)
@@ -94,7 +98,10 @@ def rebuild(root: Path = Path(), vector: str = "") -> list[Path]:
     stores = [Store(profile, "results", root) for profile in profiles.PROFILES]
     written = [path for store in stores for path in write(store, vector)]
     found = claims.claims(stores)
-    pages = {root / "results/CLAIMS.md": claims.markdown(found), root / "results/report.html": page.render(stores, found)}
+    pages = {
+        root / "results/CLAIMS.md": claims.markdown(found, stores),
+        root / "results/report.html": page.render(stores, found),
+    }
     for path, text in pages.items():
         write_atomically(path, text)
     return [*written, *pages]

@@ -20,6 +20,10 @@ COLUMNS = [
     "teacher", "source", "dataset", "model", "trained", "epoch", "augmentation", "score", "cmi", "divergence", "entropy", "error",
     "confidence", "missed", "formula", "classes",
 ]  # fmt: skip
+TEACHER_COLUMNS = [
+    "teacher", "source", "dataset", "model", "trained", "epoch", "confidence", "kind", "pick", "pick_error", "mild", "mild_p", "valley",
+    "valley_p", "valley_n", "formula", "rank_ta_cutmix", "rank_aai_cutmix",
+]  # fmt: skip
 
 
 def _rows(facts: dict[str, Any], scores: list[dict], classes: int) -> list[dict[str, Any]]:
@@ -87,7 +91,7 @@ def teachers_table(theory: pd.DataFrame) -> pd.DataFrame:
             "formula": spearman(part["formula"], part["score"]).value,
             "rank_ta_cutmix": places.get(RELEASED_PICKS[0]), "rank_aai_cutmix": places.get(RELEASED_PICKS[1]),
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=TEACHER_COLUMNS)
 
 
 def _kind(confidence: float) -> str:
@@ -113,7 +117,7 @@ def temperatures_table(store: Store) -> pd.DataFrame:
         record, scored = store.finished(experiments.temperatures(setup)), store.finished(setup.score)
         if record is None or scored is None:
             continue
-        errors = {row["augmentation"]: row["error"] for row in scored["result"]["scores"]}
+        errors = {row["augmentation"]: row.get("error", float("nan")) for row in scored["result"]["scores"]}
         found = pd.DataFrame(record["result"]["rows"])
         names = {"as defined": 1.0} | {f"temperature {t:g}": t for t in record["config"]["temperatures"]}
         found = found[found["variant"].isin(names)].assign(temperature=found["variant"].map(names))

@@ -160,9 +160,10 @@ def test_costs_are_told_by_the_clock_of_the_device(tmp_path, kind, clock, share)
 
 
 def test_nothing_is_claimed_without_records(tmp_path):
-    found = claims.claims([Store("quick", "results", tmp_path)])
+    stores = [Store("quick", "results", tmp_path)]
+    found = claims.claims(stores)
     assert {claim.verdict for claim in found} == {"not tested"} and sum(claim.records for claim in found) == 0
-    assert "| C6 |" in claims.markdown(found)
+    assert "| C6 |" in claims.markdown(found, stores)
 
 
 def test_the_page_stands_alone_and_says_what_the_records_say(tmp_path):
@@ -180,7 +181,7 @@ def test_the_page_stands_alone_and_says_what_the_records_say(tmp_path):
 def test_the_committed_claims_are_what_the_records_give():
     stores = [Store(profile, "results", ROOT) for profile in profiles.PROFILES]
     found = claims.claims(stores)
-    assert (ROOT / "results/CLAIMS.md").read_text() == claims.markdown(found)
+    assert (ROOT / "results/CLAIMS.md").read_text() == claims.markdown(found, stores)
     seeds = sum(len(experiments.methods(profile).seeds) for profile in ("quick", "cpu"))
     distinct = len(experiments.QUANTIZERS) + len(experiments.LOSSES) - 1  # EWGS + KD is in both lists
     assert (found[-1].setups, found[-1].records) == (2, seeds * distinct)
