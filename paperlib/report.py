@@ -137,7 +137,7 @@ def paper_values(root: Path) -> dict[tuple, tuple[float, str]]:
     return dict(zip(keys, zip(table["accuracy"].astype(float), table["source"], strict=True), strict=True))
 
 
-NO_VALUE = (float("nan"), "")
+NO_VALUE = (float("nan"), float("nan"))
 
 
 def ranking_table(store: Store) -> pd.DataFrame:
