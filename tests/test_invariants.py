@@ -1,0 +1,76 @@
+"""What must survive every rearrangement of the code: the keys of committed records, and the bits of trained students."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from paperlib import experiments
+from paperlib.config import Recipe
+from paperlib.data import load, subset
+from paperlib.learners import Task
+from paperlib.losses import OBJECTIVES, objective
+from paperlib.models import build
+from paperlib.quantizers import METHODS, quantize
+from paperlib.training import fit
+
+# One of each kind of run, by what its table calls it. A record is found by its key: a change here loses records.
+KEYS = {
+    "teacher": "7440c26af02ce84d", "score": "f48d1bab310ed3ed", "budget": "75e5951a88304843", "ablation": "06da1791c10ca40f",
+    "student": "b2454f2c226fa741", "tour": "4d9aa23c1b91a08c", "held_out": "617e709cc87451bf", "walk": "9a3c4f88e7317961",
+}  # fmt: skip
+OLD = {"teacher": "44593fc8f5362ff2", "score": "68eebd22e72eb1e7", "student": "a95e99a3031968a3"}
+
+
+def test_keys_of_committed_records():
+    first, regime = experiments.setups("cpu")[0], experiments.regimes("cpu")[0]
+    found = {
+        "teacher": regime.teacher, "score": regime.score, "budget": experiments.races("cpu")[0],
+        "ablation": experiments.temperatures(regime), "student": regime.students[0], "tour": experiments.tour("cpu"),
+        "held_out": experiments.held_out(regime), "walk": experiments.walks("cpu")[0],
+    }  # fmt: skip
+    assert {name: run.key for name, run in found.items()} == KEYS
+    assert {run.kind for run in found.values()} == set(KEYS)
+    old = {"teacher": first.teacher, "score": first.score, "student": first.students[0]}
+    assert {name: run.key for name, run in old.items()} == OLD
+
+
+GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
+SHORT = {"fsp": {"init_epochs": 1}, "fsp_active": {"init_epochs": 1}, "ft": {"init_epochs": 1}}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return subset(load("digits"), train=64, test=50)
+
+
+def test_every_method_has_its_golden_student():
+    expected = {f"{net} quantizer {name}" for net in ("resnet8", "vgg8") for name in METHODS}
+    assert expected | {f"{net} loss {name}" for net in ("resnet8", "vgg8") for name in OBJECTIVES} <= set(GOLDEN["students"])
+
+
+@pytest.mark.parametrize("name", GOLDEN["students"])
+def test_two_epochs_end_with_the_same_bits(name, small):
+    """As commit 514e5a0 trained them, on the same kind of processor and the same torch; elsewhere the losses are near."""
+    network, kind, method = name.split(" ")
+    quantizer, loss = (method, "kd") if kind == "quantizer" else ("ewgs", method)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        teacher = build(network, 10, 0)
+        student = quantize(teacher, quantizer, 2, 2)
+        recipe = Recipe(2, 32, 1e-3, 1e-4, quantizer_lr=1e-5)
+        task = Task(small, "randaugment+cutmix", objective(loss, **SHORT.get(loss, {})), recipe, 0, teacher)
+        curve = fit(student, task)
+    finally:
+        torch.set_num_threads(threads)
+    found = hashlib.sha256()
+    for key, tensor in sorted(student.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            found.update(key.encode() + tensor.contiguous().numpy().tobytes())
+    golden = GOLDEN["students"][name]
+    assert [row["loss"] for row in curve] == pytest.approx(golden["losses"], rel=0.05)
+    if GOLDEN["where"] == {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}:
+        assert [row["loss"] for row in curve] == golden["losses"] and found.hexdigest() == golden["sha256"]
