@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from paperlib.learners import Single
 from paperlib.losses import OBJECTIVES, objective
+from paperlib.training.learners import Single
 
 from . import training
 from .machine import Setting, images

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from paperlib import data as datasets
-from paperlib import execution
 from paperlib.data import Dataset
+from paperlib.runs import execution
 
 from .measure import Contender, Row, combine, interleave
 

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from paperlib import execution
-from paperlib.learners import Together
+from paperlib.runs import execution
+from paperlib.training.learners import Together
 
 from . import training
 from .machine import Setting, images

@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from paperlib.runs import write_atomically
+from paperlib.basics.files import write_atomically
 
 from .measure import Row, exponent, ratios, spread
 from .store import read_all

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from paperlib import cmi, execution
+from paperlib import scoring
 from paperlib.models import build
+from paperlib.runs import execution
 
 from . import training
 from .machine import Setting, frozen, noise
@@ -33,7 +34,7 @@ def prepare_images(setting: Setting, count: int) -> Callable[[], None]:
     teacher, data = frozen(build("resnet8", 10), setting), noise(count, 10).to(setting.device)
 
     def run() -> None:
-        cmi.evaluate(*cmi.predict(teacher, data, "randaugment"), 1.0, 20, 0)
+        scoring.evaluate(*scoring.predict(teacher, data, "randaugment"), 1.0, 20, 0)
 
     return run
 
@@ -44,7 +45,7 @@ def prepare_augmentations(setting: Setting, count: int) -> Callable[[], None]:
     names = ("randaugment", "randaugment+cutmix") * (count // 2)
 
     def run() -> None:
-        cmi.rank(teacher, data, names, stddev_group=50, replicates=20)
+        scoring.rank(teacher, data, names, stddev_group=50, replicates=20)
 
     return run
 
@@ -56,7 +57,7 @@ def prepare_classes(setting: Setting, classes: int) -> Callable[[], None]:
     labels = (torch.arange(count) % classes).to(setting.device)
 
     def run() -> None:
-        cmi.evaluate(logits, labels, 1.0, 5, 0)
+        scoring.evaluate(logits, labels, 1.0, 5, 0)
 
     return run
 

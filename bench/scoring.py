@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from paperlib import cmi, execution
+from paperlib import scoring
 from paperlib.augment import AUGMENTATIONS, parse
-from paperlib.hardware import autocast
 from paperlib.models import build
+from paperlib.models.precision import autocast
+from paperlib.runs import execution
 
 from . import baseline
 from .machine import Setting, ceilings, efficiency, effort, frozen, images, noise, ready
@@ -53,14 +54,14 @@ def _speed(setting: Setting, report: Callable[[str], Any], stack: ExitStack) -> 
                 network(x)
 
     def ours(name, precision):
-        cmi.predict(teacher, data, name, batch=BATCH, precision=precision)
+        scoring.predict(teacher, data, name, batch=BATCH, precision=precision)
 
     plain = stack.enter_context(Group(1, prepare_plain, (setting, plain_count, plain_passes), setting.threads))
     contenders = [
         *(Contender(_bare(p), lambda p=p: bare(teacher, batches, p), LIMIT_PASSES * count) for p in PRECISIONS),
         Contender("teacher alone, default memory layout", lambda: bare(default_teacher, default_layout, "float32"), LIMIT_PASSES * count),
         *(Contender(_pass(a, p), lambda a=a, p=p: ours(a, p), count) for a in augmentations for p in PRECISIONS),
-        *(Contender(_statistics(kind), lambda t=t: cmi.evaluate(logits, t, 1.0, 200, 0), len(logits))
+        *(Contender(_statistics(kind), lambda t=t: scoring.evaluate(logits, t, 1.0, 200, 0), len(logits))
           for kind, t in statistics_data.items()),
         *(Contender(_plain(*pass_), lambda k=k: plain(number=k), plain_count) for k, pass_ in enumerate(plain_passes)),
         *ceilings(setting),
@@ -121,7 +122,7 @@ def _rows(
         rows += [Row(_pass(a, precision), "ours", r, baseline=best[parse(a)[0]], limit=limit) for a, r in ours.items()]
         every = combine([(1 / len(ours), r) for r in ours.values()])
         rows.append(Row(_average(precision), "ours", every, limit=limit, target="limit <= 1.25", headline=True))
-        # `cmi.rank` adds two passes for T. stddev, with crop and mirror alone; all candidates share them.
+        # `scoring.rank` adds two passes for T. stddev, with crop and mirror alone; all candidates share them.
         base = [(1 / len(ours), ours[a]) for a in ("none", "none+cutmix")]
         scored, plain = [], []
         for a in augmentations:
@@ -145,14 +146,14 @@ def _rows(
 
 
 def prepare_rank(setting: Setting, count: int) -> Callable[[], None]:
-    """In a fresh process, on noise, since CIFAR-10 would be read whole: `cmi.rank` of two candidates.
+    """In a fresh process, on noise, since CIFAR-10 would be read whole: `scoring.rank` of two candidates.
 
     Sixteen take no more: `rank` keeps one candidate's pass at a time, beside the two base passes.
     """
     teacher, data = frozen(build(setting.model, 10), setting), noise(count, 10).to(setting.device)
 
     def run() -> None:
-        cmi.rank(teacher, data, ("randaugment", "randaugment+cutmix"), replicates=20)
+        scoring.rank(teacher, data, ("randaugment", "randaugment+cutmix"), replicates=20)
 
     return run
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from paperlib.runs import write_atomically
+from paperlib.basics.files import write_atomically
 
 SCHEMA = 1
 SUITES = ("scoring", "training", "many", "losses", "scaling")

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from paperlib import data as datasets
-from paperlib import execution
-from paperlib.config import Recipe
-from paperlib.hardware import autocast
-from paperlib.learners import Learners, Single, Task, batches
+from paperlib.basics.recipe import Recipe
 from paperlib.losses import objective
 from paperlib.models import build
+from paperlib.models.precision import autocast
 from paperlib.quantizers import fusing, initialise, quantize
+from paperlib.runs import execution
+from paperlib.training import Task
+from paperlib.training.learners import Learners, Single, batches
 
 from . import baseline
 from .machine import Setting, ceilings, efficiency, effort, frozen, images, ready

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import experiments, profiles
-from .config import Run
-from .runs import Store
+from .study import plan, profiles
+from .study.config import Run
+from .study.store import Store
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -17,7 +17,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, text: str, *, work: bool = False) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--profile", default="quick", choices=profiles.PROFILES, help="sizes (default: quick)")
-        command.add_argument("--table", default="all", choices=("all", *experiments.TABLES), help="default: all")
+        command.add_argument("--table", default="all", choices=("all", *plan.TABLES), help="default: all")
         if work:
             command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
             command.add_argument("--jobs", type=int, default=0, help="processes at a time; 0 chooses (default)")
@@ -47,16 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _part(args: argparse.Namespace) -> experiments.Selection:
-    return experiments.Selection(args.dataset, args.model, args.bits, args.seeds)
+def _part(args: argparse.Namespace) -> plan.Selection:
+    return plan.Selection(args.dataset, args.model, args.bits, args.seeds)
 
 
 def _run(args: argparse.Namespace, store: Store) -> int:
-    from .progress import following
-    from .sweep import SweepError, sweep
+    from .runs.progress import following
+    from .runs.sweep import SweepError, sweep
 
-    part, kept = _part(args), experiments.kept(args.profile)
-    if problem := experiments.lacks(args.profile, args.table, part):
+    part, kept = _part(args), plan.kept(args.profile)
+    if problem := plan.lacks(args.profile, args.table, part):
         print(f"failed: {problem}", file=sys.stderr)
         return 1
 
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace, store: Store) -> int:
 
     try:
         with following(store):
-            for runs in experiments.stages(args.profile, args.table, store, part):
+            for runs in plan.stages(args.profile, args.table, store, part):
                 sweep(runs, store, args.device, args.jobs, args.together, keep=keeps)
     except (SweepError, ValueError) as error:
         print(f"failed: {error}", file=sys.stderr)
@@ -84,7 +84,7 @@ def _reproduce(args: argparse.Namespace, store: Store) -> int:
 
 
 def _compare(args: argparse.Namespace, store: Store) -> int:
-    from .compare import write_comparison
+    from .reporting.compare import write_comparison
 
     return write_comparison(store)
 
@@ -94,7 +94,7 @@ def _status(args: argparse.Namespace, store: Store) -> int:
     counts = {"done": 0, "failed": 0, "missing": 0, "stale": 0}
     took: dict[Any, list[float]] = {}  # seconds, by kind, and by kind, data and epochs
     left: list[Run] = []
-    for run in experiments.runs_of(args.profile, args.table, store, _part(args)):
+    for run in plan.runs_of(args.profile, args.table, store, _part(args)):
         record = store.load(run)
         state = record["status"] if record else "missing"
         if state == "done" and not store.done(run):
@@ -121,7 +121,7 @@ def _size(run: Run) -> tuple:
 
 
 def _figures(args: argparse.Namespace, store: Store | None) -> int:
-    from .results import rebuild
+    from .reporting.results import rebuild
 
     for path in rebuild(vector=args.vector):
         print(path)

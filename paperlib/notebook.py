@@ -6,14 +6,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import experiments, report
-from .config import check_parameters
-from .runs import Store
+from .reporting import report
+from .study import plan
+from .study.config import check_parameters
+from .study.store import Store
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The `parameters` cell of every notebook, in lower case, but for the part of the table (`experiments.Selection`).
+    """The `parameters` cell of every notebook, in lower case, but for the part of the table (`plan.Selection`).
 
     profiles     names of profiles to show. tree  "results" (committed) or "build" (yours).
     cached_only  demand that all runs are there instead of making them. device, jobs  for making them.
@@ -35,7 +36,7 @@ def repository() -> Path:
     raise FileNotFoundError(f"{here} is not inside a checkout of this repository")
 
 
-def _command(profile: str, table: str, part: experiments.Selection, wanted: Parameters) -> str:
+def _command(profile: str, table: str, part: plan.Selection, wanted: Parameters) -> str:
     """What makes the runs that a notebook lacks, in the tree in which it looks for them."""
     words = {"PROFILE": profile, "TABLE": table} | {name.upper(): value for name, value in asdict(part).items() if value}
     if wanted.device != "cpu":
@@ -45,7 +46,7 @@ def _command(profile: str, table: str, part: experiments.Selection, wanted: Para
     return "make run " + " ".join(f"{name}={value}" for name, value in words.items())
 
 
-def stores(table: str, part: experiments.Selection = experiments.ALL, so_far: bool = False, **parameters: Any) -> list[Store]:
+def stores(table: str, part: plan.Selection = plan.ALL, so_far: bool = False, **parameters: Any) -> list[Store]:
     """The stores of the profiles a notebook shows, with every run of its table, or of a part of it, in them.
 
     so_far  of tables whose runs take days: with `cached_only`, show what is done, and print how much that is.
@@ -58,21 +59,21 @@ def stores(table: str, part: experiments.Selection = experiments.ALL, so_far: bo
     os.environ["PAPERLIB_DATA"] = str(repository() / os.environ.get("PAPERLIB_DATA", "data"))
     found = []
     for profile in wanted.profiles:
-        if experiments.lacks(profile, table, part):
+        if plan.lacks(profile, table, part):
             continue
         store = Store(profile, wanted.tree, repository())
-        for runs in experiments.stages(profile, table, store, part):
+        for runs in plan.stages(profile, table, store, part):
             if wanted.cached_only and so_far:
                 print(f"{profile}: {sum(map(store.done, runs))} of {len(runs)} runs of the table {table} are done")
                 break
             if wanted.cached_only:
                 report.require(store, runs, _command(profile, table, part, wanted))
             else:
-                from .sweep import sweep  # brings torch, which showing results does not need
+                from .runs.sweep import sweep  # brings torch, which showing results does not need
 
                 sweep(runs, store, wanted.device, wanted.jobs)
         found.append(store)
     if not found:
-        raise ValueError("; ".join(experiments.lacks(profile, table, part) for profile in wanted.profiles))
+        raise ValueError("; ".join(plan.lacks(profile, table, part) for profile in wanted.profiles))
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # stderr would count as output
     return found

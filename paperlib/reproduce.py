@@ -9,10 +9,12 @@ from pathlib import Path
 import nbformat
 from traitlets import Enum
 
-from . import experiments, results
-from .compare import write_comparison
-from .progress import following
-from .runs import Store, write_atomically
+from .basics.files import write_atomically
+from .reporting import results
+from .reporting.compare import write_comparison
+from .runs.progress import following
+from .study import plan
+from .study.store import Store
 
 
 def _execute(source: Path, target: Path, parameters: dict) -> None:
@@ -40,7 +42,7 @@ def _execute(source: Path, target: Path, parameters: dict) -> None:
     write_atomically(target, nbformat.writes(notebook) + "\n")
 
 
-def reproduce(store: Store, table: str, part: experiments.Selection, device: str, jobs: int) -> int:
+def reproduce(store: Store, table: str, part: plan.Selection, device: str, jobs: int) -> int:
     """Execute the notebooks of a table on a store, making the runs that this part of it lacks; then write tables and figures and compare.
 
     Returns the exit status: 0, or 1 if a notebook failed (its executed copy, with the error, is kept).
@@ -52,13 +54,13 @@ def reproduce(store: Store, table: str, part: experiments.Selection, device: str
         "PROFILES": [store.profile], "TREE": store.tree, "CACHED_ONLY": False, "DEVICE": device, "JOBS": jobs,
         **{name.upper(): value for name, value in asdict(part).items()},
     }  # fmt: skip
-    if problem := experiments.lacks(store.profile, table, part):
+    if problem := plan.lacks(store.profile, table, part):
         raise ValueError(problem)
     executed = []
     with following(store):
-        for name in experiments.tables(table):
-            notebook, needs_runs = experiments.TABLES[name][1], bool(experiments.runs_of(store.profile, name))
-            if problem := experiments.lacks(store.profile, name, part):
+        for name in plan.tables(table):
+            notebook, needs_runs = plan.TABLES[name][1], bool(plan.runs_of(store.profile, name))
+            if problem := plan.lacks(store.profile, name, part):
                 print(f"notebook {notebook} left out: {problem}", flush=True)
                 continue
             print(f"notebook {notebook}, profile {store.profile}", flush=True)
@@ -80,7 +82,7 @@ def reproduce(store: Store, table: str, part: experiments.Selection, device: str
 
 def refresh(root: Path = Path()) -> list[Path]:
     """Execute the committed notebooks in place, with the parameters they hold, on the committed records."""
-    paths = [root / "notebooks" / notebook for name in experiments.tables("all") for notebook in [experiments.TABLES[name][1]]]
+    paths = [root / "notebooks" / notebook for name in plan.tables("all") for notebook in [plan.TABLES[name][1]]]
     for path in paths:
         fresh = root / "build" / "refreshed" / path.name  # a failure must not leave its traceback in the committed file
         _execute(path, fresh, {})

@@ -6,12 +6,14 @@ import torch
 from test_gains import scored
 from test_report import ACCURACIES, WHERE
 
-from paperlib import ablations, cmi, experiments, results
+from paperlib import scoring
 from paperlib.augment import OPS, apply_chains, augment, generator, parse, policies
 from paperlib.augment.pipeline import crop_draw
 from paperlib.data import Dataset
-from paperlib.experiments import BASE, BEST_FEW, BEST_PAIR, OURS, StudentRun
-from paperlib.profiles import CANDIDATES
+from paperlib.reporting import ablations, results
+from paperlib.study import plan
+from paperlib.study.plan import BASE, BEST_FEW, BEST_PAIR, OURS, StudentRun
+from paperlib.study.profiles import CANDIDATES
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +30,19 @@ def small():
 def test_variants_of_the_score_are_the_score_of_something_else(small):
     net, data = small
     names = ["none", "randaugment+cutmix"]
-    table = cmi.ablate(net, data, names, [2.0], [60], seed=3, batch=40).set_index(["augmentation", "variant"])
-    ranked = cmi.rank(net, data, names, seed=3, batch=40, stddev_group=40, replicates=0).set_index("augmentation")
+    table = scoring.ablate(net, data, names, [2.0], [60], seed=3, batch=40).set_index(["augmentation", "variant"])
+    ranked = scoring.rank(net, data, names, seed=3, batch=40, stddev_group=40, replicates=0).set_index("augmentation")
     for name in names:
         row = table.loc[name]
         assert row.loc["as defined", "score"] == ranked.loc[name, "score"]
-        logits, targets = cmi.predict(net, data, name, seed=3, batch=40)
-        assert row.loc["temperature 2", "score"] == cmi.score(logits / 2, targets).score
-        assert row.loc["60 images", "cmi"] == cmi.score(logits[:60], targets[:60]).cmi
-        others, other_targets = cmi.predict(net, data, name, seed=3, batch=40, draw=1)
-        centroids = cmi.class_centroids(others.double().softmax(1), other_targets)
-        assert row.loc["two passes", "cmi"] == pytest.approx(float(cmi.cmi(logits.double(), targets, centroids)))
+        logits, targets = scoring.predict(net, data, name, seed=3, batch=40)
+        assert row.loc["temperature 2", "score"] == scoring.score(logits / 2, targets).score
+        assert row.loc["60 images", "cmi"] == scoring.score(logits[:60], targets[:60]).cmi
+        others, other_targets = scoring.predict(net, data, name, seed=3, batch=40, draw=1)
+        centroids = scoring.class_centroids(others.double().softmax(1), other_targets)
+        assert row.loc["two passes", "cmi"] == pytest.approx(float(scoring.cmi(logits.double(), targets, centroids)))
         assert row.loc["two passes", "cmi"] > row.loc["as defined", "cmi"]  # its own centroids fit a pass best
-        assert row.loc["two passes", "divergence"] == pytest.approx(float(cmi.centroid_divergence(centroids)))
+        assert row.loc["two passes", "divergence"] == pytest.approx(float(scoring.centroid_divergence(centroids)))
     # Labels are in the order of the pass: without CutMix the image's own label is the label.
     assert table.loc[("none", "unmixed labels"), "score"] == table.loc[("none", "as defined"), "score"]
     mixed = table.loc["randaugment+cutmix"]
@@ -52,7 +54,7 @@ def test_variants_of_the_score_are_the_score_of_something_else(small):
 )
 def test_bad_variants_are_named(small, change, named):
     with pytest.raises(ValueError, match=named):
-        cmi.ablate(*small, ["none"], **change)
+        scoring.ablate(*small, ["none"], **change)
 
 
 # TrivialAugment's ranges (PAPER 4.4) in seven buckets, 0 .. 6.
@@ -109,9 +111,9 @@ def test_names_of_pairs(name):
 
 def test_the_search_names_its_students_after_the_race(tmp_path):
     store = scored(tmp_path)
-    assert experiments.searched("quick", store) == {} and ablations.search_table(store).empty
-    before = experiments.runs_of("quick", "search", store)
-    run = experiments.search("quick")
+    assert plan.searched("quick", store) == {} and ablations.search_table(store).empty
+    before = plan.runs_of("quick", "search", store)
+    run = plan.search("quick")
     facts = {"key": run.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
     order = ["pair9", "pair2", "pair30", "pair4", "pair1"]
     race = [
@@ -129,14 +131,14 @@ def test_the_search_names_its_students_after_the_race(tmp_path):
     store.save(
         run, "done", result={"scores": race, "share": 0.1, "stopped": "budget", "confidence": 0.95}, teacher=facts, **WHERE
     )
-    found = experiments.searched("quick", store)
+    found = plan.searched("quick", store)
     assert found == {BEST_PAIR: "pair9", BEST_FEW: "pair9-2-30-4"}
-    added = [run for run in experiments.runs_of("quick", "search", store) if run not in before]
+    added = [run for run in plan.runs_of("quick", "search", store) if run not in before]
     assert {run.augmentation for run in added if isinstance(run, StudentRun)} == set(found.values())
     rows = [{"augmentation": name, "score": -1.0, "cmi": 2.0, "divergence": 1.0} for name in found.values()]
-    store.save(experiments.search_score("quick", store), "done", result={"scores": rows}, teacher=facts, **WHERE)
+    store.save(plan.search_score("quick", store), "done", result={"scores": rows}, teacher=facts, **WHERE)
     accuracies = ACCURACIES | {"pair9": 95.0, "pair9-2-30-4": 80.0}
-    for runs in experiments.search_students("quick", store).values():
+    for runs in plan.search_students("quick", store).values():
         for student in runs:
             store.save(student, "done", result={"accuracy": accuracies[student.augmentation]}, teacher=facts, **WHERE)
     table = ablations.search_table(store).set_index("choice")
@@ -149,21 +151,21 @@ def test_the_search_names_its_students_after_the_race(tmp_path):
 
 def test_a_search_without_the_score_of_the_sixteen_shows_nothing(tmp_path):
     store = scored(tmp_path)
-    store.save(experiments.setups("quick")[0].score, "failed", error=["out of memory"], **WHERE)
+    store.save(plan.setups("quick")[0].score, "failed", error=["out of memory"], **WHERE)
     assert ablations.search_table(store).empty and results.write(store) == []
 
 
 def test_variants_are_judged_by_the_same_students(tmp_path):
     store = scored(tmp_path, {name: float(i) for i, name in enumerate(CANDIDATES)})  # the order of the students
-    (setup,) = experiments.setups("quick")
+    (setup,) = plan.setups("quick")
     facts = {"key": setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
     line = {"cmi": 0.0, "divergence": 0.0}
     rows = [
         {"augmentation": name, "variant": variant, "score": sign * i} | line
         for variant, sign in (("as defined", 1.0), ("temperature 2", -1.0)) for i, name in enumerate(CANDIDATES)
     ]  # fmt: skip
-    store.save(experiments.score_ablation("quick", setup), "done", result={"rows": rows}, teacher=facts, **WHERE)
-    other = experiments.other_teacher("quick")
+    store.save(plan.score_ablation("quick", setup), "done", result={"rows": rows}, teacher=facts, **WHERE)
+    other = plan.other_teacher("quick")
     other_facts = {"key": other.teacher.key, "accuracy": 90.0, "weights_sha256": "1"}
     store.save(other.teacher, "done", result={"accuracy": 90.0, "weights_sha256": "1"}, **WHERE)
     scores = [{"augmentation": name, "score": -float(i)} for i, name in enumerate(reversed(CANDIDATES))]
@@ -180,8 +182,8 @@ def test_variants_are_judged_by_the_same_students(tmp_path):
 def test_forms_are_compared_with_the_first_of_their_kind(tmp_path):
     store = scored(tmp_path)
     values = {"ewgs": 80.0, "lsq": 70.0, "lsq_released": 65.0}
-    facts = {"key": experiments.setups("quick")[0].teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
-    for runs in experiments.forms("quick").values():
+    facts = {"key": plan.setups("quick")[0].teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
+    for runs in plan.forms("quick").values():
         for run in runs:
             accuracy = values.get(run.method, 50.0) + 10 * run.method_options.get("delta", 0)
             store.save(run, "done", result={"accuracy": accuracy}, teacher=facts, **WHERE)

@@ -193,9 +193,9 @@ def test_nothing_waits_for_cuda(name, monkeypatch):
 
 def test_training_scoring_and_testing_use_the_size():
     """The sides of the batches that a network sees."""
-    from paperlib import cmi, training
-    from paperlib.budget import rank_within
-    from paperlib.config import Recipe
+    from paperlib import scoring, training
+    from paperlib.basics.recipe import Recipe
+    from paperlib.scoring.racing import rank_within
 
     seen = []
 
@@ -206,7 +206,7 @@ def test_training_scoring_and_testing_use_the_size():
 
     images, labels = noise(8, 60, 16, 16), torch.arange(60) % 2
     data = resized(Dataset("own", images, labels, images, labels, ("a", "b")), 28)
-    cmi.predict(Net(), data, "none+cutmix")
+    scoring.predict(Net(), data, "none+cutmix")
     rank_within(Net(), data, ["none"], budget=1.0)
     assert set(seen) == {(28, 28)}
     seen.clear()

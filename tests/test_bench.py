@@ -15,7 +15,7 @@ from bench import baseline, measure, render, store, workers
 from bench.__main__ import main
 from bench.machine import Setting, effort, noise
 from bench.measure import Contender, Row
-from paperlib import cmi, data
+from paperlib import data, scoring
 from paperlib.models import build
 from paperlib.quantizers import quantize
 
@@ -246,7 +246,7 @@ def test_the_baselines_score_is_ours_on_the_same_predictions(monkeypatch):
     stored = [(p, t.float()) for p, t in zip(logits.softmax(1).float().split(100), targets.split(100), strict=True)]
     monkeypatch.setattr(baseline, "predictions", lambda *args: iter(stored))
     found = baseline.score(torch.nn.Linear(1, 1), DIGITS, "none", 0, group=3)
-    expected = cmi.score(logits, labels)
+    expected = scoring.score(logits, labels)
     for name in ("score", "cmi", "divergence"):
         assert found[name] == pytest.approx(getattr(expected, name), abs=1e-5)
 
@@ -257,7 +257,7 @@ def test_the_baselines_score_of_a_network_is_ours_within_sampling(augmentation, 
     monkeypatch.setattr(baseline, "STDDEV_PASSES", 1)
     teacher = build("resnet8", 10, seed=3).eval()
     found = baseline.score(teacher, DIGITS, augmentation, 0, group=2)
-    ours = cmi.rank(teacher, DIGITS, [augmentation], replicates=0, stddev_group=200).iloc[0]
+    ours = scoring.rank(teacher, DIGITS, [augmentation], replicates=0, stddev_group=200).iloc[0]
     assert found["divergence"] == pytest.approx(ours["divergence"], rel=0.05)
     assert found["cmi"] == pytest.approx(ours["cmi"], rel=0.25, abs=0.02)
     assert math.isfinite(found["teacher_stddev"])

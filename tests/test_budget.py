@@ -5,9 +5,20 @@ import pytest
 import torch
 from torch import nn
 
-from paperlib import budget, cmi
+from paperlib import scoring
 from paperlib.augment import AUGMENTATIONS
-from paperlib.budget import BOX, Estimate, difference, estimate, nested_order, race, rank_within, schedule, standard_error
+from paperlib.scoring import racing
+from paperlib.scoring.racing import (
+    BOX,
+    Estimate,
+    difference,
+    estimate,
+    nested_order,
+    race,
+    rank_within,
+    schedule,
+    standard_error,
+)
 
 OWN = dict(mean=(0.5,) * 3, std=(0.25,) * 3, padding=0, cmi_weight=0.3)  # with these, "none" is clearly best
 CLASSES, N = 4, 800
@@ -38,7 +49,7 @@ def logits(seed, n=N, noise=1.0, classes=CLASSES, margin=2.0):
     return margin * nn.functional.one_hot(labels, classes).double() + scatter
 
 
-def racing(candidates, allowed, **options):
+def raced(candidates, allowed, **options):
     """A race over stored logits, the targets LABELS."""
     sizes = schedule(N, len(candidates), allowed, 40, 2)
     look = lambda i, begin, end: estimate(candidates[i][:end], LABELS[:end], N)  # noqa: E731
@@ -54,7 +65,7 @@ def test_on_all_images_it_is_the_plain_score(soft):
     if soft:
         one = nn.functional.one_hot(LABELS, CLASSES).double()
         t = 0.6 * one + 0.4 * one.roll(1, 0)
-    found, plain = estimate(x, t, N, cmi_weight=0.5), cmi.score(x, t, cmi_weight=0.5)
+    found, plain = estimate(x, t, N, cmi_weight=0.5), scoring.score(x, t, cmi_weight=0.5)
     assert found.values == pytest.approx([plain.score, plain.cmi, plain.divergence])
     assert (found.bias == 0).all() and np.abs(found.influences.sum(0)).max() < 0.02
     fewer = estimate(x[:200], t[:200], N, cmi_weight=0.5)
@@ -66,7 +77,7 @@ def test_the_jackknife_takes_the_bias_of_few_images_off_and_knows_its_error():
     classes, n = 10, 100
     labels = torch.arange(n) % classes
     big = logits(0, 100_000, 2.0, classes)
-    truth = cmi.score(big, torch.arange(len(big)) % classes)
+    truth = scoring.score(big, torch.arange(len(big)) % classes)
     found = [estimate(logits(seed, n, 2.0, classes), labels, 10**9) for seed in range(1, 201)]
     values, bias = np.array([e.values for e in found]), np.array([e.bias for e in found])
     plain_error = (values + bias).mean(0) - [truth.score, truth.cmi, truth.divergence]
@@ -116,35 +127,35 @@ def test_t_quantiles_are_scipys():
 
     for degrees, tolerance in ((9, 0.01), (19, 0.001), (49, 1e-4)):
         for level in (0.975, 0.9995, 0.9999):
-            assert budget.t_quantile(level, degrees) == pytest.approx(t.ppf(level, degrees), rel=tolerance)
+            assert racing.t_quantile(level, degrees) == pytest.approx(t.ppf(level, degrees), rel=tolerance)
 
 
 # ------------------------------------------------------------------------------------------------------------ the race
 
 
 def test_a_clear_winner_stops_the_race_early():
-    run = racing([logits(0, margin=m) for m in (1.0, 5.0, 0.5, 0.0)], allowed=4 * N)
+    run = raced([logits(0, margin=m) for m in (1.0, 5.0, 0.5, 0.0)], allowed=4 * N)
     assert run.stopped == "settled" and run.dropped.tolist() == [True, False, True, True]
     assert run.used < N and not run.active.any()
 
 
 def test_equal_candidates_spend_the_budget_and_stay_open():
     same = logits(0, margin=3.0)
-    run = racing([same, same, logits(0, margin=0.0)], allowed=900)
+    run = raced([same, same, logits(0, margin=0.0)], allowed=900)
     assert run.stopped == "budget"
     assert run.active.tolist() == [True, True, False] and run.dropped.tolist() == [False, False, True]
     assert 900 - 2 * BOX < run.used <= 900
-    assert racing([same, same], allowed=2 * N).stopped == "images"
+    assert raced([same, same], allowed=2 * N).stopped == "images"
 
 
 def test_the_order_of_the_top_is_settled_not_only_its_members():
     margins = (1.0, 5.0, 3.0, 0.5, 0.0)
-    run = racing([logits(0, margin=m) for m in margins], allowed=5 * N, top=3)
+    run = raced([logits(0, margin=m) for m in margins], allowed=5 * N, top=3)
     assert run.stopped == "settled" and np.flatnonzero(~run.dropped).tolist() == [0, 1, 2]
     assert run.better[1, [0, 2, 3, 4]].all() and run.better[2, 0] and not (run.better & run.better.T).any()
-    tied = racing([logits(0, margin=m) for m in (5.0, 3.0, 3.0)], allowed=3 * N, top=2)
+    tied = raced([logits(0, margin=m) for m in (5.0, 3.0, 3.0)], allowed=3 * N, top=2)
     assert tied.stopped == "images" and tied.active.tolist() == [False, True, True]
-    assert racing([logits(0, margin=m) for m in (5.0, 3.0, 3.0)], allowed=3 * N, top=1).stopped == "settled"
+    assert raced([logits(0, margin=m) for m in (5.0, 3.0, 3.0)], allowed=3 * N, top=1).stopped == "settled"
 
 
 def test_the_wrong_winner_is_rare():
@@ -152,7 +163,7 @@ def test_the_wrong_winner_is_rare():
     wrong = 0
     for seed in range(40):
         best, *rivals = (logits(4 * seed + k, margin=2.0 + 0.15 * (k == 0)) for k in range(4))
-        wrong += racing([best, *rivals], allowed=4 * N).dropped[0]
+        wrong += raced([best, *rivals], allowed=4 * N).dropped[0]
     assert wrong <= 4
 
 
@@ -190,7 +201,7 @@ def test_every_beginning_holds_the_classes_in_their_shares(counts):
 
 def test_with_the_whole_budget_it_agrees_with_rank():
     names = ["erasing+cutmix", "none", "autoaugment_svhn", "erasing"]
-    full = cmi.rank(Brightness(), (IMAGES, LABELS), names, **OWN, replicates=0, batch=20)  # as many as 40 CutMix boxes
+    full = scoring.rank(Brightness(), (IMAGES, LABELS), names, **OWN, replicates=0, batch=20)  # as many as 40 CutMix boxes
     whole = rank_within(Brightness(), (IMAGES, LABELS), names, **OWN, budget=1, start=N)
     assert whole["images"].tolist() == [N] * 4 and whole.attrs["share"] == 1
     assert whole["augmentation"].tolist() == full["augmentation"].tolist()
@@ -201,7 +212,7 @@ def test_with_the_whole_budget_it_agrees_with_rank():
 
 
 def test_the_winner_of_rank_from_a_part_of_its_images():
-    full = cmi.rank(Brightness(), (IMAGES, LABELS), **OWN, replicates=0)
+    full = scoring.rank(Brightness(), (IMAGES, LABELS), **OWN, replicates=0)
     teacher, before = Brightness().train(), IMAGES.clone()
     steps = []
     table = rank_within(teacher, (IMAGES, LABELS), **OWN, progress=lambda *step: steps.append(step))

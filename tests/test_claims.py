@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from test_report import ACCURACIES, ROOT, WHERE, made_up
 
-from paperlib import claims, experiments, page, profiles, report, results
-from paperlib.config import Data
-from paperlib.definitions import DEFINITIONS, POOLS, definitions_figure, definitions_table
-from paperlib.runs import Store
+from paperlib.reporting import claims, page, report, results
+from paperlib.reporting.definitions import DEFINITIONS, POOLS, definitions_figure, definitions_table
+from paperlib.study import plan, profiles
+from paperlib.study.config import Data
+from paperlib.study.store import Store
 
 REVERSED = dict(zip(ACCURACIES, reversed(ACCURACIES.values()), strict=True))
 
@@ -63,7 +64,7 @@ def test_set_ups_of_two_profiles_are_never_pooled(tmp_path):
 
 def with_seconds(store, score, student):
     """The made-up records of a profile again, with processor seconds."""
-    (setup,) = experiments.setups(store.profile)
+    (setup,) = plan.setups(store.profile)
     for run, seconds in ((setup.teacher, 7.0), (setup.score, score), *((s, student) for s in setup.students)):
         record = store.load(run)
         content = {name: record[name] for name in ("result", "teacher") if name in record}
@@ -108,7 +109,7 @@ def test_verdicts_follow_the_records(tmp_path):
     ],
 )
 def test_c5_is_judged_where_networks_and_data_sets_cross(tmp_path, monkeypatch, others, turned, expected):
-    store, first = Store("quick", "results", tmp_path), experiments.setups("quick")[0]
+    store, first = Store("quick", "results", tmp_path), plan.setups("quick")[0]
     found = [first, *(replace(first, data=Data(data), model=model, bits=bits) for data, model, bits in others)]
     for setup in found:
         monkeypatch.setitem(profiles.PROFILES, "quick", (setup,))
@@ -133,7 +134,7 @@ def test_an_order_that_cutmix_alone_explains_is_not_clear(tmp_path):
     "gains, expected", [((15, 14, 16), "supported"), ((15, -1, 1), "partly"), ((-1, -2, 1), "not supported")]
 )
 def test_c2_asks_for_a_gain_beyond_the_spread_of_seeds(tmp_path, monkeypatch, gains, expected):
-    store, first = Store("quick", "results", tmp_path), experiments.setups("quick")[0]
+    store, first = Store("quick", "results", tmp_path), plan.setups("quick")[0]
     made_up(store, ACCURACIES)
     setup = replace(first, seeds=(0, 1, 2))
     facts = {"key": setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
@@ -149,7 +150,7 @@ def test_c2_asks_for_a_gain_beyond_the_spread_of_seeds(tmp_path, monkeypatch, ga
 
 @pytest.mark.parametrize("kind, clock, share", [("cpu", "processor seconds", 0.5), ("cuda", "seconds", 4.0)])
 def test_costs_are_told_by_the_clock_of_the_device(tmp_path, kind, clock, share):
-    store, setup = Store("quick", "results", tmp_path), experiments.setups("quick")[0]
+    store, setup = Store("quick", "results", tmp_path), plan.setups("quick")[0]
     made_up(store, ACCURACIES)
     where = {"environment": WHERE["environment"] | {"device_type": kind}}
     for run, seconds, processor in ((setup.score, 40.0, 10.0), *((run, 10.0, 20.0) for run in setup.students)):
@@ -182,8 +183,8 @@ def test_the_committed_claims_are_what_the_records_give():
     stores = [Store(profile, "results", ROOT) for profile in profiles.PROFILES]
     found = claims.claims(stores)
     assert (ROOT / "results/CLAIMS.md").read_text() == claims.markdown(found, stores)
-    seeds = sum(len(experiments.methods(profile).seeds) for profile in ("quick", "cpu"))
-    distinct = len(experiments.QUANTIZERS) + len(experiments.LOSSES) - 1  # EWGS + KD is in both lists
+    seeds = sum(len(plan.methods(profile).seeds) for profile in ("quick", "cpu"))
+    distinct = len(plan.QUANTIZERS) + len(plan.LOSSES) - 1  # EWGS + KD is in both lists
     assert (found[-1].setups, found[-1].records) == (2, seeds * distinct)
     shown = re.findall(r"\| (C\d) \|.*?\| \*\*([a-z ]+)\*\* \|", (ROOT / "README.md").read_text())
     assert shown == [(claim.name, claim.verdict) for claim in found]

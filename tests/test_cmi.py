@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from paperlib import cmi as scorer
 from paperlib import data as datasets
+from paperlib import scoring as scorer
 from paperlib.augment import AUGMENTATIONS
-from paperlib.cmi import centroid_divergence, class_centroids, cmi, rank, score, teacher_stddev
+from paperlib.scoring import ranking
+from paperlib.scoring import centroid_divergence, class_centroids, cmi, rank, score, teacher_stddev
 
 G = torch.Generator().manual_seed(0)
 LOGITS = 2 * torch.randn(60, 4, dtype=torch.float64, generator=G)
@@ -175,7 +176,7 @@ def test_t_stddev_does_not_measure_how_the_images_are_sorted():
 
 def test_t_stddev_pairs_each_view_with_a_base_view_of_its_own():
     """For "none" the base half is another draw, and CutMix is drawn for both halves."""
-    teacher, data = Linear(), scorer._as_dataset((IMAGES, LABELS), (0.5,) * 3, (0.25,) * 3, None)
+    teacher, data = Linear(), ranking.as_dataset((IMAGES, LABELS), (0.5,) * 3, (0.25,) * 3, None)
     table = rank(teacher, (IMAGES, LABELS), ["none", "erasing+cutmix"], **OWN).set_index("augmentation")
     for name, partner in (("none", "none"), ("erasing+cutmix", "none+cutmix")):
         view = scorer.predict(teacher, data, name, batch=30)[0]

@@ -1,5 +1,7 @@
 """Loading, checking and subsetting; every bad file is refused by name."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,7 @@ def test_digits():
     rows = {image.numpy().tobytes() for image in digits.train_images}
     assert sum(image.numpy().tobytes() in rows for image in digits.test_images) == 0
     # bilinear up-scaling as torch's, to within rounding
-    with np.load(data.Path(data.__file__).with_name("digits.npz")) as arrays:
+    with np.load(Path(data.__file__).with_name("digits.npz")) as arrays:
         small = torch.from_numpy(arrays["images"]).float()[:, None]
     large = torch.nn.functional.interpolate(small * 255 / 16, scale_factor=4, mode="bilinear")
     every = torch.cat([digits.train_images, digits.test_images])[:, 0].float()

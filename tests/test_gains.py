@@ -5,14 +5,16 @@ import pandas as pd
 import pytest
 from test_report import ACCURACIES, WHERE, made_up
 
-from paperlib import claims, experiments, notebook, results
+from paperlib import notebook
 from paperlib.cli import main
-from paperlib.compare import write_comparison
-from paperlib.config import ScoreRun, StudentRun
-from paperlib.experiments import BASE, MINIMAL, OURS, OURS_OF_SEVEN, RELEASED, Selection
-from paperlib.gains import gains_figure, gains_table, panels, wide
-from paperlib.profiles import CANDIDATES, setups, sqakd_rows
-from paperlib.runs import Store
+from paperlib.reporting import claims, results
+from paperlib.reporting.compare import write_comparison
+from paperlib.reporting.gains import gains_figure, gains_table, panels, wide
+from paperlib.study import plan
+from paperlib.study.config import ScoreRun, StudentRun
+from paperlib.study.plan import BASE, MINIMAL, OURS, OURS_OF_SEVEN, RELEASED, Selection
+from paperlib.study.profiles import CANDIDATES, setups, sqakd_rows
+from paperlib.study.store import Store
 
 SCORES = {name: 0.1 * ((i + 13) % 16) for i, name in enumerate(CANDIDATES)}  # the fourth candidate is the lowest
 
@@ -37,35 +39,35 @@ def trained(store, found, accuracy):
 def test_picks_are_read_from_the_score_and_unknown_before_it(tmp_path):
     setup = setups("quick")[0]
     assert (
-        set(experiments.picks(setup, None)) == set(experiments.picks(setup, Store("quick", root=tmp_path))) == {BASE, RELEASED}
+        set(plan.picks(setup, None)) == set(plan.picks(setup, Store("quick", root=tmp_path))) == {BASE, RELEASED}
     )
     store = scored(tmp_path)
-    assert experiments.picks(setup, store) == {
+    assert plan.picks(setup, store) == {
         BASE: "none", RELEASED: "autoaugment_imagenet+cutmix", OURS: "trivialaugment", OURS_OF_SEVEN: "trivialaugment",
         MINIMAL: CANDIDATES[-1],
     }  # fmt: skip
     mild = {name: float(i) for i, name in enumerate(CANDIDATES)}
-    found = experiments.picks(setup, scored(tmp_path / "mild", mild))
+    found = plan.picks(setup, scored(tmp_path / "mild", mild))
     assert (found[OURS], found[OURS_OF_SEVEN]) == ("none", CANDIDATES[1])
     vgg = next(s for s in setups("paper") if s.model == "vgg13")
-    assert experiments.picks(vgg, None)[RELEASED] == "trivialaugment+cutmix"
+    assert plan.picks(vgg, None)[RELEASED] == "trivialaugment+cutmix"
 
 
 def test_stages_name_the_picks_students_after_the_score_was_made(tmp_path):
     store, seen = Store("quick", root=tmp_path), []
-    for runs in experiments.stages("quick", "kd", store):
+    for runs in plan.stages("quick", "kd", store):
         seen.append({run.augmentation for run in runs if isinstance(run, StudentRun)})
         made_up(store, ACCURACIES, SCORES)  # what a sweep does
     first = {"none", "autoaugment_imagenet+cutmix"}
     assert seen == [first, first | {"trivialaugment", CANDIDATES[-1]}]
-    assert not any(isinstance(run, ScoreRun) for run in experiments.runs_of("quick", "own", store))
+    assert not any(isinstance(run, ScoreRun) for run in plan.runs_of("quick", "own", store))
 
 
 def test_stages_go_on_when_a_teacher_came_out_otherwise(tmp_path):
     store, (setup,) = scored(tmp_path), setups("quick")
     store.path(setup.students[0]).unlink()
     seen = []
-    for runs in experiments.stages("quick", "ranking", store):
+    for runs in plan.stages("quick", "ranking", store):
         seen.append(sum(map(store.done, runs)))
         if len(seen) == 1:  # what a sweep does whose teacher had to be trained anew
             store.save(setup.teacher, "done", result={"accuracy": 97.0, "weights_sha256": "1"}, **WHERE)
@@ -78,7 +80,7 @@ def test_stages_go_on_when_a_teacher_came_out_otherwise(tmp_path):
 
 def test_arms_differ_from_their_reference_in_the_augmentation_alone(tmp_path):
     store = scored(tmp_path)
-    for gains in (*experiments.qat_gains("quick"), *experiments.kd_gains("quick")):
+    for gains in (*plan.qat_gains("quick"), *plan.kd_gains("quick")):
         for (quantizer, bits, loss), arms in gains.students(store).items():
             reference = arms["+ KD" if "+ KD" in arms else BASE]
             assert {run.method for runs in arms.values() for run in runs} == {quantizer}
@@ -94,7 +96,7 @@ def test_arms_differ_from_their_reference_in_the_augmentation_alone(tmp_path):
 
 def test_gains_are_paired_by_seed(tmp_path, monkeypatch):
     store = scored(tmp_path)
-    gains = experiments.kd_gains("quick")[0]
+    gains = plan.kd_gains("quick")[0]
     gains = type(gains)(gains.scored, gains.setup, (0, 1, 2), gains.methods[:2], gains.arms)
     base, picked = (60.0, 70.0, 80.0), (61.0, 73.0, 82.0)
     trained(store, [gains], lambda run: (picked if run.augmentation == "trivialaugment" else base)[run.seed])
@@ -122,19 +124,19 @@ def test_gains_are_paired_by_seed(tmp_path, monkeypatch):
     ],
 )
 def test_verdicts_on_improvement_follow_the_records(tmp_path, monkeypatch, scores, gain, spread, expected):
-    tables = {name: getattr(experiments, name)("quick") for name in ("qat_gains", "kd_gains")}
+    tables = {name: getattr(plan, name)("quick") for name in ("qat_gains", "kd_gains")}
     for name, found in tables.items():
         three = [type(g)(g.scored, g.setup, (0, 1, 2), g.methods, g.arms) for g in found]
-        monkeypatch.setattr(experiments, name, lambda profile, three=three: three)
+        monkeypatch.setattr(plan, name, lambda profile, three=three: three)
     store = scored(tmp_path, scores)
     for name in tables:
         trained(
-            store, getattr(experiments, name)("quick"),
+            store, getattr(plan, name)("quick"),
             lambda run: 70.0 + (run.augmentation != "none") * (gain + spread * (run.seed - 1)) + run.seed,
         )  # fmt: skip
     found = {claim.name: claim for claim in claims.claims([store])}
     assert [found[name].verdict for name in ("C3", "C4")] == [expected] * 2
-    one = experiments.kd_gains("quick")[0]
+    one = plan.kd_gains("quick")[0]
     path = store.path(one.students(store)[one.methods[0]][BASE][0])
     kept = path.read_bytes()
     path.unlink()  # what is incomplete is not judged
@@ -142,7 +144,7 @@ def test_verdicts_on_improvement_follow_the_records(tmp_path, monkeypatch, score
     path.write_bytes(kept)
     students = {
         run.key
-        for g in experiments.qat_gains("quick")
+        for g in plan.qat_gains("quick")
         for arms in g.students(store).values()
         for r in arms.values()
         for run in r
@@ -158,11 +160,11 @@ def test_verdicts_on_improvement_follow_the_records(tmp_path, monkeypatch, score
 
 def test_tables_and_figures_of_gains_are_written(tmp_path):
     store = scored(tmp_path)
-    trained(store, [*experiments.qat_gains("quick"), *experiments.kd_gains("quick")], lambda run: ACCURACIES[run.augmentation])
+    trained(store, [*plan.qat_gains("quick"), *plan.kd_gains("quick")], lambda run: ACCURACIES[run.augmentation])
     written = {path.name for path in results.write(store)}
     assert {"qat.csv", "qat.md", "qat.png", "kd.csv", "kd.md", "kd.png"} <= written
     assert (store.tables / "qat.md").read_text().count("not available") == len(pd.read_csv(store.tables / "qat.csv"))
-    table = gains_table(experiments.qat_gains("quick"), store)
+    table = gains_table(plan.qat_gains("quick"), store)
     [(name, rows)] = panels(table)
     axis = gains_figure(table).axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == list(dict.fromkeys(rows["method"])) == ["EWGS W2A2", "LSQ W2A2"]
@@ -174,11 +176,11 @@ def test_yours_are_compared_with_ours_arm_by_arm(tmp_path, capsys):
     for store, shift in ((ours, 0.0), (yours, 4.0)):
         made_up(store, ACCURACIES, SCORES)
         trained(
-            store, experiments.kd_gains("quick"),
+            store, plan.kd_gains("quick"),
             lambda run, shift=shift: 80.0 + shift * (run.loss == "at" and run.augmentation == "trivialaugment"),
         )  # fmt: skip
     assert write_comparison(yours) == 0
-    said, arms = capsys.readouterr().out, len(experiments.KD_ARMS) * len(experiments.kd_gains("quick")[0].methods)
+    said, arms = capsys.readouterr().out, len(plan.KD_ARMS) * len(plan.kd_gains("quick")[0].methods)
     assert f"kd: within tolerance {arms - 2} of {arms} rows, 2 no" in said  # both arms that share this student
     assert said.count("| at |") == 2 and "ranking: within tolerance 16 of 16 rows\n" in said
 
@@ -189,30 +191,30 @@ def test_the_gpu_profiles_hold_the_papers_rows():
     squeeze = tiny["squeezenet1_0", "dorefa_released", 8]
     assert (squeeze.student("none", loss="sqakd").loss_options, squeeze.student_recipe.batch) == ({"alpha": 50}, 64)
     assert tiny["vgg11_bn", "pact_released", 3].student_recipe.lr == 0.004 and squeeze.teacher_recipe.lr == 0.05
-    rows = {(g.setup.data.name, g.setup.model, *m[:2]) for g in experiments.qat_gains("paper") for m in g.methods}
+    rows = {(g.setup.data.name, g.setup.model, *m[:2]) for g in plan.qat_gains("paper") for m in g.methods}
     for model, dataset in (("resnet20", "cifar10"), ("vgg8", "cifar10"), ("resnet32", "cifar100"), ("vgg13", "cifar100")):
         assert {(dataset, model, "ewgs", bits) for bits in (1, 2, 4)} <= rows
-    [kd] = experiments.kd_gains("paper")
+    [kd] = plan.kd_gains("paper")
     assert (kd.setup.model, len(kd.methods)) == ("vgg13", 12)
     factor = kd.students(None)["ewgs", 2, "ft"][BASE][0]
     assert factor.loss_options == {"init_epochs": 30, "init_lr": None}
-    assert len(rows) == sum(len(g.methods) for g in experiments.qat_gains("paper"))  # no line stands there twice
+    assert len(rows) == sum(len(g.methods) for g in plan.qat_gains("paper"))  # no line stands there twice
 
 
 def test_a_part_of_a_table(tmp_path, monkeypatch, capsys):
     part = Selection("cifar100", "vgg13", 2, 1)
-    runs = experiments.runs_of("paper", "ranking", part=part)
+    runs = plan.runs_of("paper", "ranking", part=part)
     assert len(runs) == 18 and {run.data.name for run in runs} == {"cifar100"}
     assert {run.seed for run in runs if isinstance(run, StudentRun)} == {0}
-    assert experiments.runs_of("paper", "ranking", part=Selection(bits=2)) != experiments.runs_of("paper", "ranking")
+    assert plan.runs_of("paper", "ranking", part=Selection(bits=2)) != plan.runs_of("paper", "ranking")
     table = pd.DataFrame({"dataset": ["a", "a", "b"], "model": ["x", "y", "x"], "bits": [2, 3, 2], "value": [1, 2, 3]})
     assert Selection(model="x").rows(table)["value"].tolist() == [1, 3]
     assert Selection("a", bits=3).rows(table)["value"].tolist() == [2] and len(Selection().rows(table)) == 3
     with pytest.raises(ValueError, match="-1"):
         Selection(bits=-1)
     assert Selection("a").rows(table[:0]).columns.tolist() == table.columns.tolist()  # nothing there yet: still a table
-    assert experiments.lacks("quick", "ranking", Selection(bits=7)).startswith("ranking of quick has nothing for bits=7")
-    assert experiments.lacks("quick", "tour", Selection(bits=7)) == "" != experiments.lacks("quick", "tour", Selection("svhn"))
+    assert plan.lacks("quick", "ranking", Selection(bits=7)).startswith("ranking of quick has nothing for bits=7")
+    assert plan.lacks("quick", "tour", Selection(bits=7)) == "" != plan.lacks("quick", "tour", Selection("svhn"))
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--table", "ranking", "--dataset", "imagenet"]) == 1
     assert "'imagenet'; it has digits resnet8" in capsys.readouterr().err

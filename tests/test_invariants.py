@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from paperlib import experiments
-from paperlib.config import Recipe
+from paperlib.basics.recipe import Recipe
 from paperlib.data import load, subset
-from paperlib.learners import Task
 from paperlib.losses import OBJECTIVES, objective
 from paperlib.models import build
 from paperlib.quantizers import METHODS, quantize
-from paperlib.training import fit
+from paperlib.study import plan
+from paperlib.training import Task, fit
 
 # One of each kind of run, by what its table calls it. A record is found by its key: a change here loses records.
 KEYS = {
@@ -25,11 +24,11 @@ OLD = {"teacher": "44593fc8f5362ff2", "score": "68eebd22e72eb1e7", "student": "a
 
 
 def test_keys_of_committed_records():
-    first, regime = experiments.setups("cpu")[0], experiments.regimes("cpu")[0]
+    first, regime = plan.setups("cpu")[0], plan.regimes("cpu")[0]
     found = {
-        "teacher": regime.teacher, "score": regime.score, "budget": experiments.races("cpu")[0],
-        "ablation": experiments.temperatures(regime), "student": regime.students[0], "tour": experiments.tour("cpu"),
-        "held_out": experiments.held_out(regime), "walk": experiments.walks("cpu")[0],
+        "teacher": regime.teacher, "score": regime.score, "budget": plan.races("cpu")[0],
+        "ablation": plan.temperatures(regime), "student": regime.students[0], "tour": plan.tour("cpu"),
+        "held_out": plan.held_out(regime), "walk": plan.walks("cpu")[0],
     }  # fmt: skip
     assert {name: run.key for name, run in found.items()} == KEYS
     assert {run.kind for run in found.values()} == set(KEYS)

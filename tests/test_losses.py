@@ -38,7 +38,7 @@ from paperlib.losses import (
     pkt,
     rkd,
     similarity,
-)  # fmt: skip
+)
 from paperlib.losses.contrastive import Negatives, contrast, mix
 from paperlib.losses.features import right_singular_vectors, same_size
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from paperlib.models import MODELS, build
-from paperlib.packing import Pack
 from paperlib.quantizers import initialise, layers_to_quantize, quantize
+from paperlib.training.packing import Pack
 
 COUNTS = {
     ("resnet20", 10): 269_850, ("vgg8", 10): 3_918_858, ("resnet32", 100): 470_132, ("vgg13", 100): 9_462_180,

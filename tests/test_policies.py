@@ -24,7 +24,7 @@ from paperlib.augment import (
     generator,
     policies,
     to_device,
-)  # fmt: skip
+)
 from paperlib.augment.pipeline import crop_and_mirror, crop_draw, cutmix_draw
 
 CLASSES = {

@@ -12,8 +12,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from paperlib import experiments, profiles
-from paperlib.profiles import ALL_16
+from paperlib.study import plan, profiles
+from paperlib.study.profiles import ALL_16
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -50,7 +50,7 @@ def test_what_is_installed_is_what_is_locked():
 
 
 def test_every_table_has_its_notebook():
-    assert [path.name for path in NOTEBOOKS] == sorted(notebook for _, notebook in experiments.TABLES.values() if notebook)
+    assert [path.name for path in NOTEBOOKS] == sorted(notebook for _, notebook in plan.TABLES.values() if notebook)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -60,8 +60,8 @@ def test_notebooks_are_executed_and_clean(path):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    table = next(table for table, (_, name) in experiments.TABLES.items() if name == path.name)
-    shows_runs = bool(experiments.runs_of("quick", table))  # one that has none defines things, which prints nothing
+    table = next(table for table, (_, name) in plan.TABLES.items() if name == path.name)
+    shows_runs = bool(plan.runs_of("quick", table))  # one that has none defines things, which prints nothing
     assert sum(bool(cell.outputs) for cell in code) >= (len(code) - 1 if shows_runs else 4)  # all but the parameters
     for output in (output for cell in code for output in cell.outputs):
         assert output.output_type != "error" and output.get("name") != "stderr"
@@ -70,7 +70,7 @@ def test_notebooks_are_executed_and_clean(path):
     names = re.findall(r"^(\w+) = ", parameters.source, re.M)
     from paperlib.notebook import Parameters
 
-    known = Parameters.__dataclass_fields__ | experiments.Selection.__dataclass_fields__
+    known = Parameters.__dataclass_fields__ | plan.Selection.__dataclass_fields__
     assert sorted(name.lower() for name in names) == sorted(known) or not shows_runs
     assert all(len(cell.source.splitlines()) <= 15 for cell in code)
     assert not re.search(r"papermill|execution|\d{4}-\d\d-\d\dT", json.dumps([cell.metadata for cell in notebook.cells]))
@@ -167,7 +167,7 @@ def test_the_readme_lists_every_method_and_its_proof():
 
     listed = methods()
     assert listed in (ROOT / "README.md").read_text()
-    assert set(PROOFS) == set(METHODS) | set(OBJECTIVES) == set(experiments.QUANTIZERS) | set(experiments.LOSSES)
+    assert set(PROOFS) == set(METHODS) | set(OBJECTIVES) == set(plan.QUANTIZERS) | set(plan.LOSSES)
     tests = "".join((ROOT / "tests" / name).read_text() for name in ("test_quantizers.py", "test_losses.py"))
     assert all(f"def {proof}(" in tests for proof in PROOFS.values())
     for path in re.findall(r"`([a-z_/]+\.py)`", listed):

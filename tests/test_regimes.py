@@ -11,12 +11,17 @@ import pytest
 import torch
 from test_report import WHERE
 
-from paperlib import cmi, confidence, execution, experiments, profiles, regimes, theory
-from paperlib.config import Data, HeldOutRun, Recipe, ScoreRun, StudentRun, TeacherRun, WalkRun
+from paperlib import scoring
+from paperlib.basics import confidence
+from paperlib.basics.recipe import Recipe
 from paperlib.data import choosing_images, halves, load
-from paperlib.execution import execute, load_teacher
-from paperlib.runs import Store
-from paperlib.sweep import sweep
+from paperlib.reporting import regimes, theory
+from paperlib.runs import execution
+from paperlib.runs.execution import execute, load_teacher
+from paperlib.runs.sweep import sweep
+from paperlib.study import plan, profiles
+from paperlib.study.config import Data, HeldOutRun, ScoreRun, StudentRun, TeacherRun, WalkRun
+from paperlib.study.store import Store
 from paperlib.training import evaluated
 
 
@@ -39,7 +44,7 @@ def certain(error, classes, softness=0.0):
 @pytest.mark.parametrize("error", [0.0, 0.2, 0.6])
 def test_the_formula_is_the_score_where_errors_are_spread_evenly(error, softness):
     logits, labels = certain(error, 5, softness)
-    found = cmi.score(logits, labels)
+    found = scoring.score(logits, labels)
     missed = 1 - math.exp(-found.divergence)
     assert missed == pytest.approx(error * (1 - softness / 4) + (1 - error) * softness, abs=1e-6)
     assert float(confidence.even_spread(missed, 5)) + found.entropy == pytest.approx(found.score, abs=1e-6)
@@ -66,19 +71,19 @@ def test_rank_warns_where_the_score_is_the_teachers_error():
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = cmi.rank(net, data, stddev_group=500, replicates=0)
+        found = scoring.rank(net, data, stddev_group=500, replicates=0)
     assert found["error"].between(0, 1).all() and found["confidence"].between(0.1, 1).all()
     assert (found["centroid_entropy"] <= math.log(10) + 1e-9).all()
 
 
 def test_error_and_confidence_are_means_over_views():
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
-    row = cmi.evaluate(logits, torch.tensor([0, 1, 1]), 1.0, 0, 0)
+    row = scoring.evaluate(logits, torch.tensor([0, 1, 1]), 1.0, 0, 0)
     assert row["error"] == pytest.approx(1 / 3)
     assert row["confidence"] == pytest.approx(float(logits.softmax(1).max(1).values.mean()))
-    mixed = cmi.evaluate(logits, torch.tensor([[0.7, 0.3], [0.0, 1.0], [0.4, 0.6]]), 1.0, 0, 0)
+    mixed = scoring.evaluate(logits, torch.tensor([[0.7, 0.3], [0.0, 1.0], [0.4, 0.6]]), 1.0, 0, 0)
     assert mixed["error"] == pytest.approx(1 - (0.7 + 1.0 + 0.4) / 3)
-    hard = cmi.evaluate(logits, torch.tensor([0, 1, 1]), 1.0, 0, 0)
+    hard = scoring.evaluate(logits, torch.tensor([0, 1, 1]), 1.0, 0, 0)
     assert hard["centroid_entropy"] == pytest.approx(hard["cmi"] + hard["entropy"])
 
 
@@ -86,9 +91,9 @@ def test_the_calibrating_temperature_undoes_a_scaling():
     torch.manual_seed(0)
     logits = 2 * torch.randn(4000, 10, dtype=torch.float64)
     labels = torch.distributions.Categorical(logits=logits).sample()  # calibrated at temperature 1
-    first = cmi.calibrating_temperature(logits, labels)
+    first = scoring.calibrating_temperature(logits, labels)
     assert first == pytest.approx(1, abs=0.1)
-    assert cmi.calibrating_temperature(3 * logits, labels) == pytest.approx(3 * first, rel=1e-3)
+    assert scoring.calibrating_temperature(3 * logits, labels) == pytest.approx(3 * first, rel=1e-3)
 
 
 def test_halves_are_a_partition_with_half_of_each_class():
@@ -135,7 +140,7 @@ def test_a_walk_ends_with_the_teachers_own_weights_and_scores(made):
 
 def test_an_interrupted_walk_ends_as_if_it_had_not_been(made, tmp_path, monkeypatch):
     store = Store("quick", "results", tmp_path)
-    before, calls = execution.cmi.predict_views, []
+    before, calls = execution.scoring.predict_views, []
 
     def interrupt(*arguments):
         calls.append(arguments)
@@ -143,7 +148,7 @@ def test_an_interrupted_walk_ends_as_if_it_had_not_been(made, tmp_path, monkeypa
             raise KeyboardInterrupt  # while it scores after epoch 3
         return before(*arguments)
 
-    monkeypatch.setattr(execution.cmi, "predict_views", interrupt)
+    monkeypatch.setattr(execution.scoring, "predict_views", interrupt)
     with pytest.raises(KeyboardInterrupt):
         execute(WALK, store)
     monkeypatch.undo()
@@ -157,12 +162,12 @@ def test_held_out_scores_use_no_training_image_and_the_calibrating_temperature(m
     data, images = execution.load_data(held_out.data, "cpu"), execution.load_data(held_out.held_out, "cpu")
     with torch.no_grad():
         plain = teacher(images.normalise(images.train_images))
-    assert result["temperature"] == pytest.approx(cmi.calibrating_temperature(plain, images.train_labels), rel=1e-4)
-    logits, targets = cmi.predict(teacher, data, "none", 0, held_out.batch)
+    assert result["temperature"] == pytest.approx(scoring.calibrating_temperature(plain, images.train_labels), rel=1e-4)
+    logits, targets = scoring.predict(teacher, data, "none", 0, held_out.batch)
     row = next(row for row in result["scores"] if row["augmentation"] == "none")
-    assert row["calibrated_score"] == pytest.approx(cmi.score(logits / result["temperature"], targets).score)
-    logits, targets = cmi.predict_views(teacher, images, "none", 300, 0, held_out.batch)
-    assert len(logits) == 500 and row["held_out_score"] == pytest.approx(cmi.score(logits, targets).score)
+    assert row["calibrated_score"] == pytest.approx(scoring.score(logits / result["temperature"], targets).score)
+    logits, targets = scoring.predict_views(teacher, images, "none", 300, 0, held_out.batch)
+    assert len(logits) == 500 and row["held_out_score"] == pytest.approx(scoring.score(logits, targets).score)
 
 
 def test_predictions_lie_beside_the_record_and_are_its_own(made, tmp_path):
@@ -264,7 +269,7 @@ def test_rivals_are_judged_on_the_other_half(tmp_path, monkeypatch):
     store = told(tmp_path, monkeypatch, lambda seed, i: 90 - i)
     table = regimes.rivals_table(store).set_index("rival")
     assert table.loc[regimes.SCORE, "regret"] == 0 and table.loc["T. stddev", "regret"] == 15 and table["tells"].all()
-    judged = regimes.accuracies(experiments.regimes("quick")[0], store, half=1)
+    judged = regimes.accuracies(plan.regimes("quick")[0], store, half=1)
     assert judged.loc["none", 0] == 91
 
 
@@ -313,13 +318,13 @@ def test_prediction_a_is_decided_on_each_data_set():
 
 
 def test_the_plan_names_every_run_and_what_is_kept():
-    assert len(experiments.kept("cpu")) == 6 + 32 and not experiments.kept("quick")
-    setups = {setup.regime: setup for setup in experiments.teachers_alone("cpu")}
+    assert len(plan.kept("cpu")) == 6 + 32 and not plan.kept("quick")
+    setups = {setup.regime: setup for setup in plan.teachers_alone("cpu")}
     assert list(setups) == ["A", "B", "C", "D", "F", "I"]
     assert {len(setups[name].students) for name in "ABCD"} == {48} and len(setups["F"].students) == 32
     epochs = {name: s.student_recipe.epochs * s.data.train for name, s in setups.items()}
     assert set(epochs.values()) == {200_000}
     assert setups["D"].teacher == replace(setups["A"].teacher, augmentation="none+cutmix")
-    text = json.dumps([walk.label for walk in experiments.walks("cpu")])
-    assert len(experiments.walks("cpu")) == 8 and "vgg8" in text and "cifar100" in text
-    assert experiments.wider("cpu", Store("cpu", root=execution.Path("/nowhere"))) is None
+    text = json.dumps([walk.label for walk in plan.walks("cpu")])
+    assert len(plan.walks("cpu")) == 8 and "vgg8" in text and "cifar100" in text
+    assert plan.wider("cpu", Store("cpu", root=execution.Path("/nowhere"))) is None

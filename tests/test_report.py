@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paperlib import experiments, profiles, report, results
-from paperlib.compare import ACCURACY_POINTS, SCORE_NATS, TABLES, comparison, write_comparison
-from paperlib.runs import Store
+from paperlib.reporting import report, results
+from paperlib.reporting.compare import ACCURACY_POINTS, SCORE_NATS, TABLES, comparison, write_comparison
+from paperlib.study import plan, profiles
+from paperlib.study.store import Store
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +23,7 @@ WHERE = {"seconds": 2.0, "cpu_seconds": 1.0, "environment": {"device": "a proces
 
 def made_up(store, accuracies, scores=None):
     """Records of every run of the quick ranking, with the given accuracies and scores by candidate."""
-    (setup,) = experiments.setups("quick")
+    (setup,) = plan.setups("quick")
     facts = {"key": setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
     store.save(setup.teacher, "done", result={"accuracy": 98.0, "weights_sha256": "0"}, **WHERE)
     names = profiles.CANDIDATES
@@ -75,7 +76,7 @@ def test_ranking_and_agreement_of_made_up_records(tmp_path):
 
 
 def test_seeds_that_agree_leave_room_for_a_ranker(tmp_path, monkeypatch):
-    (setup,) = experiments.setups("quick")
+    (setup,) = plan.setups("quick")
     three = replace(setup, seeds=(0, 1, 2))
     monkeypatch.setattr(profiles, "setups", lambda profile: (three,))
     store = Store("quick", root=tmp_path)
@@ -106,9 +107,9 @@ def test_seeds_that_agree_leave_room_for_a_ranker(tmp_path, monkeypatch):
 
 
 def test_methods_are_compared_with_ewgs_and_kd_seed_by_seed(tmp_path, monkeypatch):
-    first = experiments.methods("quick")
-    monkeypatch.setattr(experiments, "methods", lambda profile: experiments.Methods(first.setup, (0, 1)))
-    store, comparison = Store("quick", root=tmp_path), experiments.methods("quick")
+    first = plan.methods("quick")
+    monkeypatch.setattr(plan, "methods", lambda profile: plan.Methods(first.setup, (0, 1)))
+    store, comparison = Store("quick", root=tmp_path), plan.methods("quick")
     facts = {"key": first.setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
     store.save(first.setup.teacher, "done", result={"accuracy": 98.0, "weights_sha256": "0"})
     values = {"ewgs": (80.0, 90.0), "kd": (80.0, 90.0), "lsq": (81.0, 93.0), "crd": (70.0, 70.0)}
@@ -121,9 +122,9 @@ def test_methods_are_compared_with_ewgs_and_kd_seed_by_seed(tmp_path, monkeypatc
     rows = [{"name": "kd", "rounds": [10, 30, 20]}, {"name": "crd", "rounds": [5, 10, 10]}]
     bench.write_text(json.dumps({"suites": {"losses": {"rows": rows}}}))
     table = report.methods_table(store)
-    assert (table["kind"] == "quantizer").sum() == len(experiments.QUANTIZERS)
+    assert (table["kind"] == "quantizer").sum() == len(plan.QUANTIZERS)
     table = table.set_index("method")
-    assert len(table) == len(experiments.QUANTIZERS) + len(experiments.LOSSES)
+    assert len(table) == len(plan.QUANTIZERS) + len(plan.LOSSES)
     assert table.loc["at", ["n", "accuracy_mean", "difference"]].tolist() == [1, 50, -30]  # the seed that did not fail
     assert (table.loc["lsq", "difference"], table.loc["lsq", "difference_se"]) == (pytest.approx(2), pytest.approx(1))
     assert table.loc["kd", "difference"] == 0 and table.loc["crd", "accuracy_mean"] == 70 and table.loc["crd", "n"] == 2
@@ -175,7 +176,7 @@ def test_a_set_up_without_all_students_has_no_agreement(tmp_path):
 
 
 def test_a_seed_that_is_not_whole_does_not_count_yet(tmp_path, monkeypatch):
-    (setup,) = experiments.setups("quick")
+    (setup,) = plan.setups("quick")
     store, three = Store("quick", root=tmp_path), replace(setup, seeds=(0, 1))
     made_up(store, ACCURACIES)
     monkeypatch.setattr(profiles, "setups", lambda profile: (three,))
@@ -265,7 +266,7 @@ def test_figures_come_from_the_committed_records_without_torch(tmp_path):
             "agreement", "budget", "cost", "definitions", "forms", "kd", "methods", "precision", "precision_of_scores", "qat", "ranking",
             "score_variants", "search",
         ]  # fmt: skip
-        if any(len(setup.seeds) > 1 for setup in experiments.setups(profile)):
+        if any(len(setup.seeds) > 1 for setup in plan.setups(profile)):
             tables = sorted([*tables, "seeds"])
         complete = [name for name in REGIME_TABLES if f"{name}.csv" in names]
         assert complete or profile in UNDER_WAY
@@ -291,7 +292,7 @@ def test_committed_records_are_whole(profile):
     store = Store(profile, "results", ROOT)
     records = [json.loads(path.read_text()) for path in sorted(store.runs.glob("*.json"))]
     assert [r["key"] for r in records] == [r["key"] for r in store.all()], "a record would be set aside"
-    wanted = {name: experiments.runs_of(profile, name, store) for name in experiments.TABLES}
+    wanted = {name: plan.runs_of(profile, name, store) for name in plan.TABLES}
     known = {run.key: run for runs in wanted.values() for run in runs}
     finished = {run.key for name, runs in wanted.items() if name not in UNDER_WAY.get(profile, ()) for run in runs}
     made = {r["key"] for r in records}
@@ -301,7 +302,7 @@ def test_committed_records_are_whole(profile):
             classes, _ = store.predictions(known[record["key"]])
             assert len(classes) >= 500
     kept = {path.stem for path in (store.folder / "weights").glob("*")}
-    assert kept == experiments.kept(profile) & made
+    assert kept == plan.kept(profile) & made
     teachers = {r["key"]: r["result"]["weights_sha256"] for r in records if r["kind"] == "teacher"}
     for record in records:
         if "teacher" in record:  # every score and student belongs to the teacher whose record lies beside it

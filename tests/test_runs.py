@@ -13,14 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from paperlib import execution, experiments, notebook, profiles
-from paperlib import sweep as sweeping
+from paperlib import notebook
+from paperlib.basics.files import write_atomically
+from paperlib.basics.recipe import Recipe
 from paperlib.cli import main
-from paperlib.config import Data, Recipe, ScoreRun, StudentRun, TeacherRun, check_parameters, key_of
 from paperlib.notebook import Parameters
-from paperlib.report import MissingRuns, require
-from paperlib.runs import Store, fault, write_atomically
-from paperlib.sweep import SweepError, sweep
+from paperlib.reporting.report import MissingRuns, require
+from paperlib.runs import execution
+from paperlib.runs import sweep as sweeping
+from paperlib.runs.sweep import SweepError, sweep
+from paperlib.study import plan, profiles
+from paperlib.study.config import Data, ScoreRun, StudentRun, TeacherRun, check_parameters, key_of
+from paperlib.study.store import Store, fault
 
 TEACHER = TeacherRun(Data("digits", train=100, test=50), "resnet8", Recipe(2, 50, 0.05, 1e-4, "sgd"))
 SCORE = ScoreRun(TEACHER.data, TEACHER, ("none", "augmix+cutmix"), stddev_group=20, replicates=5)
@@ -207,10 +211,10 @@ torch.set_num_threads(1)
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_runs import RUNS
-from paperlib.runs import Store
-from paperlib.sweep import sweep
-import paperlib.sweep
-paperlib.sweep.count_cores = lambda: 1
+from paperlib.study.store import Store
+from paperlib.runs.sweep import sweep
+import paperlib.runs.sweep
+paperlib.runs.sweep.count_cores = lambda: 1
 sweep(RUNS, Store("quick", root=Path({root!r})), jobs=1)
 """
 
@@ -283,10 +287,10 @@ def test_profiles_have_every_candidate_and_the_papers_rows():
 
     assert profiles.CANDIDATES == AUGMENTATIONS and profiles.POLICIES == tuple(POLICIES)
     for profile in profiles.PROFILES:
-        for setup in experiments.setups(profile):
+        for setup in plan.setups(profile):
             assert len(setup.students) == 16 * len(setup.seeds)
             assert setup.teacher.augmentation == ("none" if setup.data.name == "tiny-imagenet" else "none+cutmix")
-    rows = {(s.data.name, s.model): s for s in experiments.setups("paper")}
+    rows = {(s.data.name, s.model): s for s in plan.setups("paper")}
     resnet = rows["cifar10", "resnet20"]
     assert (resnet.bits, resnet.student_recipe) == (3, Recipe(1200, 256, 1e-3, 1e-4, quantizer_lr=1e-5))
     assert resnet.teacher_recipe == Recipe(1200, 256, 0.1, 1e-4, "sgd")
@@ -298,11 +302,11 @@ def test_profiles_have_every_candidate_and_the_papers_rows():
     assert tiny.student_recipe == Recipe(100, 64, 0.004, 1e-4, "sgd_nesterov", schedule="step", warmup_steps=2500)
     assert tiny.student("none").loss_options == {"smoothing": 0.1, "gamma": 3, "alpha": 6}
     assert (tiny.teacher.smoothing, vgg.teacher.smoothing) == (0.1, 0.0)
-    assert len(experiments.runs_of("paper", "ranking")) == 7 * (1 + 1 + 48)
+    assert len(plan.runs_of("paper", "ranking")) == 7 * (1 + 1 + 48)
 
 
 def test_unknown_names_are_refused():
-    for call, named in ((lambda: experiments.setups("tiny"), "tiny"), (lambda: experiments.runs_of("quick", "t9"), "t9"),
+    for call, named in ((lambda: plan.setups("tiny"), "tiny"), (lambda: plan.runs_of("quick", "t9"), "t9"),
                         (lambda: Store("quick", "elsewhere"), "elsewhere")):  # fmt: skip
         with pytest.raises(ValueError, match=named):
             call()
@@ -319,7 +323,7 @@ def test_notebook_parameters_are_checked(values, error, named):
 
 def test_missing_runs_name_the_command(tmp_path):
     with pytest.raises(MissingRuns, match=r"18 runs are missing[\s\S]*make reproduce PROFILE=quick"):
-        require(Store("quick", root=tmp_path), experiments.runs_of("quick", "ranking"), "make reproduce PROFILE=quick")
+        require(Store("quick", root=tmp_path), plan.runs_of("quick", "ranking"), "make reproduce PROFILE=quick")
 
 
 @pytest.mark.parametrize(
@@ -332,7 +336,7 @@ def test_missing_runs_name_the_command(tmp_path):
 def test_a_notebook_without_its_runs_names_what_makes_them_where_it_looks(tmp_path, monkeypatch, parameters, command):
     monkeypatch.setattr(notebook, "repository", lambda: tmp_path)
     with pytest.raises(MissingRuns) as caught:
-        notebook.stores("ranking", experiments.Selection(seeds=1), **parameters)
+        notebook.stores("ranking", plan.Selection(seeds=1), **parameters)
     assert str(caught.value).endswith(f"Make them with: {command}")
 
 
@@ -351,7 +355,7 @@ def test_status_counts(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "0 done, 0 failed, 18 missing" in said and "0.0 hours in one process" in said and "18 runs of kinds" in said
     store = Store("quick", root=tmp_path)
-    setup = experiments.setups("quick")[0]
+    setup = plan.setups("quick")[0]
     facts = {"weights_sha256": "a"}
     for run, seconds, weights in (*zip(setup.students, (7200.0, 0.0), "aa", strict=False), (setup.students[2], 9.0, "b")):
         store.save(run, "done", result={"accuracy": 9.0}, teacher={"weights_sha256": weights}, seconds=seconds)

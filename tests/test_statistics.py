@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from paperlib.statistics import kendall, mid_ranks, regret, sign_test, spearman, spearman_within, t_critical
+from paperlib.basics.statistics import kendall, mid_ranks, regret, sign_test, spearman, spearman_within, t_critical
 
 PAIRS = {
     "no ties": ([3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.6], [2.0, 7.0, 1.0, 8.0, 2.8, 1.8, 4.0]),

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from paperlib import data
-from paperlib.config import Recipe
-from paperlib.learners import InitialStage, Single, Task, batches, optimisers, rate_factor, set_rates, split_parameters
+from paperlib.basics.recipe import Recipe
 from paperlib.losses import OBJECTIVES, objective
 from paperlib.models import build
 from paperlib.quantizers import METHODS, initialise, quantize
-from paperlib.training import accuracy, fit, fit_together
+from paperlib.training import Task, accuracy, fit, fit_together
+from paperlib.training.learners import InitialStage, Single, batches, optimisers, rate_factor, set_rates, split_parameters
 
 DIGITS = data.subset(data.load("digits"), train=320, test=100)
 SMALL = data.Dataset(  # 16 x 16: a quarter of the time
@@ -177,16 +177,16 @@ def test_a_damaged_checkpoint_is_set_aside(teacher, tmp_path):
 
 
 def test_hessian_factors_are_updated_on_schedule(teacher):
-    from paperlib import training
+    from paperlib.training import loop
 
     small = data.subset(SMALL, train=20, test=10)
     student = quantize(teacher, "ewgs", 2, 2, delta="hessian")
-    seen, original = [], training.update_deltas
-    training.update_deltas = lambda model, three, loss, seed: seen.append(len(list(three)))
+    seen, original = [], loop.update_deltas
+    loop.update_deltas = lambda model, three, loss, seed: seen.append(len(list(three)))
     try:
         fit(student, Task(small, "none", objective("ce"), Recipe(21, 5, 1e-4, 0.0), 0))
     finally:
-        training.update_deltas = original
+        loop.update_deltas = original
     assert seen == [3, 3]  # at epochs 10 and 20, three batches each, never at epoch 0
 
 

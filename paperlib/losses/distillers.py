@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..hardware import widen
+from ..models.precision import widen
 from .features import correlation, factor, fsp, hint, kdsvd, same_size
 
 FeatureLoss = Callable[..., Tensor]  # (fs, ft, **options) -> scalar

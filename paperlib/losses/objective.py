@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hardware import widen
+from ..models.precision import widen
 from .contrastive import CKTF, CRD
 from .distillers import FSP, KDSVD, VID, Correlation, Distiller, FactorTransfer, FitNet, Layerwise, options_of
 from .features import attention, nst, pkt, rkd, similarity

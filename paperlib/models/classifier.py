@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..hardware import widen
+from .precision import widen
 
 
 def pool(x: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from ..hardware import widen
 from .classifier import Classifier, full_precision, pool
+from .precision import widen
 
 
 class Staged(Classifier):

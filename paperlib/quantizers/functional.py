@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..hardware import widen
+from ..models.precision import widen
 from .fusion import fusible
 
 

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..hardware import widen
+from ..models.precision import widen
 from .functional import _check_bits, lsq_codes, lsq_plus, over_channels
 from .layers import Quantizer
 

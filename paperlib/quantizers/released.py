@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..hardware import widen
+from ..models.precision import widen
 from .functional import _check_bits, fake_quantize_codes, over_channels
 from .layers import Quantizer
 

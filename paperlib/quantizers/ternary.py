@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..hardware import widen
+from ..models.precision import widen
 from .functional import over_channels, straight_through
 from .layers import Quantizer
 

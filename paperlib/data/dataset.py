@@ -1,0 +1,100 @@
+"""A data set of labelled images as four tensors, and its normalisation."""
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training and test images of one classification task.
+
+    train_images, test_images  (N, 3, H, W) uint8.
+    train_labels, test_labels  (N,) int64, 0 .. classes - 1.
+    classes                    their names, in label order.
+    mean, std                  of the channels, on the scale 0 .. 1, for the normalisation.
+    mirror                     whether a mirrored image keeps its class: true of photographs, not of digits.
+    size                       None: training views are crops of the padded images, as large as the images. A number: the side
+                               of views made by the base augmentation of `paperlib.augment.base`, see `resized`.
+
+    Raises TypeError or ValueError, naming the value, if the arrays are not that.
+    """
+
+    name: str
+    train_images: Tensor = field(repr=False)
+    train_labels: Tensor = field(repr=False)
+    test_images: Tensor = field(repr=False)
+    test_labels: Tensor = field(repr=False)
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    mirror: bool = True
+    size: int | None = None
+
+    def __post_init__(self):
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size must be None or at least 1, got {self.size}")
+        check_images(self.train_images)
+        check_images(self.test_images)
+        check_labels(self.train_labels, len(self.train_images), len(self.classes))
+        check_labels(self.test_labels, len(self.test_images), len(self.classes))
+
+    def to(self, device: str | torch.device) -> "Dataset":
+        """The same data set with its four tensors on `device`."""
+        names = ("train_images", "train_labels", "test_images", "test_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 -> float32 of the same shape, (x / 255 - mean) / std per channel."""
+        return normalise(images, self.mean, self.std)
+
+    @property
+    def view_shape(self) -> tuple[int, int]:
+        """(height, width) of a training view."""
+        return tuple(self.train_images.shape[-2:]) if self.size is None else (self.size, self.size)
+
+    def test_views(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 -> uint8 as a network trained on this data set is tested on them; no randomness.
+
+        The images themselves if `size` is None or their own side. Else they are resized to a square of 256 pixels for views
+        of 224, and in that proportion for others (bilinear, antialias); nothing is cut off, as in the paper's code. Random
+        crops show objects larger than the whole image of the same size would (Touvron et al., NeurIPS 2019).
+        """
+        if self.size is None or images.shape[-2:] == (self.size, self.size):
+            return images
+        side = round(self.size * 256 / 224)
+        large = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+        return large.round_().to(torch.uint8)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise unless `images` is a non-empty (N, 3, H, W) uint8 tensor."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a torch tensor, got {type(images).__name__}")
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"images must be a non-empty uint8 tensor (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+
+
+def check_labels(labels: Tensor, images: int, classes: int) -> None:
+    """Raise unless `labels` is (images,) int64 with values 0 .. classes - 1."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a torch tensor, got {type(labels).__name__}")
+    if labels.dtype != torch.int64 or labels.shape != (images,):
+        raise ValueError(f"labels must be int64 of shape ({images},), got {labels.dtype} {tuple(labels.shape)}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels must lie in 0..{classes - 1}, found {low if low < 0 else high}")
+
+
+@lru_cache(maxsize=64)  # made from Python numbers, they would be copied from the host for every batch
+def _scaled(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on the scale 0 .. 1, one per channel -> (1, C, 1, 1) float32 on the scale 0 .. 255. Not to be modified."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1) * 255
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(N, 3, H, W) uint8 -> float32 of the same shape and memory format, (x / 255 - mean) / std per channel."""
+    return images.float().sub_(_scaled(tuple(mean), images.device)).div_(_scaled(tuple(std), images.device))

@@ -1,0 +1,23 @@
+"""What a failed download says."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def explained(name: str, root: Path, *by_hand: str) -> Iterator[None]:
+    """Turn a failed download into an error that names the ways to get the data."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # urllib, which torchvision uses, would wait for ever
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        ways = [f"let it be downloaded (tried just now: {(str(error).splitlines() or [type(error).__name__])[0]})", *by_hand]
+        listed = "\n".join(f"  {i}. {way}" for i, way in enumerate(ways, start=1))
+        raise FileNotFoundError(
+            f"{name} is not in {root.resolve()} (set by $PAPERLIB_DATA). Ways to get it:\n{listed}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)

@@ -1,0 +1,1 @@
+"""The reading: records -> tables, figures, claims, one page. No torch here."""

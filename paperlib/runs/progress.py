@@ -1,0 +1,35 @@
+"""Progress in the terminal, from whatever process does the work."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..study.store import Store
+
+
+@contextmanager
+def following(store: Store) -> Iterator[None]:
+    """Print what is appended to the progress file, from any process, while the body runs."""
+    store.progress.parent.mkdir(parents=True, exist_ok=True)
+    store.progress.touch()
+    stop = threading.Event()
+
+    def follow() -> None:
+        with open(store.progress) as file:
+            file.seek(0, 2)
+            while True:
+                last = stop.is_set()
+                for line in file:
+                    print(line, end="", flush=True, file=sys.stdout)
+                if last:
+                    return
+                stop.wait(0.5)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

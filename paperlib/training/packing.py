@@ -1,0 +1,75 @@
+"""Many students as one network: every weight gets one more axis, and one kernel serves all students.
+
+A student of ResNet-20 is too small to fill a GPU. Students of one architecture differ in their weights and their images
+only, so their forward passes are one function mapped over a new first axis (`torch.func.vmap`): convolutions become grouped,
+everything else is as it was. The gradient of the summed losses is each student's own, and optimisers that work element by
+element, as SGD and Adam do, do not notice.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from ..models import Classifier
+
+
+class _Features(nn.Module):
+    """`features` as `forward`, which is what `functional_call` calls."""
+
+    def __init__(self, model: Classifier):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.model.features(images)
+
+
+class Pack:
+    """S networks of one architecture with their parameters and buffers stacked.
+
+    models  networks that differ in weights only, in train mode; they keep their own tensors until `unpack`.
+    parameters, buffers  name (as in the network) -> (S, ...) tensor; the parameters are leaves that require gradients.
+
+    Raises ValueError for no models, or for models whose parameters have different names or shapes.
+    """
+
+    def __init__(self, models: Sequence[Classifier]):
+        shapes = [{name: value.shape for name, value in model.named_parameters()} for model in models]
+        if not models or any(other != shapes[0] for other in shapes):
+            raise ValueError(f"a pack takes one or more networks of one architecture, got {len(models)} that differ")
+        self.models = list(models)
+        wrapped = [_Features(model) for model in models]
+        stacked, buffers = stack_module_state(wrapped)
+        self.parameters = {name.removeprefix("model."): value for name, value in stacked.items()}
+        self.buffers = {name.removeprefix("model."): value for name, value in buffers.items()}
+        self._state = (stacked, buffers)
+        self._skeleton = copy.deepcopy(wrapped[0]).train()
+
+    def features(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(S, N, 3, H, W) images -> (S, N, C) logits and features with the same first axis; statistics are updated."""
+
+        def one(parameters: dict, buffers: dict, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return functional_call(self._skeleton, (parameters, buffers), (images,))
+
+        return vmap(one)(*self._state, images)
+
+    @torch.no_grad()
+    def unpack(self) -> list[Classifier]:
+        """Copy every student's share back into its network; returns the networks."""
+        for k, model in enumerate(self.models):
+            for name, value in (*model.named_parameters(), *model.named_buffers()):
+                value.copy_((self.parameters.get(name) if name in self.parameters else self.buffers[name])[k])
+        return self.models
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All stacked tensors by name."""
+        return self.parameters | self.buffers
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy back what `state_dict` gave."""
+        for name, value in self.state_dict().items():
+            value.copy_(state[name])
