@@ -10,8 +10,13 @@ from pathlib import Path
 from .store import SUITES, merge
 
 COSTS = {
-    "scoring": "one augmented pass of the teacher, against 22 plain ones and the bare teacher (4 minutes on 2 cores)",
-    "training": "a low-bit student with its teacher, against a plain loop and the bare networks (3 minutes)",
+    "scoring": (
+        "one augmented pass of the teacher, against 22 plain ones and the bare "
+        "teacher (4 minutes on 2 cores)"
+    ),
+    "training": (
+        "a low-bit student with its teacher, against a plain loop and the bare networks (3 minutes)"
+    ),
     "many": "several students at once (1 minute)",
     "losses": "a training step with each distillation loss, against plain KD (5 minutes)",
     "scaling": "cost and memory against images, augmentations, classes, students (2 minutes)",
@@ -22,17 +27,37 @@ COSTS = {
 def _parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:10}{text}" for name, text in COSTS.items())
     parser = argparse.ArgumentParser(
-        prog="python -m bench", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Speed of this machine: our figures beside a plain baseline and beside its limit.",
-        epilog=f"suites:\n{listed}\n\nLet nothing else run meanwhile. Results go into one JSON file per device and number of\n"
-               "threads; a suite that is run again replaces that suite alone.",
-    )  # fmt: skip
-    parser.add_argument("suites", nargs="*", metavar="suite", help=f"among {', '.join(COSTS)} (default: all but render)")
+        prog="python -m bench",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Speed of this machine: our figures beside a plain baseline and beside its limit."
+        ),
+        epilog=f"suites:\n{listed}\n\nLet nothing else run meanwhile. Results go into one "
+        "JSON file per device and number of\n"
+        "threads; a suite that is run again replaces that suite alone.",
+    )
+    parser.add_argument(
+        "suites",
+        nargs="*",
+        metavar="suite",
+        help=f"among {', '.join(COSTS)} (default: all but render)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    parser.add_argument("--threads", type=int, default=0, help="of this process; 0 takes every core it may use (default)")
-    parser.add_argument("--repetitions", type=int, default=5, help="rounds that are timed (default: 5)")
-    parser.add_argument("--small", action="store_true", help="a test: digits, ResNet-8, seconds; not a measurement")
-    parser.add_argument("--output", type=Path, help="folder (default: results/bench, build/bench with --small)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="of this process; 0 takes every core it may use (default)",
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="rounds that are timed (default: 5)"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a test: digits, ResNet-8, seconds; not a measurement"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder (default: results/bench, build/bench with --small)"
+    )
     return parser
 
 

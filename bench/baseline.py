@@ -1,9 +1,11 @@
-"""What is to be beaten: scoring and training in the manner of the paper's released code, written plainly.
+"""What is to be beaten: scoring and training in the manner of the paper's released code, written
+plainly.
 
-One PIL image after the other through torchvision's transforms in DataLoader workers, an eager float32 step in the default
-memory layout, quantizers of several autograd functions each, the loss read back every step; scoring passes over the images
-separately for T. stddev (ten times two views), the centroids, and the evaluation. Nothing here is used by `paperlib`, and
-nothing is made slower than its manner asks: the networks, losses and hyperparameters are the same.
+One PIL image after the other through torchvision's transforms in DataLoader workers, an eager
+float32 step in the default memory layout, quantizers of several autograd functions each, the loss
+read back every step; scoring passes over the images separately for T. stddev (ten times two views),
+the centroids, and the evaluation. Nothing here is used by `paperlib`, and nothing is made slower
+than its manner asks: the networks, losses and hyperparameters are the same.
 """
 
 import copy
@@ -38,11 +40,16 @@ class PerImage(Dataset):
     def __init__(self, data: Images, policy: str):
         self.images = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in data.train_images.cpu()]
         self.labels = data.train_labels.tolist()
-        self.transform = v2.Compose([
-            v2.RandomCrop(data.train_images.shape[-1], padding=4),
-            *([v2.RandomHorizontalFlip()] if data.mirror else []),
-            POLICIES[policy](), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std),
-        ])  # fmt: skip
+        self.transform = v2.Compose(
+            [
+                v2.RandomCrop(data.train_images.shape[-1], padding=4),
+                *([v2.RandomHorizontalFlip()] if data.mirror else []),
+                POLICIES[policy](),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(data.mean, data.std),
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,12 +60,17 @@ class PerImage(Dataset):
 
 def loader(data: Images, policy: str, batch: int, workers: int, shuffle: bool) -> DataLoader:
     return DataLoader(
-        PerImage(data, policy), batch, shuffle, num_workers=workers, pin_memory=data.train_images.is_cuda,
-        persistent_workers=workers > 0,  # else starting them would weigh more in short passes than in whole ones
-    )  # fmt: skip
+        PerImage(data, policy),
+        batch,
+        shuffle,
+        num_workers=workers,
+        pin_memory=data.train_images.is_cuda,
+        persistent_workers=workers
+        > 0,  # else starting them would weigh more in short passes than in whole ones
+    )
 
 
-# ------------------------------------------------------------------------------------------------------- training
+# ----------------------------------------------------------------------------------------- training
 
 
 class _Round(torch.autograd.Function):
@@ -85,7 +97,9 @@ class PlainConv(nn.Conv2d):
         self.scale = nn.Parameter(one.clone())
 
     def quantized(self, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        return _Round.apply(torch.clamp((x - lower) / (upper - lower), min=0, max=1), self.levels, 0.0)
+        return _Round.apply(
+            torch.clamp((x - lower) / (upper - lower), min=0, max=1), self.levels, 0.0
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         w_low, w_high, x_low, x_high = self.bounds
@@ -97,7 +111,9 @@ class PlainConv(nn.Conv2d):
                 x_high.copy_(3 * x.std() / (1 - 2 / torch.pi) ** 0.5)
             self.ready = True
         w = 2 * (self.quantized(self.weight, w_low, w_high) - 0.5)
-        return torch.abs(self.scale) * self._conv_forward(self.quantized(x, x_low, x_high), w, self.bias)
+        return torch.abs(self.scale) * self._conv_forward(
+            self.quantized(x, x_low, x_high), w, self.bias
+        )
 
 
 def plain_student(teacher: nn.Module, bits: int) -> nn.Module:
@@ -109,11 +125,17 @@ def plain_student(teacher: nn.Module, bits: int) -> nn.Module:
     return student
 
 
-def train_epoch(teacher: nn.Module, student: nn.Module, batches: DataLoader, classes: int, mix: bool) -> float:
+def train_epoch(
+    teacher: nn.Module, student: nn.Module, batches: DataLoader, classes: int, mix: bool
+) -> float:
     """One epoch of CE + 2 KL(T = 4), Adam for weights and for quantizers; the mean loss."""
     device = next(teacher.parameters()).device
-    ours = {id(p) for m in student.modules() if isinstance(m, PlainConv) for p in (*m.bounds, m.scale)}
-    weights = torch.optim.Adam([p for p in student.parameters() if id(p) not in ours], 1e-3, weight_decay=1e-4)
+    ours = {
+        id(p) for m in student.modules() if isinstance(m, PlainConv) for p in (*m.bounds, m.scale)
+    }
+    weights = torch.optim.Adam(
+        [p for p in student.parameters() if id(p) not in ours], 1e-3, weight_decay=1e-4
+    )
     quantizers = torch.optim.Adam([p for p in student.parameters() if id(p) in ours], 1e-5)
     cutmix = v2.CutMix(num_classes=classes)
     teacher.eval()
@@ -126,7 +148,10 @@ def train_epoch(teacher: nn.Module, student: nn.Module, batches: DataLoader, cla
         with torch.no_grad():
             wanted = teacher(images)
         logits = student(images)
-        kl = F.kl_div(F.log_softmax(logits / 4, 1), F.softmax(wanted / 4, 1), reduction="batchmean") * 16
+        kl = (
+            F.kl_div(F.log_softmax(logits / 4, 1), F.softmax(wanted / 4, 1), reduction="batchmean")
+            * 16
+        )
         loss = F.cross_entropy(logits, labels) + 2 * kl
         weights.zero_grad()
         quantizers.zero_grad()
@@ -137,7 +162,7 @@ def train_epoch(teacher: nn.Module, student: nn.Module, batches: DataLoader, cla
     return total / len(batches)
 
 
-# -------------------------------------------------------------------------------------------------------- scoring
+# ------------------------------------------------------------------------------------------ scoring
 
 
 @torch.no_grad()
@@ -146,12 +171,18 @@ def predictions(teacher: nn.Module, batches: DataLoader, classes: int, mix: bool
     device, cutmix = next(teacher.parameters()).device, v2.CutMix(num_classes=classes)
     for images, labels in batches:
         images, labels = images.to(device), labels.to(device)
-        images, targets = cutmix(images, labels) if mix else (images, F.one_hot(labels, classes).float())
+        images, targets = (
+            cutmix(images, labels) if mix else (images, F.one_hot(labels, classes).float())
+        )
         yield F.softmax(teacher(images), 1), targets
 
 
-def score(teacher: nn.Module, data: Images, augmentation: str, workers: int, group: int = 5) -> dict[str, float]:
-    """One augmentation by 22 passes over the images: ten of two views for T. stddev, one for centroids, one to evaluate."""
+def score(
+    teacher: nn.Module, data: Images, augmentation: str, workers: int, group: int = 5
+) -> dict[str, float]:
+    """One augmentation by 22 passes over the images: ten of two views for T. stddev, one for
+    centroids, one to evaluate.
+    """
     policy, mix = parse(augmentation)
     classes = len(data.classes)
     views, base = (loader(data, name, 100, workers, shuffle=False) for name in (policy, "none"))
@@ -159,7 +190,11 @@ def score(teacher: nn.Module, data: Images, augmentation: str, workers: int, gro
     means = []
     for _ in range(STDDEV_PASSES):
         steps = []
-        pairs = zip(predictions(teacher, views, classes, mix), predictions(teacher, base, classes, mix), strict=True)
+        pairs = zip(
+            predictions(teacher, views, classes, mix),
+            predictions(teacher, base, classes, mix),
+            strict=True,
+        )
         for (first, _), (second, _) in pairs:
             steps.append(torch.cat([first, second]))
             if len(steps) == group:
@@ -172,10 +207,16 @@ def score(teacher: nn.Module, data: Images, augmentation: str, workers: int, gro
     centroids = (sums / counts[:, None]).to(next(teacher.parameters()).device)
     total, images = 0.0, 0
     for p, t in predictions(teacher, views, classes, mix):
-        total += (p * (p.clamp(min=1e-30).log() - (t @ centroids).clamp(min=1e-30).log())).sum().item()
+        total += (
+            (p * (p.clamp(min=1e-30).log() - (t @ centroids).clamp(min=1e-30).log())).sum().item()
+        )
         images += len(p)
     divergence = -centroids.diagonal().clamp(min=1e-30).log().mean().item()
     return {
-        "score": divergence - total / images, "cmi": total / images, "divergence": divergence,
-        "teacher_stddev": torch.stack(means).std(0).mean().item() if len(means) > 1 else float("nan"),
-    }  # fmt: skip
+        "score": divergence - total / images,
+        "cmi": total / images,
+        "divergence": divergence,
+        "teacher_stddev": torch.stack(means).std(0).mean().item()
+        if len(means) > 1
+        else float("nan"),
+    }

@@ -21,8 +21,9 @@ from .measure import Contender, Row, combine, interleave
 class Setting:
     """How a suite is to be run.
 
-    device  "cpu", "cuda" or "cuda:N". threads  of this process; spawned ones share them. small  sizes of a test.
-    Raises ValueError for a device that is not there, or fewer than one repetition or thread.
+    device  "cpu", "cuda" or "cuda:N". threads  of this process; spawned ones share them. small
+    sizes of a test. Raises ValueError for a device that is not there, or fewer than one repetition
+    or thread.
     """
 
     device: str = "cpu"
@@ -35,7 +36,10 @@ class Setting:
         if name not in ("cpu", "cuda") or (number and not (name == "cuda" and number.isdecimal())):
             raise ValueError(f"unknown device {self.device!r}; known: cpu, cuda, cuda:N")
         if self.cuda and int(number or 0) >= torch.cuda.device_count():
-            raise ValueError(f"device {self.device!r} was asked for, and torch sees {torch.cuda.device_count()} CUDA GPUs here")
+            raise ValueError(
+                f"device {self.device!r} was asked for, and torch sees "
+                f"{torch.cuda.device_count()} CUDA GPUs here"
+            )
         for field in ("threads", "repetitions"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
@@ -57,62 +61,87 @@ class Setting:
         if self.cuda:
             torch.cuda.synchronize(self.device)
 
-    def rates(self, contenders: list[Contender], report: Callable[[str], Any]) -> dict[str, tuple[float, ...]]:
+    def rates(
+        self, contenders: list[Contender], report: Callable[[str], Any]
+    ) -> dict[str, tuple[float, ...]]:
         """`measure.interleave` on this device."""
         return interleave(contenders, self.repetitions, synchronise=self.synchronise, report=report)
 
     def environment(self) -> dict[str, Any]:
         """Device, threads, cores, versions, commit, date."""
         return execution.environment(self.device) | {
-            "cores": execution.count_cores(), "repetitions": self.repetitions, "small": self.small,
-        }  # fmt: skip
+            "cores": execution.count_cores(),
+            "repetitions": self.repetitions,
+            "small": self.small,
+        }
 
 
 def images(setting: Setting, count: int) -> Dataset:
-    """`count` labelled images on the device: CIFAR-10's, digits for a test, noise where CIFAR-10 cannot be had.
+    """`count` labelled images on the device: CIFAR-10's, digits for a test, noise where CIFAR-10
+    cannot be had.
 
-    Neither networks nor augmentations take longer for one picture than for another, so noise gives the same speeds.
+    Neither networks nor augmentations take longer for one picture than for another, so noise gives
+    the same speeds.
     """
     if setting.small:
         return datasets.subset(datasets.load("digits"), train=count, test=50).to(setting.device)
     try:
-        return datasets.subset(datasets.load("cifar10", download=False), train=count, test=100).to(setting.device)
+        return datasets.subset(datasets.load("cifar10", download=False), train=count, test=100).to(
+            setting.device
+        )
     except FileNotFoundError:
         return noise(count, 10).to(setting.device)
 
 
 def noise(count: int, classes: int) -> Dataset:
     """`count` random 32 x 32 images, every class as often as the others."""
-    pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(
+        0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     labels = torch.arange(count) % classes
-    return Dataset("noise", pixels, labels, pixels[:classes], labels[:classes], tuple(map(str, range(classes))))
+    return Dataset(
+        "noise", pixels, labels, pixels[:classes], labels[:classes], tuple(map(str, range(classes)))
+    )
 
 
-def ready(data: Dataset, batch: int, memory_format: torch.memory_format = torch.channels_last) -> list[tuple[Tensor, Tensor]]:
-    """Normalised float32 batches that wait on the device: what a network is given when nothing else costs anything."""
+def ready(
+    data: Dataset, batch: int, memory_format: torch.memory_format = torch.channels_last
+) -> list[tuple[Tensor, Tensor]]:
+    """Normalised float32 batches that wait on the device: what a network is given when nothing else
+    costs anything.
+    """
     x = data.normalise(data.train_images)
     pairs = zip(x.split(batch), data.train_labels.split(batch), strict=True)
     return [(x.contiguous(memory_format=memory_format), labels) for x, labels in pairs]
 
 
-# ------------------------------------------------------------------------------------------------------- ceilings
+# ----------------------------------------------------------------------------------------- ceilings
 
 MATMUL = {"float32": "matrix product, float32", "bfloat16": "matrix product, bfloat16"}
 COPY = "copy in memory"
 
 
 def ceilings(setting: Setting) -> list[Contender]:
-    """What the device can do at best: multiply big matrices (GFLOP), copy a big array (GB read and written)."""
+    """What the device can do at best: multiply big matrices (GFLOP), copy a big array (GB read and
+    written).
+    """
     n = setting.pick(256, 2048, 8192)
     times = setting.pick(1, 2, 10)
     contenders = []
     for precision, name in MATMUL.items():
         a = torch.randn(n, n, device=setting.device).to(getattr(torch, precision))
-        contenders.append(Contender(name, lambda a=a: [a @ a for _ in range(times)], times * 2 * n**3 / 1e9))
-    source = torch.empty(setting.pick(2**20, 2**28, 2**31), dtype=torch.uint8, device=setting.device).fill_(1)
+        contenders.append(
+            Contender(name, lambda a=a: [a @ a for _ in range(times)], times * 2 * n**3 / 1e9)
+        )
+    source = torch.empty(
+        setting.pick(2**20, 2**28, 2**31), dtype=torch.uint8, device=setting.device
+    ).fill_(1)
     target = source.clone()
     work = 2 * times * source.numel() / 1e9
-    return [*contenders, Contender(COPY, lambda: [target.copy_(source) for _ in range(times)], work)]
+    return [
+        *contenders,
+        Contender(COPY, lambda: [target.copy_(source) for _ in range(times)], work),
+    ]
 
 
 class _Traffic(TorchDispatchMode):
@@ -131,7 +160,9 @@ class _Traffic(TorchDispatchMode):
 
 
 def effort(run: Callable[[], Any]) -> tuple[float, float]:
-    """(GFLOP, GB) of a computation: multiplications and additions counted apart; bytes as if no operation were fused."""
+    """(GFLOP, GB) of a computation: multiplications and additions counted apart; bytes as if no
+    operation were fused.
+    """
     with FlopCounterMode(display=False) as counter:
         run()
     with _Traffic() as traffic:
@@ -140,19 +171,37 @@ def effort(run: Callable[[], Any]) -> tuple[float, float]:
 
 
 def efficiency(
-    rates: dict[str, tuple[float, ...]], names: dict[str, str], per_image: tuple[float, float], precision: str = "float32"
+    rates: dict[str, tuple[float, ...]],
+    names: dict[str, str],
+    per_image: tuple[float, float],
+    precision: str = "float32",
 ) -> list[Row]:
     """Rows of what is achieved of the ceilings.
 
     names  {row of images/s: role}; per_image  as `effort` gives it, of one image.
     """
-    rows = [Row(MATMUL[precision], "limit", rates[MATMUL[precision]], "GFLOP/s"), Row(COPY, "limit", rates[COPY], "GB/s")]
+    rows = [
+        Row(MATMUL[precision], "limit", rates[MATMUL[precision]], "GFLOP/s"),
+        Row(COPY, "limit", rates[COPY], "GB/s"),
+    ]
     for name, role in names.items():
-        for amount, unit, limit in zip(per_image, ("GFLOP/s", "GB/s"), (MATMUL[precision], COPY), strict=True):
-            rows.append(Row(f"{name}: {unit}", role, combine([(1 / amount, rates[name])]), unit, limit=limit))
+        for amount, unit, limit in zip(
+            per_image, ("GFLOP/s", "GB/s"), (MATMUL[precision], COPY), strict=True
+        ):
+            rows.append(
+                Row(
+                    f"{name}: {unit}", role, combine([(1 / amount, rates[name])]), unit, limit=limit
+                )
+            )
     return rows
 
 
 def frozen(model: nn.Module, setting: Setting) -> nn.Module:
-    """A teacher: on the device, in eval mode, without gradients, in the layout its kernels like best."""
-    return model.to(device=setting.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    """A teacher: on the device, in eval mode, without gradients, in the layout its kernels like
+    best.
+    """
+    return (
+        model.to(device=setting.device, memory_format=torch.channels_last)
+        .eval()
+        .requires_grad_(False)
+    )

@@ -13,24 +13,35 @@ from .machine import Setting, images
 from .measure import Contender, Row
 from .workers import Group
 
-# (setting, numbers of students, stack that closes what it opens) -> contenders of ours and contenders of the limit
+# (setting, numbers of students, stack that closes what it opens) -> contenders of ours and
+# contenders of the limit
 Way = Callable[[Setting, tuple[int, ...], ExitStack], tuple[list[Contender], list[Contender]]]
 
 
-def processes(setting: Setting, numbers: tuple[int, ...], stack: ExitStack) -> tuple[list[Contender], list[Contender]]:
+def processes(
+    setting: Setting, numbers: tuple[int, ...], stack: ExitStack
+) -> tuple[list[Contender], list[Contender]]:
     """A process each, which share the cores; started once, the first n of them are used."""
-    group = stack.enter_context(Group(max(numbers), training.prepare_student, (setting, training.ladder(setting)[-1])))
+    group = stack.enter_context(
+        Group(max(numbers), training.prepare_student, (setting, training.ladder(setting)[-1]))
+    )
     count, cores = training.image_count(setting), execution.count_cores()
 
     def contender(n: int, name: str, bare: bool) -> Contender:
         name = f"{n} {name}{'s' * (n > 1)}, a process each"
         return Contender(name, lambda: group(n, threads=max(1, cores // n), bare=bare), n * count)
 
-    return [contender(n, "student", False) for n in numbers], [contender(n, "bare pair", True) for n in numbers]
+    return [contender(n, "student", False) for n in numbers], [
+        contender(n, "bare pair", True) for n in numbers
+    ]
 
 
-def packed(setting: Setting, numbers: tuple[int, ...], stack: ExitStack) -> tuple[list[Contender], list[Contender]]:
-    """One process, students stacked into one network of grouped convolutions: `training.fit_together`."""
+def packed(
+    setting: Setting, numbers: tuple[int, ...], stack: ExitStack
+) -> tuple[list[Contender], list[Contender]]:
+    """One process, students stacked into one network of grouped convolutions:
+    `training.fit_together`.
+    """
     rung = training.ladder(setting)[-1]
     data = images(setting, training.image_count(setting))
     contenders = []
@@ -39,7 +50,9 @@ def packed(setting: Setting, numbers: tuple[int, ...], stack: ExitStack) -> tupl
         tasks = [replace(first, seed=seed) for seed in range(n)]
         learners = Together([training.low_bit(task) for task in tasks], tasks, rung.compiled)
         run = training.epochs_of(setting, learners, rung)
-        contenders.append(Contender(f"{n} student{'s' * (n > 1)}, packed", run, n * len(data.train_images)))
+        contenders.append(
+            Contender(f"{n} student{'s' * (n > 1)}, packed", run, n * len(data.train_images))
+        )
     return contenders, []
 
 
@@ -48,20 +61,35 @@ WAYS: dict[str, Way] = {"processes": processes, "packed": packed}
 
 def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
     """The rows of the suite and its settings."""
-    numbers = setting.pick((1, 2), tuple(n for n in (1, 2, 4, 8, 16) if n <= execution.count_cores()), (1, 2, 4, 8, 16))
+    numbers = setting.pick(
+        (1, 2), tuple(n for n in (1, 2, 4, 8, 16) if n <= execution.count_cores()), (1, 2, 4, 8, 16)
+    )
     data = images(setting, training.image_count(setting))
     with ExitStack() as stack:
         made = [make(setting, numbers, stack) for make in WAYS.values()]
         ours, bare = ([c for part in parts for c in part] for parts in zip(*made, strict=True))
         bare += training.bare_contenders(setting, data)
         alone = stack.enter_context(Group(1, training.prepare_plain, (setting,), setting.threads))
-        plain = Contender("plain epoch, 0 workers", lambda: alone(workers=0), len(data.train_images))
+        plain = Contender(
+            "plain epoch, 0 workers", lambda: alone(workers=0), len(data.train_images)
+        )
         rates = setting.rates([plain, *bare, *ours], report)
-    # The machine's limit is the best that bare networks reach in any number of processes, in our precision.
+    # The machine's limit is the best that bare networks reach in any number of processes, in our
+    # precision.
     other = {"float32": "bfloat16", "bfloat16": "float32"}[training.ladder(setting)[-1].precision]
-    limit = max((c.name for c in bare if not c.name.endswith(other)), key=lambda name: sum(rates[name]))
+    limit = max(
+        (c.name for c in bare if not c.name.endswith(other)), key=lambda name: sum(rates[name])
+    )
     rows = [Row(c.name, "limit", rates[c.name], headline=c.name == limit) for c in bare]
     rows.append(Row(plain.name, "baseline", rates[plain.name], headline=True))
-    rows += [Row(c.name, "ours", rates[c.name], baseline=plain.name, limit=limit, headline=True) for c in ours]
-    settings = {"data": data.name, "model": setting.model, "images_per_student": len(data.train_images), "students": numbers}
+    rows += [
+        Row(c.name, "ours", rates[c.name], baseline=plain.name, limit=limit, headline=True)
+        for c in ours
+    ]
+    settings = {
+        "data": data.name,
+        "model": setting.model,
+        "images_per_student": len(data.train_images),
+        "students": numbers,
+    }
     return {"rows": [row.to_json() for row in rows], "settings": settings}

@@ -1,7 +1,8 @@
 """Contenders interleaved round by round, and what may be said of their rounds. No torch here.
 
-The speed of a shared machine drifts by a fifth within minutes. Contenders that take turns in every round meet the same
-drift, so the ratio of two of them is taken within each round, and the median over the rounds is what is reported.
+The speed of a shared machine drifts by a fifth within minutes. Contenders that take turns in every
+round meet the same drift, so the ratio of two of them is taken within each round, and the median
+over the rounds is what is reported.
 """
 
 import math
@@ -44,7 +45,9 @@ class Row:
 
     def __post_init__(self):
         if self.role not in ROLES:
-            raise ValueError(f"unknown role {self.role!r} of row {self.name!r}; known: {', '.join(ROLES)}")
+            raise ValueError(
+                f"unknown role {self.role!r} of row {self.name!r}; known: {', '.join(ROLES)}"
+            )
         if not self.rounds or not all(rate > 0 for rate in self.rounds):
             raise ValueError(f"row {self.name!r} needs positive rates, got {self.rounds}")
 
@@ -65,10 +68,11 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     report: Callable[[str], Any] = lambda line: None,
 ) -> dict[str, tuple[float, ...]]:
-    """Rates (work per second) of every contender in every round, after one round of warm-up that is not counted.
+    """Rates (work per second) of every contender in every round, after one round of warm-up that is
+    not counted.
 
-    Each round starts with another contender, so that none always follows the same one. synchronise  waits for the device;
-    called before each reading of the clock. report  is given a line a round.
+    Each round starts with another contender, so that none always follows the same one. synchronise
+    waits for the device; called before each reading of the clock. report  is given a line a round.
 
     Raises ValueError for fewer than one repetition or two contenders of one name.
 
@@ -93,7 +97,10 @@ def interleave(
             seconds = clock() - started
             if k:
                 rates[contender.name].append(contender.work / seconds)
-        report(f"{f'round {k} of {repetitions}' if k else 'warm-up'}: {time.perf_counter() - began:.1f} s")
+        report(
+            f"{f'round {k} of {repetitions}' if k else 'warm-up'}: "
+            f"{time.perf_counter() - began:.1f} s"
+        )
     return {name: tuple(values) for name, values in rates.items()}
 
 
@@ -112,7 +119,8 @@ def combine(parts: Sequence[tuple[float, Sequence[float]]]) -> tuple[float, ...]
 
 
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
-    """(median, least, greatest) of the ratios within the rounds. Raises ValueError if they have not as many rounds.
+    """(median, least, greatest) of the ratios within the rounds. Raises ValueError if they have not
+    as many rounds.
 
     >>> ratios((2.0, 8.0, 3.0), (1.0, 2.0, 1.0))
     (3.0, 2.0, 4.0)
@@ -136,5 +144,10 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     2.0
     """
     if len(sizes) < 2 or not all(v > 0 for v in (*sizes, *costs)):
-        raise ValueError(f"an exponent needs two or more positive points, got {list(zip(sizes, costs, strict=False))}")
-    return statistics.linear_regression([math.log(s) for s in sizes], [math.log(c) for c in costs]).slope
+        raise ValueError(
+            "an exponent needs two or more positive points, got "
+            f"{list(zip(sizes, costs, strict=False))}"
+        )
+    return statistics.linear_regression(
+        [math.log(s) for s in sizes], [math.log(c) for c in costs]
+    ).slope

@@ -1,4 +1,6 @@
-"""Files of results in, one table and two pictures out. No torch: any machine can draw what another measured."""
+"""Files of results in, one table and two pictures out. No torch: any machine can draw what another
+measured.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,19 +20,27 @@ from .measure import Row, exponent, ratios, spread
 from .store import read_all
 
 STYLE = {
-    "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 120,
-    "axes.axisbelow": True, "font.size": 9,
-}  # fmt: skip
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 120,
+    "axes.axisbelow": True,
+    "font.size": 9,
+}
 OURS, PLAIN, LIMIT = "#2a6f97", "#bc6c25", "#606c38"
 PANELS = ("scoring", "training", "many")
 INTRODUCTION = """# Speed
 
-Written by `python -m bench` from the JSON files beside this one; `python -m bench render` writes it anew without torch.
+Written by `python -m bench` from the JSON files beside this one; `python -m bench render` writes
+it anew without torch.
 
-Every rate is the median of its rounds, least and greatest in brackets; more is better. Contenders take turns within each round, and each
-ratio is the median of the ratios within the rounds. **times the baseline**: how many times as fast as the plain code it is compared with
-(`bench/baseline.py`, the faster number of workers). **limit / it**: how many times as fast the same machine would be if nothing cost
-anything but the bare networks on ready batches (1 is the limit); for GFLOP/s and GB/s, the limit is a big matrix product or copy.
+Every rate is the median of its rounds, least and greatest in brackets; more is better. Contenders
+take turns within each round, and each ratio is the median of the ratios within the rounds.
+**times the baseline**: how many times as fast as the plain code it is compared with
+(`bench/baseline.py`, the faster number of workers). **limit / it**: how many times as fast the same
+machine would be if nothing cost anything but the bare networks on ready batches (1 is the limit);
+for GFLOP/s and GB/s, the limit is a big matrix product or copy.
 
 ![rates](bench.png)
 """
@@ -63,23 +73,29 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def rows_of(suite: dict[str, Any]) -> dict[str, Row]:
-    """The rows of a suite by name. Raises ValueError if one is compared with a row that is not there."""
+    """The rows of a suite by name. Raises ValueError if one is compared with a row that is not
+    there.
+    """
     rows = {row.name: row for row in map(Row.from_json, suite.get("rows", ()))}
     for row in rows.values():
         for other in (row.baseline, row.limit):
             if other and other not in rows:
-                raise ValueError(f"row {row.name!r} is compared with {other!r}, which is not in its suite")
+                raise ValueError(
+                    f"row {row.name!r} is compared with {other!r}, which is not in its suite"
+                )
     return rows
 
 
 def line(row: Row, rows: dict[str, Row]) -> list[str]:
     """name, rate, unit, times the baseline, limit / it, target: cells of the tables."""
     return [
-        row.name, with_range(spread(row.rounds)), row.unit,
+        row.name,
+        with_range(spread(row.rounds)),
+        row.unit,
         with_range(ratios(row.rounds, rows[row.baseline].rounds)) if row.baseline else "",
         with_range(ratios(rows[row.limit].rounds, row.rounds)) if row.limit else "",
         row.target,
-    ]  # fmt: skip
+    ]
 
 
 COLUMNS = ["row", "rate", "unit", "times the baseline", "limit / it", "target"]
@@ -90,32 +106,69 @@ def table(files: Sequence[dict[str, Any]]) -> str:
     parts = [INTRODUCTION]
     short = [
         [f"{file['device']}, {file['threads']} threads", name, *line(row, rows)]
-        for file, name, suite in _suites(files) for rows in (rows_of(suite),) for row in rows.values() if row.headline
-    ]  # fmt: skip
+        for file, name, suite in _suites(files)
+        for rows in (rows_of(suite),)
+        for row in rows.values()
+        if row.headline
+    ]
     parts.append("## In short\n\n" + markdown(["machine", "suite", *COLUMNS], short))
     curves = [
-        [f"{file['device']}, {file['threads']} threads", c["what"], ", ".join(map(str, c["sizes"])),
-         ", ".join(number(s[0]) for s in c["seconds"]), f"{exponent(c['sizes'], [s[0] for s in c['seconds']]):.2f}",
-         ", ".join(number(m / 1e6) for m in c["memory"]), _memory_exponent(c)]
-        for file, _, suite in _suites(files) for c in suite.get("curves", ())
-    ]  # fmt: skip
+        [
+            f"{file['device']}, {file['threads']} threads",
+            c["what"],
+            ", ".join(map(str, c["sizes"])),
+            ", ".join(number(s[0]) for s in c["seconds"]),
+            f"{exponent(c['sizes'], [s[0] for s in c['seconds']]):.2f}",
+            ", ".join(number(m / 1e6) for m in c["memory"]),
+            _memory_exponent(c),
+        ]
+        for file, _, suite in _suites(files)
+        for c in suite.get("curves", ())
+    ]
     if curves:
-        header = ["machine", "what", "N", "seconds", "exponent", "peak memory, MB over the imports", "exponent"]
-        parts.append("## Growth\n\nExponents are slopes of the log-log lines: 1 is linear, 0 constant.\n\n"
-                     + markdown(header, curves) + "\n![growth](scaling.png)\n")  # fmt: skip
+        header = [
+            "machine",
+            "what",
+            "N",
+            "seconds",
+            "exponent",
+            "peak memory, MB over the imports",
+            "exponent",
+        ]
+        parts.append(
+            "## Growth\n\nExponents are slopes of the log-log lines: 1 is linear, 0 constant.\n\n"
+            + markdown(header, curves)
+            + "\n![growth](scaling.png)\n"
+        )
     for file, name, suite in _suites(files):
         rows = rows_of(suite)
         if rows:
-            parts.append(f"## {file['device']}, {file['threads']} threads: {name}\n\n{_circumstances(suite)}\n\n"
-                         + markdown(COLUMNS, [line(row, rows) for row in rows.values()]))  # fmt: skip
+            parts.append(
+                f"## {file['device']}, {file['threads']} threads: {name}\n\n"
+                f"{_circumstances(suite)}\n\n"
+                + markdown(COLUMNS, [line(row, rows) for row in rows.values()])
+            )
         if suite.get("memory"):
-            parts.append(markdown(["peak memory over the imports", "images", "host, MB", "device, MB"], [
-                [m["name"], f"{m['images']:,}", number(m["host_bytes"] / 1e6), number(m["device_bytes"] / 1e6)]
-                for m in suite["memory"]]))  # fmt: skip
+            parts.append(
+                markdown(
+                    ["peak memory over the imports", "images", "host, MB", "device, MB"],
+                    [
+                        [
+                            m["name"],
+                            f"{m['images']:,}",
+                            number(m["host_bytes"] / 1e6),
+                            number(m["device_bytes"] / 1e6),
+                        ]
+                        for m in suite["memory"]
+                    ],
+                )
+            )
     return "\n".join(parts)
 
 
-def _suites(files: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+def _suites(
+    files: Sequence[dict[str, Any]],
+) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
     return ((file, name, suite) for file in files for name, suite in file["suites"].items())
 
 
@@ -126,28 +179,40 @@ def _memory_exponent(curve: dict[str, Any]) -> str:
 def _circumstances(suite: dict[str, Any]) -> str:
     where = suite["environment"]
     small = " **A test's sizes: no measurement.**" if where["small"] else ""
-    settings = ", ".join(f"{name} {number(v) if isinstance(v, float) else v}" for name, v in suite["settings"].items())
+    settings = ", ".join(
+        f"{name} {number(v) if isinstance(v, float) else v}"
+        for name, v in suite["settings"].items()
+    )
     return (
-        f"{where['finished']}, commit `{where['commit'][:12]}{'+' * where['commit'].endswith('+')}`, torch {where['torch']}, "
-        f"Python {where['python']}, {where['cores']} cores, {where['repetitions']} rounds; {settings}.{small}"
+        f"{where['finished']}, commit "
+        f"`{where['commit'][:12]}{'+' * where['commit'].endswith('+')}`, torch "
+        f"{where['torch']}, "
+        f"Python {where['python']}, {where['cores']} cores, {where['repetitions']} rounds; "
+        f"{settings}.{small}"
     )
 
 
-# --------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------- pictures
 
 
 def rates(files: Sequence[dict[str, Any]]) -> Figure:
-    """A machine a row of panels, a line for each of our rates: we, the baseline, and the limit of the machine."""
+    """A machine a row of panels, a line for each of our rates: we, the baseline, and the limit of
+    the machine.
+    """
     files = [f for f in files if any(_shown(f, panel) for panel in PANELS)]
     with plt.rc_context(STYLE):
         heights = [_height(file) for file in files]
         figure = plt.figure(figsize=(16, sum(heights) + 0.5), layout="constrained")
         for subfigure, file in zip(
-            figure.subfigures(len(files), 1, height_ratios=heights, squeeze=False)[:, 0], files, strict=True
+            figure.subfigures(len(files), 1, height_ratios=heights, squeeze=False)[:, 0],
+            files,
+            strict=True,
         ):
             subfigure.suptitle(f"{file['device']}, {file['threads']} threads", fontweight="bold")
             left, right = subfigure.subplots(1, 2, width_ratios=(1, 1.1), squeeze=False)[0]
-            below = right.get_subplotspec().subgridspec(2, 1, height_ratios=[max(1, len(_shown(file, p))) for p in PANELS[1:]])
+            below = right.get_subplotspec().subgridspec(
+                2, 1, height_ratios=[max(1, len(_shown(file, p))) for p in PANELS[1:]]
+            )
             right.remove()
             for name, axis in zip(PANELS, (left, *map(subfigure.add_subplot, below)), strict=True):
                 _panel(axis, file, name)
@@ -158,36 +223,68 @@ def rates(files: Sequence[dict[str, Any]]) -> Figure:
 def _shown(file: dict[str, Any], suite: str) -> list[Row]:
     """Our rates in images per second, and the baseline's that are no other row's partner."""
     rows = rows_of(file["suites"].get(suite, {}))
-    return [row for row in rows.values() if row.role == "ours" and row.unit == "images/s" and (row.baseline or row.limit)]
+    return [
+        row
+        for row in rows.values()
+        if row.role == "ours" and row.unit == "images/s" and (row.baseline or row.limit)
+    ]
 
 
 def _height(file: dict[str, Any]) -> float:
-    return 1.5 + 0.3 * max(len(_shown(file, "scoring")), 5 + len(_shown(file, "training")) + len(_shown(file, "many")))
+    return 1.5 + 0.3 * max(
+        len(_shown(file, "scoring")), 5 + len(_shown(file, "training")) + len(_shown(file, "many"))
+    )
 
 
 def _panel(axis: plt.Axes, file: dict[str, Any], suite: str) -> None:
     shown = _shown(file, suite)
     if not shown:
-        axis.text(0.5, 0.5, f"{suite}: not measured here", ha="center", va="center", transform=axis.transAxes, color="0.5")
+        axis.text(
+            0.5,
+            0.5,
+            f"{suite}: not measured here",
+            ha="center",
+            va="center",
+            transform=axis.transAxes,
+            color="0.5",
+        )
         axis.set_axis_off()
         return
     rows = rows_of(file["suites"][suite])
     for y, row in enumerate(shown):
         ours = spread(row.rounds)
-        for name, colour, marker, face in ((row.baseline, PLAIN, "s", "white"), (row.limit, LIMIT, "|", LIMIT)):
+        for name, colour, marker, face in (
+            (row.baseline, PLAIN, "s", "white"),
+            (row.limit, LIMIT, "|", LIMIT),
+        ):
             if name:
                 other = spread(rows[name].rounds)
                 axis.plot([ours[0], other[0]], [y, y], color=colour, lw=1, alpha=0.4, zorder=1)
                 axis.plot(other[1:], [y, y], color=colour, lw=3, alpha=0.35, solid_capstyle="butt")
                 axis.plot(
-                    other[0], y, marker, color=colour, mfc=face, ms=16 if marker == "|" else 6, mew=2 if marker == "|" else 1.4
+                    other[0],
+                    y,
+                    marker,
+                    color=colour,
+                    mfc=face,
+                    ms=16 if marker == "|" else 6,
+                    mew=2 if marker == "|" else 1.4,
                 )
         axis.plot(ours[1:], [y, y], color=OURS, lw=3, alpha=0.45, solid_capstyle="butt")
         axis.plot(ours[0], y, "o", color=OURS, ms=7)
         texts = [f"{line(row, rows)[3].split()[0]} x plain"] if row.baseline else []
         texts += [f"limit / {line(row, rows)[4].split()[0]}"] if row.limit else []
-        axis.annotate(",  ".join(texts), (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="0.25")
-    axis.set(xscale="log", yticks=range(len(shown)), ylim=(len(shown) - 0.4, -0.6), xlabel="images/s")
+        axis.annotate(
+            ",  ".join(texts),
+            (1.01, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
+            color="0.25",
+        )
+    axis.set(
+        xscale="log", yticks=range(len(shown)), ylim=(len(shown) - 0.4, -0.6), xlabel="images/s"
+    )
     axis.set_yticklabels([row.name.replace(", float32", "") for row in shown])
     _log_ticks(axis.xaxis)
     axis.set_title(suite, loc="left")
@@ -198,27 +295,49 @@ def _panel(axis: plt.Axes, file: dict[str, Any], suite: str) -> None:
             ("s", PLAIN, "white", "plain baseline"),
             ("|", LIMIT, LIMIT, "limit of the machine"),
         )
-        handles = [plt.Line2D([], [], color=c, marker=m, mfc=f, ls="", mew=1.6, label=text) for m, c, f, text in marks]
-        axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.1, 1.0), ncols=3, frameon=False)
+        handles = [
+            plt.Line2D([], [], color=c, marker=m, mfc=f, ls="", mew=1.6, label=text)
+            for m, c, f, text in marks
+        ]
+        axis.legend(
+            handles=handles, loc="lower left", bbox_to_anchor=(0.1, 1.0), ncols=3, frameon=False
+        )
 
 
 def growth(files: Sequence[dict[str, Any]]) -> Figure:
     """Seconds above, peak memory below, a column a curve; fitted exponents in the legends."""
-    names = list(dict.fromkeys(c["name"] for _, _, suite in _suites(files) for c in suite.get("curves", ())))
+    names = list(
+        dict.fromkeys(c["name"] for _, _, suite in _suites(files) for c in suite.get("curves", ()))
+    )
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, len(names), figsize=(3.8 * len(names), 6.6), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            2, len(names), figsize=(3.8 * len(names), 6.6), squeeze=False, layout="constrained"
+        )
         for column, name in zip(axes.T, names, strict=True):
             for k, (file, _, suite) in enumerate(_suites(files)):
                 for curve in (c for c in suite.get("curves", ()) if c["name"] == name):
                     _curve(column, curve, f"{file['device']}, {file['threads']}", f"C{k}")
-            for axis, label in zip(column, ("seconds", "peak memory, MB over the imports"), strict=True):
+            for axis, label in zip(
+                column, ("seconds", "peak memory, MB over the imports"), strict=True
+            ):
                 axis.set(xscale="log", yscale="log", xlabel=name, ylabel=label)
-                axis.set_xticks(curve_sizes := sorted({n for _, _, s in _suites(files) for c in s.get("curves", ())
-                                                       if c["name"] == name for n in c["sizes"]}))  # fmt: skip
+                axis.set_xticks(
+                    curve_sizes := sorted(
+                        {
+                            n
+                            for _, _, s in _suites(files)
+                            for c in s.get("curves", ())
+                            if c["name"] == name
+                            for n in c["sizes"]
+                        }
+                    )
+                )
                 axis.set_xticklabels([f"{n:,}" for n in curve_sizes])
                 axis.xaxis.set_minor_locator(NullLocator())
                 low, high = axis.get_ylim()
-                axis.set_ylim(min(low, high / 6), max(high, low * 6) * 1.6)  # so that what is constant looks it
+                axis.set_ylim(
+                    min(low, high / 6), max(high, low * 6) * 1.6
+                )  # so that what is constant looks it
                 _log_ticks(axis.yaxis)
                 if axis.get_legend_handles_labels()[0]:
                     axis.legend(fontsize=8, loc="upper left")
@@ -238,22 +357,37 @@ def _curve(column: Sequence[plt.Axes], curve: dict[str, Any], machine: str, colo
     median = [s[0] for s in seconds]
     bars = [[s[0] - s[1] for s in seconds], [s[2] - s[0] for s in seconds]]
     column[0].errorbar(
-        sizes, median, yerr=bars, fmt="o-", color=colour, ms=5, capsize=2, label=f"{machine}: N^{exponent(sizes, median):.2f}"
+        sizes,
+        median,
+        yerr=bars,
+        fmt="o-",
+        color=colour,
+        ms=5,
+        capsize=2,
+        label=f"{machine}: N^{exponent(sizes, median):.2f}",
     )
     if min(curve["memory"]) > 0:
         column[1].plot(
-            sizes, [m / 1e6 for m in curve["memory"]], "s-", color=colour, ms=5, label=f"{machine}: N^{_memory_exponent(curve)}"
+            sizes,
+            [m / 1e6 for m in curve["memory"]],
+            "s-",
+            color=colour,
+            ms=5,
+            label=f"{machine}: N^{_memory_exponent(curve)}",
         )
 
 
 def write(folder: Path) -> list[Path]:
-    """Write README.md, bench.png and scaling.png from the JSON files of a folder; returns what was written.
+    """Write README.md, bench.png and scaling.png from the JSON files of a folder; returns what was
+    written.
 
     Raises FileNotFoundError if there are none.
     """
     files = read_all(folder)
     if not files:
-        raise FileNotFoundError(f"{folder} holds no results of the benchmark: run python -m bench first")
+        raise FileNotFoundError(
+            f"{folder} holds no results of the benchmark: run python -m bench first"
+        )
     write_atomically(folder / "README.md", table(files))
     written = [folder / "README.md"]
     pictures = {}

@@ -24,7 +24,9 @@ SIZES = {
 }
 WHAT = {
     "images": "one augmentation of N images scored (ResNet-8, RandAugment)",
-    "augmentations": "N augmentations of equal cost ranked (ResNet-8, RandAugment with and without CutMix)",
+    "augmentations": (
+        "N augmentations of equal cost ranked (ResNet-8, RandAugment with and without CutMix)"
+    ),
     "classes": "statistics of one pass over N classes (random logits, 5 replicates)",
     "students": "N students trained for a few steps (ResNet-8), a process a core",
 }
@@ -41,7 +43,10 @@ def prepare_images(setting: Setting, count: int) -> Callable[[], None]:
 
 def prepare_augmentations(setting: Setting, count: int) -> Callable[[], None]:
     """The same two candidates again and again: their number changes, their mean cost does not."""
-    teacher, data = frozen(build("resnet8", 10), setting), noise(setting.pick(100, 300, 3000), 10).to(setting.device)
+    teacher, data = (
+        frozen(build("resnet8", 10), setting),
+        noise(setting.pick(100, 300, 3000), 10).to(setting.device),
+    )
     names = ("randaugment", "randaugment+cutmix") * (count // 2)
 
     def run() -> None:
@@ -75,26 +80,38 @@ def prepare_worker(setting: Setting) -> Callable[[int], None]:
 
 
 def _train(group: Group, students: int) -> int:
-    """Host memory, summed over the processes, after `students` were trained in them, as evenly as can be."""
+    """Host memory, summed over the processes, after `students` were trained in them, as evenly as
+    can be.
+    """
     share, more = divmod(students, len(group.processes))
     answers = group(students=share) if share else []
     extra = group(more, students=1) if more else []
     return sum(a.host_bytes for a in (answers or extra))
 
 
-PREPARE = {"images": prepare_images, "augmentations": prepare_augmentations, "classes": prepare_classes}
+PREPARE = {
+    "images": prepare_images,
+    "augmentations": prepare_augmentations,
+    "classes": prepare_classes,
+}
 
 
 def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
-    """The curves of the suite: sizes, seconds (median, least, greatest), peak memory (bytes over the imports)."""
+    """The curves of the suite: sizes, seconds (median, least, greatest), peak memory (bytes over
+    the imports).
+    """
     sizes = {name: setting.pick(*choice) for name, choice in SIZES.items()}
     jobs = min(execution.count_cores(), max(sizes["students"]))
     contenders = [
-        Contender(f"{name} {n}", PREPARE[name](setting, n), 1) for name in PREPARE for n in sizes[name]
-    ]  # fmt: skip
+        Contender(f"{name} {n}", PREPARE[name](setting, n), 1)
+        for name in PREPARE
+        for n in sizes[name]
+    ]
     with ExitStack() as stack:
         group = stack.enter_context(Group(jobs, prepare_worker, (setting,)))
-        contenders += [Contender(f"students {n}", lambda n=n: _train(group, n), 1) for n in sizes["students"]]
+        contenders += [
+            Contender(f"students {n}", lambda n=n: _train(group, n), 1) for n in sizes["students"]
+        ]
         rates = setting.rates(contenders, report)
     curves = []
     for name, counts in sizes.items():
@@ -108,5 +125,13 @@ def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
                 memory.append(answer.device_bytes or answer.host_bytes)
         report(f"memory against {name}: {', '.join(f'{m / 1e6:.0f}' for m in memory)} MB")
         seconds = [spread([1 / rate for rate in rates[f"{name} {n}"]]) for n in counts]
-        curves.append({"name": name, "what": WHAT[name], "sizes": counts, "seconds": seconds, "memory": memory})
+        curves.append(
+            {
+                "name": name,
+                "what": WHAT[name],
+                "sizes": counts,
+                "seconds": seconds,
+                "memory": memory,
+            }
+        )
     return {"curves": curves, "settings": {"processes": jobs}}

@@ -1,4 +1,6 @@
-"""Scoring: one augmented pass of the teacher and its statistics, against the bare teacher and against 22 plain passes."""
+"""Scoring: one augmented pass of the teacher and its statistics, against the bare teacher and
+against 22 plain passes.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,8 +22,11 @@ from .workers import Group, alone
 BATCH = 100
 PRECISIONS = ("float32", "bfloat16")
 WORKERS = (0, 2)  # of the baseline's DataLoader
-LIMIT_PASSES = 3  # over the ready batches: everything is compared with the limit, so it is timed the longest
-# The baseline's 22 passes: ten pairs of a candidate's view and a base view, one more for centroids, one to evaluate.
+LIMIT_PASSES = (
+    3  # over the ready batches: everything is compared with the limit, so it is timed the longest
+)
+# The baseline's 22 passes: ten pairs of a candidate's view and a base view, one more for centroids,
+# one to evaluate.
 VIEWS, BASES = baseline.STDDEV_PASSES + 2, baseline.STDDEV_PASSES
 
 
@@ -56,16 +61,36 @@ def _speed(setting: Setting, report: Callable[[str], Any], stack: ExitStack) -> 
     def ours(name, precision):
         scoring.predict(teacher, data, name, batch=BATCH, precision=precision)
 
-    plain = stack.enter_context(Group(1, prepare_plain, (setting, plain_count, plain_passes), setting.threads))
+    plain = stack.enter_context(
+        Group(1, prepare_plain, (setting, plain_count, plain_passes), setting.threads)
+    )
     contenders = [
-        *(Contender(_bare(p), lambda p=p: bare(teacher, batches, p), LIMIT_PASSES * count) for p in PRECISIONS),
-        Contender("teacher alone, default memory layout", lambda: bare(default_teacher, default_layout, "float32"), LIMIT_PASSES * count),
-        *(Contender(_pass(a, p), lambda a=a, p=p: ours(a, p), count) for a in augmentations for p in PRECISIONS),
-        *(Contender(_statistics(kind), lambda t=t: scoring.evaluate(logits, t, 1.0, 200, 0), len(logits))
-          for kind, t in statistics_data.items()),
-        *(Contender(_plain(*pass_), lambda k=k: plain(number=k), plain_count) for k, pass_ in enumerate(plain_passes)),
+        *(
+            Contender(_bare(p), lambda p=p: bare(teacher, batches, p), LIMIT_PASSES * count)
+            for p in PRECISIONS
+        ),
+        Contender(
+            "teacher alone, default memory layout",
+            lambda: bare(default_teacher, default_layout, "float32"),
+            LIMIT_PASSES * count,
+        ),
+        *(
+            Contender(_pass(a, p), lambda a=a, p=p: ours(a, p), count)
+            for a in augmentations
+            for p in PRECISIONS
+        ),
+        *(
+            Contender(
+                _statistics(kind), lambda t=t: scoring.evaluate(logits, t, 1.0, 200, 0), len(logits)
+            )
+            for kind, t in statistics_data.items()
+        ),
+        *(
+            Contender(_plain(*pass_), lambda k=k: plain(number=k), plain_count)
+            for k, pass_ in enumerate(plain_passes)
+        ),
         *ceilings(setting),
-    ]  # fmt: skip
+    ]
     report(f"{len(contenders)} contenders, {count} images a pass, {plain_count} for the baseline")
     rates = setting.rates(contenders, report)
     rows = _rows(rates, augmentations, plain_passes)
@@ -76,16 +101,27 @@ def _speed(setting: Setting, report: Callable[[str], Any], stack: ExitStack) -> 
     return {
         "rows": [row.to_json() for row in rows],
         "settings": {
-            "data": data.name, "model": setting.model, "batch": BATCH, "images": count, "baseline_images": plain_count,
-            "gflop_per_image": per_image[0], "gb_per_image_unfused": per_image[1],
+            "data": data.name,
+            "model": setting.model,
+            "batch": BATCH,
+            "images": count,
+            "baseline_images": plain_count,
+            "gflop_per_image": per_image[0],
+            "gb_per_image_unfused": per_image[1],
         },
-    }  # fmt: skip
+    }
 
 
 def _workers(setting: Setting, policy: str) -> tuple[int, ...]:
-    """Both numbers, but where two workers and the network share two cores, for two policies only: there none is faster."""
+    """Both numbers, but where two workers and the network share two cores, for two policies only:
+    there none is faster.
+    """
     crowded = not setting.cuda and execution.count_cores() <= 2
-    return WORKERS[:1] if setting.small or (crowded and policy not in ("none", "randaugment")) else WORKERS
+    return (
+        WORKERS[:1]
+        if setting.small or (crowded and policy not in ("none", "randaugment"))
+        else WORKERS
+    )
 
 
 def _bare(precision: str) -> str:
@@ -109,20 +145,42 @@ def _plain(policy: str, workers: int) -> str:
 
 
 def _rows(
-    rates: dict[str, tuple[float, ...]], augmentations: Sequence[str], plain_passes: Sequence[tuple[str, int]]
+    rates: dict[str, tuple[float, ...]],
+    augmentations: Sequence[str],
+    plain_passes: Sequence[tuple[str, int]],
 ) -> list[Row]:
-    """All but the ceilings. A share of the base passes and the statistics are added round by round."""
+    """All but the ceilings. A share of the base passes and the statistics are added round by
+    round.
+    """
     rows = []
     for precision in PRECISIONS:
         limit = _bare(precision)
         rows.append(Row(limit, "limit", rates[limit], headline=True))
         ours = {a: rates[_pass(a, precision)] for a in augmentations}
-        best = {p: max((_plain(*pass_) for pass_ in plain_passes if pass_[0] == p), key=lambda name: sum(rates[name]))
-                for p, _ in plain_passes}  # fmt: skip
-        rows += [Row(_pass(a, precision), "ours", r, baseline=best[parse(a)[0]], limit=limit) for a, r in ours.items()]
+        best = {
+            p: max(
+                (_plain(*pass_) for pass_ in plain_passes if pass_[0] == p),
+                key=lambda name: sum(rates[name]),
+            )
+            for p, _ in plain_passes
+        }
+        rows += [
+            Row(_pass(a, precision), "ours", r, baseline=best[parse(a)[0]], limit=limit)
+            for a, r in ours.items()
+        ]
         every = combine([(1 / len(ours), r) for r in ours.values()])
-        rows.append(Row(_average(precision), "ours", every, limit=limit, target="limit <= 1.25", headline=True))
-        # `scoring.rank` adds two passes for T. stddev, with crop and mirror alone; all candidates share them.
+        rows.append(
+            Row(
+                _average(precision),
+                "ours",
+                every,
+                limit=limit,
+                target="limit <= 1.25",
+                headline=True,
+            )
+        )
+        # `scoring.rank` adds two passes for T. stddev, with crop and mirror alone; all candidates
+        # share them.
         base = [(1 / len(ours), ours[a]) for a in ("none", "none+cutmix")]
         scored, plain = [], []
         for a in augmentations:
@@ -131,22 +189,47 @@ def _rows(
             policy = parse(a)[0]
             scored.append(whole)
             plain.append(combine([(VIEWS, rates[best[policy]]), (BASES, rates[best["none"]])]))
-        score, plain_score = f"an augmentation scored by us, {precision}", "an augmentation scored plainly, 22 passes"
-        rows.append(Row(score, "ours", combine([(1 / len(scored), r) for r in scored]), baseline=plain_score,
-                        target="baseline >= 60", headline=True))  # fmt: skip
+        score, plain_score = (
+            f"an augmentation scored by us, {precision}",
+            "an augmentation scored plainly, 22 passes",
+        )
+        rows.append(
+            Row(
+                score,
+                "ours",
+                combine([(1 / len(scored), r) for r in scored]),
+                baseline=plain_score,
+                target="baseline >= 60",
+                headline=True,
+            )
+        )
         if precision == "float32":
-            rows.append(Row(plain_score, "baseline", combine([(1 / len(plain), r) for r in plain]), headline=True))
-    rows.append(Row("teacher alone, default memory layout", "limit", rates["teacher alone, default memory layout"]))
+            rows.append(
+                Row(
+                    plain_score,
+                    "baseline",
+                    combine([(1 / len(plain), r) for r in plain]),
+                    headline=True,
+                )
+            )
+    rows.append(
+        Row(
+            "teacher alone, default memory layout",
+            "limit",
+            rates["teacher alone, default memory layout"],
+        )
+    )
     rows += [Row(_statistics(kind), "ours", rates[_statistics(kind)]) for kind in ("hard", "soft")]
     rows += [Row(_plain(*pass_), "baseline", rates[_plain(*pass_)]) for pass_ in plain_passes]
     return rows
 
 
-# --------------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 def prepare_rank(setting: Setting, count: int) -> Callable[[], None]:
-    """In a fresh process, on noise, since CIFAR-10 would be read whole: `scoring.rank` of two candidates.
+    """In a fresh process, on noise, since CIFAR-10 would be read whole: `scoring.rank` of two
+    candidates.
 
     Sixteen take no more: `rank` keeps one candidate's pass at a time, beside the two base passes.
     """
@@ -158,10 +241,16 @@ def prepare_rank(setting: Setting, count: int) -> Callable[[], None]:
     return run
 
 
-def prepare_plain(setting: Setting, count: int, passes: Sequence[tuple[str, int]]) -> Callable[[int], None]:
-    """In a process of its own: the baseline's passes, (policy, workers) each, to be called by their numbers."""
+def prepare_plain(
+    setting: Setting, count: int, passes: Sequence[tuple[str, int]]
+) -> Callable[[int], None]:
+    """In a process of its own: the baseline's passes, (policy, workers) each, to be called by their
+    numbers.
+    """
     teacher, data = build(setting.model, 10).to(setting.device).eval(), images(setting, count)
-    loaders = [baseline.loader(data, policy, BATCH, workers, shuffle=False) for policy, workers in passes]
+    loaders = [
+        baseline.loader(data, policy, BATCH, workers, shuffle=False) for policy, workers in passes
+    ]
 
     def call(number: int) -> None:
         for _ in baseline.predictions(teacher, loaders[number], 10, False):
@@ -173,21 +262,38 @@ def prepare_plain(setting: Setting, count: int, passes: Sequence[tuple[str, int]
 
 def prepare_plain_once(setting: Setting, count: int) -> Callable[[], None]:
     """In a fresh process: one plain pass over noise, without workers."""
-    teacher, data = build(setting.model, 10).to(setting.device).eval(), noise(count, 10).to(setting.device)
+    teacher, data = (
+        build(setting.model, 10).to(setting.device).eval(),
+        noise(count, 10).to(setting.device),
+    )
 
     def run() -> None:
-        for _ in baseline.predictions(teacher, baseline.loader(data, "randaugment", BATCH, 0, False), 10, False):
+        for _ in baseline.predictions(
+            teacher, baseline.loader(data, "randaugment", BATCH, 0, False), 10, False
+        ):
             pass
 
     return run
 
 
 def _memory(setting: Setting, report: Callable[[str], Any]) -> list[dict[str, Any]]:
-    """Peaks, over what imports take, of the ranking and of a plain pass, for two numbers of images each."""
+    """Peaks, over what imports take, of the ranking and of a plain pass, for two numbers of images
+    each.
+    """
     found = []
-    for name, prepare in (("our ranking", prepare_rank), ("one plain pass, 0 workers", prepare_plain_once)):
+    for name, prepare in (
+        ("our ranking", prepare_rank),
+        ("one plain pass, 0 workers", prepare_plain_once),
+    ):
         for count in setting.pick((50,), (2_000, 8_000), (12_500, 50_000)):
             answer = alone(prepare, (setting, count), setting.threads)
-            found.append({"name": name, "images": count, "host_bytes": answer.host_bytes, "device_bytes": answer.device_bytes})
+            found.append(
+                {
+                    "name": name,
+                    "images": count,
+                    "host_bytes": answer.host_bytes,
+                    "device_bytes": answer.device_bytes,
+                }
+            )
             report(f"memory of {name}, {count} images: {answer.host_bytes / 1e6:.0f} MB")
     return found

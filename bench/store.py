@@ -1,4 +1,6 @@
-"""One JSON file per device and number of threads; running a suite again replaces that suite alone. No torch here."""
+"""One JSON file per device and number of threads; running a suite again replaces that suite alone.
+No torch here.
+"""
 
 import json
 import re
@@ -31,7 +33,9 @@ def read(path: Path) -> dict[str, Any]:
         if unknown:
             raise ValueError(f"unknown suites {sorted(unknown)}")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no results of the benchmark: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{path} holds no results of the benchmark: {type(error).__name__}: {error}"
+        ) from error
     return content
 
 
@@ -40,15 +44,23 @@ def read_all(folder: Path) -> list[dict[str, Any]]:
     return [read(path) for path in sorted(folder.glob("*.json"))]
 
 
-def merge(folder: Path, environment: Mapping[str, Any], suite: str, content: Mapping[str, Any]) -> Path:
+def merge(
+    folder: Path, environment: Mapping[str, Any], suite: str, content: Mapping[str, Any]
+) -> Path:
     """Put one suite into its device's file, beside the other suites; returns the file.
 
-    environment  needs "device" and "threads"; it is kept with the suite, since suites may come from different commits.
+    environment  needs "device" and "threads"; it is kept with the suite, since suites may come from
+    different commits.
     """
     path = folder / f"{slug(environment['device'], environment['threads'])}.json"
     suites = read(path)["suites"] if path.exists() else {}
     suites[suite] = {"environment": dict(environment), **content}
     ordered = {name: suites[name] for name in SUITES if name in suites}
-    whole = {"schema": SCHEMA, "device": environment["device"], "threads": environment["threads"], "suites": ordered}
+    whole = {
+        "schema": SCHEMA,
+        "device": environment["device"],
+        "threads": environment["threads"],
+        "suites": ordered,
+    }
     write_atomically(path, json.dumps(whole, indent=1, allow_nan=False) + "\n")
     return path

@@ -1,4 +1,6 @@
-"""Spawned processes that start together and are waited for together, and how much memory they take at most."""
+"""Spawned processes that start together and are waited for together, and how much memory they take
+at most.
+"""
 
 import multiprocessing
 import resource
@@ -16,7 +18,9 @@ START = 120.0  # seconds a process may take to import torch and to prepare
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker returned, and the most memory it has held so far beyond what its imports take."""
+    """What a worker returned, and the most memory it has held so far beyond what its imports
+    take.
+    """
 
     value: Any
     host_bytes: int
@@ -30,7 +34,8 @@ class WorkerError(RuntimeError):
 def _memory(field: str) -> int:
     """Bytes: "VmRSS" (now) or "VmHWM" (at most).
 
-    Not `getrusage`, where Linux tells it otherwise: there a spawned process inherits its parent's maximum.
+    Not `getrusage`, where Linux tells it otherwise: there a spawned process inherits its parent's
+    maximum.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -41,7 +46,9 @@ def _memory(field: str) -> int:
 
 
 def _forget_peak() -> None:
-    """Let "VmHWM" begin anew: imports take more for a moment than they keep. Linux only; elsewhere the peak stays."""
+    """Let "VmHWM" begin anew: imports take more for a moment than they keep. Linux only; elsewhere
+    the peak stays.
+    """
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -68,16 +75,20 @@ def _serve(connection, factory: Callable[..., Callable], arguments: tuple, threa
 
 
 class Group:
-    """`count` processes that each hold `factory(*arguments)`; calling the group calls that in all of them at once.
+    """`count` processes that each hold `factory(*arguments)`; calling the group calls that in all
+    of them at once.
 
-    factory, arguments  of module level and picklable; the processes are spawned, since CUDA forbids to fork.
+    factory, arguments  of module level and picklable; the processes are spawned, since CUDA forbids
+                        to fork.
     threads             of each process.
 
-    Nothing but the function itself runs between the call and its return: imports and preparation are over before.
-    Raises WorkerError if a process fails.
+    Nothing but the function itself runs between the call and its return: imports and preparation
+    are over before. Raises WorkerError if a process fails.
     """
 
-    def __init__(self, count: int, factory: Callable[..., Callable], arguments: tuple = (), threads: int = 1):
+    def __init__(
+        self, count: int, factory: Callable[..., Callable], arguments: tuple = (), threads: int = 1
+    ):
         if count < 1:
             raise ValueError(f"a group needs at least 1 process, got {count}")
         context = multiprocessing.get_context("spawn")
@@ -96,7 +107,9 @@ class Group:
             self._receive(connection)
 
     def __call__(self, active: int | None = None, **command: Any) -> list[Answer]:
-        """Run in the first `active` processes (all), with the same keyword arguments; their answers, once all are done."""
+        """Run in the first `active` processes (all), with the same keyword arguments; their
+        answers, once all are done.
+        """
         chosen = self.connections[:active]
         for connection in chosen:
             connection.send(command)
@@ -113,7 +126,9 @@ class Group:
         return answer
 
     def close(self) -> None:
-        """End the processes: by their pipes, so that they can end workers of their own, and by force if that fails."""
+        """End the processes: by their pipes, so that they can end workers of their own, and by
+        force if that fails.
+        """
         for connection in self.connections:
             connection.close()
         for process in self.processes:

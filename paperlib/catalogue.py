@@ -3,7 +3,8 @@
 from .losses import FEATURE_LOSSES, METHOD_NOTES, OBJECTIVES, Objective, kd
 from .quantizers import METHODS
 
-# Tests beside those that every quantizer and every loss goes through: the formula, written out a second time.
+# Tests beside those that every quantizer and every loss goes through: the formula, written out a
+# second time.
 PROOFS = {
     "ewgs": "test_ewgs_gradients_inside_at_and_beyond_the_bounds",
     "dorefa": "test_one_bit_weights",
@@ -11,7 +12,7 @@ PROOFS = {
     "lsq": "test_lsq_gradients_decide_by_the_unrounded_value",
     "lsq+": "test_lsq_plus_moves_the_grid_and_its_offset_learns_from_what_is_outside",
     "ternary": "test_ternary_weights",
-    "dorefa_released": "test_released_dorefa_keeps_its_first_scale_and_passes_gradient_through_the_maximum",
+    "dorefa_released": "test_released_dorefa_keeps_its_first_scale_and_its_maximums_gradient",
     "pact_released": "test_released_pact_has_half_a_grid_and_an_alpha_that_stays",
     "lsq_released": "test_released_lsq_differs_from_the_paper_between_the_last_level_and_the_next",
     "ce": "test_cross_entropy_of_soft_labels_is_linear_in_them",
@@ -46,9 +47,14 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def _weights(objective: Objective) -> str:
     """gamma CE + alpha KL + beta L in short, the layers after it."""
-    terms = [(objective.gamma, "CE"), (objective.alpha, "KL" if objective.logit_loss == "kd" else objective.logit_loss.upper())]
+    terms = [
+        (objective.gamma, "CE"),
+        (objective.alpha, "KL" if objective.logit_loss == "kd" else objective.logit_loss.upper()),
+    ]
     terms.append((objective.beta, "L(" + ", ".join(objective.layers) + ")"))
-    text = " + ".join(f"{weight:g} {name}" if weight != 1 else name for weight, name in terms if weight)
+    text = " + ".join(
+        f"{weight:g} {name}" if weight != 1 else name for weight, name in terms if weight
+    )
     return text + (f"; {objective.init_epochs} epochs before" if objective.init_epochs else "")
 
 
@@ -56,13 +62,26 @@ def methods() -> str:
     """Two Markdown tables, of all quantizers and of all losses."""
     quantizers = []
     for name, method in METHODS.items():
-        files = ", ".join(f"`{file}`" for file in dict.fromkeys((_file(method.weight), _file(method.activation))))
+        files = ", ".join(
+            f"`{file}`" for file in dict.fromkeys((_file(method.weight), _file(method.activation)))
+        )
         quantizers.append([f"`{name}`", method.paper, files, f"`{PROOFS[name]}`"])
     losses = []
     for name, objective in OBJECTIVES.items():
-        function = FEATURE_LOSSES.get(objective.feature_loss, kd)  # all losses of logits are in one file
+        function = FEATURE_LOSSES.get(
+            objective.feature_loss, kd
+        )  # all losses of logits are in one file
         note = METHOD_NOTES[name]
-        losses.append([f"`{name}`", note.paper, _weights(objective), note.cutmix, f"`{_file(function)}`", f"`{PROOFS[name]}`"])
+        losses.append(
+            [
+                f"`{name}`",
+                note.paper,
+                _weights(objective),
+                note.cutmix,
+                f"`{_file(function)}`",
+                f"`{PROOFS[name]}`",
+            ]
+        )
     return (
         _table(["quantizer", "paper", "file", "proof"], quantizers)
         + "\n"

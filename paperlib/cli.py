@@ -1,4 +1,6 @@
-"""The command line: python -m paperlib run | reproduce | compare | status | figures | notebooks | methods."""
+"""The command line: python -m paperlib run | reproduce | compare | status | figures | notebooks |
+methods.
+"""
 
 import argparse
 import sys
@@ -16,33 +18,72 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str, *, work: bool = False) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--profile", default="quick", choices=profiles.PROFILES, help="sizes (default: quick)")
-        command.add_argument("--table", default="all", choices=("all", *plan.TABLES), help="default: all")
+        command.add_argument(
+            "--profile", default="quick", choices=profiles.PROFILES, help="sizes (default: quick)"
+        )
+        command.add_argument(
+            "--table", default="all", choices=("all", *plan.TABLES), help="default: all"
+        )
         if work:
-            command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-            command.add_argument("--jobs", type=int, default=0, help="processes at a time; 0 chooses (default)")
+            command.add_argument(
+                "--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)"
+            )
+            command.add_argument(
+                "--jobs", type=int, default=0, help="processes at a time; 0 chooses (default)"
+            )
         for name, text in (("dataset", "this data set"), ("model", "this network")):
-            command.add_argument(f"--{name}", default="", help=f"only {text} (default: all of the profile)")
-        for name, text in (("bits", "students of so many bits"), ("seeds", "the first so many seeds")):
-            command.add_argument(f"--{name}", type=int, default=0, help=f"only {text}; 0 for all (default)")
-        command.add_argument("--record", action="store_true", help="work on the committed records in results/, not on build/")
+            command.add_argument(
+                f"--{name}", default="", help=f"only {text} (default: all of the profile)"
+            )
+        for name, text in (
+            ("bits", "students of so many bits"),
+            ("seeds", "the first so many seeds"),
+        ):
+            command.add_argument(
+                f"--{name}", type=int, default=0, help=f"only {text}; 0 for all (default)"
+            )
+        command.add_argument(
+            "--record",
+            action="store_true",
+            help="work on the committed records in results/, not on build/",
+        )
         return command
 
     run = add("run", "Make the runs that a table lacks, without notebooks.", work=True)
-    run.add_argument("--together", type=int, default=1, help="students trained as one network, for a GPU (default: 1)")
-    add("reproduce", "Execute the notebooks through papermill, making the runs they lack; then compare.", work=True)
+    run.add_argument(
+        "--together",
+        type=int,
+        default=1,
+        help="students trained as one network, for a GPU (default: 1)",
+    )
+    add(
+        "reproduce",
+        "Execute the notebooks through papermill, making the runs they lack; then compare.",
+        work=True,
+    )
     add("compare", "Compare the tables in build/ with the committed ones.")
     add("status", "List what a profile has and lacks.")
     figures = commands.add_parser(
-        "figures", help="Rebuild every table and figure of results/, CLAIMS.md and report.html from its records."
+        "figures",
+        help=(
+            "Rebuild every table and figure of results/, CLAIMS.md and report.html from "
+            "its records."
+        ),
     )
     figures.add_argument(
-        "--vector", default="", choices=("pdf", "svg"), help="write each figure in this format too, into build/vector"
+        "--vector",
+        default="",
+        choices=("pdf", "svg"),
+        help="write each figure in this format too, into build/vector",
     )
     figures.set_defaults(profile=None)
-    notebooks = commands.add_parser("notebooks", help="Execute the committed notebooks in place, on committed records.")
+    notebooks = commands.add_parser(
+        "notebooks", help="Execute the committed notebooks in place, on committed records."
+    )
     notebooks.set_defaults(profile=None)
-    methods = commands.add_parser("methods", help="List every quantizer and loss: paper, file, weights, proof.")
+    methods = commands.add_parser(
+        "methods", help="List every quantizer and loss: paper, file, weights, proof."
+    )
     methods.set_defaults(profile=None)
     return parser
 
@@ -90,7 +131,9 @@ def _compare(args: argparse.Namespace, store: Store) -> int:
 
 
 def _status(args: argparse.Namespace, store: Store) -> int:
-    """One line a run, then the counts, and what is left to do by the time that runs of the same kind took."""
+    """One line a run, then the counts, and what is left to do by the time that runs of the same
+    kind took.
+    """
     counts = {"done": 0, "failed": 0, "missing": 0, "stale": 0}
     took: dict[Any, list[float]] = {}  # seconds, by kind, and by kind, data and epochs
     left: list[Run] = []
@@ -98,7 +141,8 @@ def _status(args: argparse.Namespace, store: Store) -> int:
         record = store.load(run)
         state = record["status"] if record else "missing"
         if state == "done" and not store.done(run):
-            state = "stale"  # its teacher's record is gone, or of other weights since: it will be made again
+            # its teacher's record is gone, or of other weights since: it will be made again
+            state = "stale"
         counts[state] += 1
         if state == "done":
             for like in (run.kind, _size(run)):
@@ -111,8 +155,15 @@ def _status(args: argparse.Namespace, store: Store) -> int:
     if left:
         known = [took.get(_size(run)) or took.get(run.kind) for run in left]
         hours = sum(sum(seconds) / len(seconds) for seconds in known if seconds) / 3600
-        others = f", and {known.count(None)} runs of kinds of which none is done yet" if None in known else ""
-        print(f"left: about {hours:.1f} hours in one process, by what the runs most like them took{others}")
+        others = (
+            f", and {known.count(None)} runs of kinds of which none is done yet"
+            if None in known
+            else ""
+        )
+        print(
+            f"left: about {hours:.1f} hours in one process, by what the runs most like them "
+            f"took{others}"
+        )
     return 0
 
 

@@ -1,4 +1,5 @@
-"""What the benchmark reports follows from its rounds; the baseline it is compared with computes the same things.
+"""What the benchmark reports follows from its rounds; the baseline it is compared with computes the
+same things.
 
 No speed is asserted anywhere.
 """
@@ -31,7 +32,7 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-# ------------------------------------------------------------------------------------------------------ measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 
 class Clock:
@@ -56,21 +57,29 @@ def test_contenders_take_turns_and_the_warm_up_does_not_count():
     rates = measure.interleave(contenders, 3, clock=lambda: clock.now)
     assert rates == {"a": (8, 4, 2), "b": (4, 2, 1)}
     assert clock.log == ["a", "b", "b", "a", "a", "b", "b", "a"], "every round another one begins"
-    assert measure.ratios(rates["a"], rates["b"]) == (2, 2, 2), "a drift that both meet leaves their ratio alone"
+    assert measure.ratios(rates["a"], rates["b"]) == (2, 2, 2), (
+        "a drift that both meet leaves their ratio alone"
+    )
 
 
 def test_the_device_is_waited_for_before_each_reading_of_the_clock():
     events = []
     measure.interleave(
-        [Contender("a", lambda: events.append("run"), 1)], 1, synchronise=lambda: events.append("wait"),
+        [Contender("a", lambda: events.append("run"), 1)],
+        1,
+        synchronise=lambda: events.append("wait"),
         clock=lambda: events.append("clock") or float(len(events)),
-    )  # fmt: skip
+    )
     assert events == ["wait", "clock", "run", "wait", "clock"] * 2
 
 
 def test_a_rate_of_parts_is_what_a_stop_watch_would_show():
-    """100 images: three times 10 s and once 5 s in the first round, three times 5 s and once 10 s in the second."""
-    assert measure.combine([(3, (10.0, 20.0)), (1, (20.0, 10.0))]) == pytest.approx((100 / 35, 100 / 25))
+    """100 images: three times 10 s and once 5 s in the first round, three times 5 s and once 10 s
+    in the second.
+    """
+    assert measure.combine([(3, (10.0, 20.0)), (1, (20.0, 10.0))]) == pytest.approx(
+        (100 / 35, 100 / 25)
+    )
 
 
 def test_the_median_ratio_is_not_the_ratio_of_medians():
@@ -82,21 +91,26 @@ def test_the_median_ratio_is_not_the_ratio_of_medians():
 @pytest.mark.parametrize("power", [0.0, 1.0, 1.7])
 def test_an_exponent_is_found_again_whatever_the_unit(power):
     sizes = [10, 30, 100, 1000]
-    assert measure.exponent(sizes, [7.5 * n**power for n in sizes]) == pytest.approx(power, abs=1e-9)
+    assert measure.exponent(sizes, [7.5 * n**power for n in sizes]) == pytest.approx(
+        power, abs=1e-9
+    )
 
 
-@pytest.mark.parametrize("wrong, text", [
-    (lambda: Row("x", "rival", (1.0,)), "rival"),
-    (lambda: Row("x", "ours", (1.0, 0.0)), "0.0"),
-    (lambda: measure.interleave([], 0), "got 0"),
-    (lambda: measure.interleave([Contender("a", int, 1)] * 2, 1), "'a', 'a'"),
-    (lambda: measure.ratios((1.0,), (1.0, 2.0)), "1 rounds"),
-    (lambda: measure.exponent([1], [1]), "two or more"),
-    (lambda: Setting("tpu"), "tpu"),
-    (lambda: Setting("cuda:99"), "cuda:99"),
-    (lambda: Setting(repetitions=0), "got 0"),
-    (lambda: workers.Group(0, int), "got 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong, text",
+    [
+        (lambda: Row("x", "rival", (1.0,)), "rival"),
+        (lambda: Row("x", "ours", (1.0, 0.0)), "0.0"),
+        (lambda: measure.interleave([], 0), "got 0"),
+        (lambda: measure.interleave([Contender("a", int, 1)] * 2, 1), "'a', 'a'"),
+        (lambda: measure.ratios((1.0,), (1.0, 2.0)), "1 rounds"),
+        (lambda: measure.exponent([1], [1]), "two or more"),
+        (lambda: Setting("tpu"), "tpu"),
+        (lambda: Setting("cuda:99"), "cuda:99"),
+        (lambda: Setting(repetitions=0), "got 0"),
+        (lambda: workers.Group(0, int), "got 0"),
+    ],
+)
 def test_errors_name_what_is_wrong(wrong, text):
     with pytest.raises(ValueError, match=text):
         wrong()
@@ -109,23 +123,49 @@ def test_flops_and_bytes_of_a_layer_are_those_of_pencil_and_paper():
     assert gb * 1e9 == pytest.approx(4 * (10 * 30 + 30 * 20 + 10 * 20))
 
 
-# -------------------------------------------------------------------------------------------------------- results
+# ------------------------------------------------------------------------------------------ results
 
 WHERE = {
-    "device": "Abacus (R) 3", "threads": 2, "cores": 2, "torch": "2.0", "python": "3.11", "commit": "0123456789abcdef+",
-    "finished": "2030-01-01T00:00:00+00:00", "repetitions": 3, "small": False,
-}  # fmt: skip
+    "device": "Abacus (R) 3",
+    "threads": 2,
+    "cores": 2,
+    "torch": "2.0",
+    "python": "3.11",
+    "commit": "0123456789abcdef+",
+    "finished": "2030-01-01T00:00:00+00:00",
+    "repetitions": 3,
+    "small": False,
+}
 ROWS = [
     Row("bare", "limit", (200.0, 400.0, 300.0)),
     Row("plain", "baseline", (10.0, 20.0, 10.0)),
-    Row("our pass", "ours", (100.0, 160.0, 300.0), baseline="plain", limit="bare", target="limit <= 1.25", headline=True),
+    Row(
+        "our pass",
+        "ours",
+        (100.0, 160.0, 300.0),
+        baseline="plain",
+        limit="bare",
+        target="limit <= 1.25",
+        headline=True,
+    ),
 ]
-SCORING = {"rows": [row.to_json() for row in ROWS], "settings": {"images": 1000},
-           "memory": [{"name": "our ranking", "images": 2000, "host_bytes": 5e6, "device_bytes": 0}]}  # fmt: skip
-SCALING = {"settings": {}, "curves": [{
-    "name": "images", "what": "N images", "sizes": [1, 10, 100], "seconds": [[1, 1, 2], [10, 9, 12], [100, 90, 120]],
-    "memory": [1e6, 1e6, 1e6],
-}]}  # fmt: skip
+SCORING = {
+    "rows": [row.to_json() for row in ROWS],
+    "settings": {"images": 1000},
+    "memory": [{"name": "our ranking", "images": 2000, "host_bytes": 5e6, "device_bytes": 0}],
+}
+SCALING = {
+    "settings": {},
+    "curves": [
+        {
+            "name": "images",
+            "what": "N images",
+            "sizes": [1, 10, 100],
+            "seconds": [[1, 1, 2], [10, 9, 12], [100, 90, 120]],
+            "memory": [1e6, 1e6, 1e6],
+        }
+    ],
+}
 
 
 def test_table_and_pictures_come_from_the_file_alone(tmp_path):
@@ -134,10 +174,16 @@ def test_table_and_pictures_come_from_the_file_alone(tmp_path):
     assert path.name == "abacus-r-3-2.json"
     assert [p.name for p in render.write(tmp_path)] == ["README.md", "bench.png", "scaling.png"]
     text = (tmp_path / "README.md").read_text()
-    # 160 / 20 = 8 is the median of 10, 8, 30 ... in order 8, 10, 30; of the limit's 2, 2.5, 1 it is 2
-    line = "| our pass | 160 (100 to 300) | images/s | 10.0 (8.00 to 30.0) | 2.00 (1.00 to 2.50) | limit <= 1.25 |"
+    # 160 / 20 = 8 is the median of 10, 8, 30 ... in order 8, 10, 30; of the limit's 2, 2.5, 1 it is
+    # 2
+    line = (
+        "| our pass | 160 (100 to 300) | images/s | 10.0 (8.00 to 30.0) | 2.00 (1.00 to "
+        "2.50) | limit <= 1.25 |"
+    )
     assert text.count(line) == 2, "in short, and in its suite"
-    assert "| 1.00, 10.0, 100 | 1.00 | 1.00, 1.00, 1.00 | 0.00 |" in text, "linear in time, constant in memory"
+    assert "| 1.00, 10.0, 100 | 1.00 | 1.00, 1.00, 1.00 | 0.00 |" in text, (
+        "linear in time, constant in memory"
+    )
     assert "commit `0123456789ab+`" in text and "| our ranking | 2,000 | 5.00 | 0.00 |" in text
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("bench.png", "scaling.png"))
 
@@ -145,16 +191,23 @@ def test_table_and_pictures_come_from_the_file_alone(tmp_path):
 def test_one_suite_replaces_itself_alone(tmp_path):
     store.merge(tmp_path, WHERE, "scaling", SCALING)
     store.merge(tmp_path, WHERE, "scoring", SCORING)
-    path = store.merge(tmp_path, WHERE | {"commit": "fedcba"}, "scoring", SCORING | {"rows": SCORING["rows"][:1]})
+    path = store.merge(
+        tmp_path, WHERE | {"commit": "fedcba"}, "scoring", SCORING | {"rows": SCORING["rows"][:1]}
+    )
     content = store.read(path)
     assert list(content["suites"]) == ["scoring", "scaling"]
     assert len(content["suites"]["scoring"]["rows"]) == 1
-    assert [s["environment"]["commit"] for s in content["suites"].values()] == ["fedcba", WHERE["commit"]]
+    assert [s["environment"]["commit"] for s in content["suites"].values()] == [
+        "fedcba",
+        WHERE["commit"],
+    ]
     other = store.merge(tmp_path, WHERE | {"threads": 1}, "scaling", SCALING)
     assert other != path and len(store.read_all(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 0, "suites": {}}', '{"schema": 1, "suites": {"speed": {}}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"schema": 0, "suites": {}}', '{"schema": 1, "suites": {"speed": {}}}']
+)
 def test_a_file_that_holds_no_results_is_named(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match="x.json holds no results"):
@@ -175,14 +228,15 @@ def test_rendering_needs_no_torch(tmp_path):
     store.merge(tmp_path, WHERE, "scoring", SCORING)
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        f"from bench.__main__ import main; sys.exit(main(['render', '--output', {str(tmp_path)!r}]))"
+        "from bench.__main__ import main; sys.exit(main(['render', '--output', "
+        f"{str(tmp_path)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "bench.png").exists()
 
 
-# ------------------------------------------------------------------------------------------------------- workers
+# ------------------------------------------------------------------------------------------ workers
 
 
 def remember(start: int):
@@ -207,12 +261,14 @@ def test_a_group_answers_together_measures_memory_and_passes_errors_on():
     assert not any(process.is_alive() for process in group.processes)
 
 
-# ------------------------------------------------------------------------------------------------------- baseline
+# ----------------------------------------------------------------------------------------- baseline
 
 
 def test_the_baselines_layer_is_ours_in_value_and_gradient():
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 3, bias=False), torch.nn.Conv2d(5, 2, 3))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 3, bias=False), torch.nn.Conv2d(5, 2, 3)
+    )
     ours, plain = quantize(network, "ewgs", 2, 2)[1], baseline.plain_student(network, 2)[1]
     bounds = torch.tensor([-0.31, 0.27, 0.12, 1.4])
     with torch.no_grad():
@@ -239,11 +295,16 @@ def test_the_baselines_layer_is_ours_in_value_and_gradient():
 
 
 def test_the_baselines_score_is_ours_on_the_same_predictions(monkeypatch):
-    """Every one of its passes is given the same stored predictions: then one pass and two are the same thing."""
+    """Every one of its passes is given the same stored predictions: then one pass and two are the
+    same thing.
+    """
     torch.manual_seed(0)
     logits, labels = torch.randn(600, 10, dtype=torch.float64), torch.arange(600) % 10
     targets = torch.nn.functional.one_hot(labels, 10).double()
-    stored = [(p, t.float()) for p, t in zip(logits.softmax(1).float().split(100), targets.split(100), strict=True)]
+    stored = [
+        (p, t.float())
+        for p, t in zip(logits.softmax(1).float().split(100), targets.split(100), strict=True)
+    ]
     monkeypatch.setattr(baseline, "predictions", lambda *args: iter(stored))
     found = baseline.score(torch.nn.Linear(1, 1), DIGITS, "none", 0, group=3)
     expected = scoring.score(logits, labels)
@@ -268,18 +329,31 @@ def test_the_baselines_loop_trains():
     teacher = build("resnet8", 10)
     student = baseline.plain_student(teacher, 2)
     before = student.stages[0][0].conv1.weight.clone()
-    assert math.isfinite(baseline.train_epoch(teacher, student, baseline.loader(small, "randaugment", 64, 0, True), 10, True))
+    assert math.isfinite(
+        baseline.train_epoch(
+            teacher, student, baseline.loader(small, "randaugment", 64, 0, True), 10, True
+        )
+    )
     assert not torch.equal(before, student.stages[0][0].conv1.weight)
 
 
-# ------------------------------------------------------------------------------------------------------ whole runs
+# --------------------------------------------------------------------------------------- whole runs
 
 
 def test_a_small_run_writes_a_file_that_renders(tmp_path, capsys):
-    assert main(["many", "--small", "--repetitions", "1", "--threads", "1", "--output", str(tmp_path)]) == 0
+    assert (
+        main(["many", "--small", "--repetitions", "1", "--threads", "1", "--output", str(tmp_path)])
+        == 0
+    )
     (path,) = tmp_path.glob("*.json")
     suite = json.loads(path.read_text())["suites"]["many"]
-    assert suite["environment"]["small"] and {"device", "threads", "torch", "python", "commit"} < set(suite["environment"])
+    assert suite["environment"]["small"] and {
+        "device",
+        "threads",
+        "torch",
+        "python",
+        "commit",
+    } < set(suite["environment"])
     rows = render.rows_of(suite)
     assert {row.role for row in rows.values()} == {"ours", "baseline", "limit"}
     assert all(len(row.rounds) == 1 for row in rows.values())
@@ -288,7 +362,10 @@ def test_a_small_run_writes_a_file_that_renders(tmp_path, capsys):
 
 
 def test_the_command_line_refuses_what_it_does_not_know(tmp_path, capsys):
-    for arguments, text in ((["speed"], "unknown suite 'speed'"), (["many", "--device", "tpu"], "tpu")):
+    for arguments, text in (
+        (["speed"], "unknown suite 'speed'"),
+        (["many", "--device", "tpu"], "tpu"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             main([*arguments, "--output", str(tmp_path)])
         assert text in capsys.readouterr().err + str(stopped.value)

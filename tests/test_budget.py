@@ -20,16 +20,21 @@ from paperlib.scoring.racing import (
     standard_error,
 )
 
-OWN = dict(mean=(0.5,) * 3, std=(0.25,) * 3, padding=0, cmi_weight=0.3)  # with these, "none" is clearly best
+OWN = dict(
+    mean=(0.5,) * 3, std=(0.25,) * 3, padding=0, cmi_weight=0.3
+)  # with these, "none" is clearly best
 CLASSES, N = 4, 800
 LABELS = torch.arange(N) % CLASSES
-# Four brightness levels under noise: erasing and inverting hide them, so that candidates differ clearly.
+# Four brightness levels under noise: erasing and inverting hide them, so that candidates differ
+# clearly.
 NOISE = 20 * torch.randn(N, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 IMAGES = (40 + 45 * LABELS[:, None, None, None] + NOISE).clamp(0, 255).to(torch.uint8)
 
 
 class Brightness(nn.Module):
-    """Logits by the distance of the mean brightness to each class's; counts the images it was given."""
+    """Logits by the distance of the mean brightness to each class's; counts the images it was
+    given.
+    """
 
     def __init__(self, classes=CLASSES, sharpness=4.0):
         super().__init__()
@@ -42,7 +47,9 @@ class Brightness(nn.Module):
 
 
 def logits(seed, n=N, noise=1.0, classes=CLASSES, margin=2.0):
-    """(n, classes) float64 logits of images labelled in turn: `margin` for the right class and noise on all."""
+    """(n, classes) float64 logits of images labelled in turn: `margin` for the right class and
+    noise on all.
+    """
     g = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes
     scatter = noise * torch.randn(n, classes, dtype=torch.float64, generator=g)
@@ -56,7 +63,7 @@ def raced(candidates, allowed, **options):
     return race(look, len(candidates), sizes, N, allowed, **options)
 
 
-# ------------------------------------------------------------------------------------------------------- the statistics
+# ----------------------------------------------------------------------------------- the statistics
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -92,7 +99,10 @@ def test_the_jackknife_takes_the_bias_of_few_images_off_and_knows_its_error():
 def test_the_interval_of_a_paired_difference_covers_the_truth_and_is_narrower():
     shared = lambda seed, own: logits(seed, 400) + 0.2 * logits(seed + own, 400, 1.0)  # noqa: E731
     labels, inside, widths = LABELS[:400], 0, []
-    pairs = [(estimate(shared(s, 1000), labels, 10**9), estimate(shared(s, 2000) - 0.2, labels, 10**9)) for s in range(100)]
+    pairs = [
+        (estimate(shared(s, 1000), labels, 10**9), estimate(shared(s, 2000) - 0.2, labels, 10**9))
+        for s in range(100)
+    ]
     truth = 0.0  # the same distribution but for a constant that softmax ignores
     for a, b in pairs:
         low, change, high = difference(a, b, 0.025)
@@ -104,7 +114,9 @@ def test_the_interval_of_a_paired_difference_covers_the_truth_and_is_narrower():
 
 
 def test_images_that_share_a_box_are_one_observation():
-    """Five copies of every image say no more than one: the error must not shrink by the square root of five."""
+    """Five copies of every image say no more than one: the error must not shrink by the square root
+    of five.
+    """
     x = logits(3, 200)
     copies, labels = x.repeat_interleave(BOX, 0), LABELS[:200].repeat_interleave(BOX)
     g = torch.randperm(200, generator=torch.Generator().manual_seed(0))
@@ -127,10 +139,12 @@ def test_t_quantiles_are_scipys():
 
     for degrees, tolerance in ((9, 0.01), (19, 0.001), (49, 1e-4)):
         for level in (0.975, 0.9995, 0.9999):
-            assert racing.t_quantile(level, degrees) == pytest.approx(t.ppf(level, degrees), rel=tolerance)
+            assert racing.t_quantile(level, degrees) == pytest.approx(
+                t.ppf(level, degrees), rel=tolerance
+            )
 
 
-# ------------------------------------------------------------------------------------------------------------ the race
+# ----------------------------------------------------------------------------------------- the race
 
 
 def test_a_clear_winner_stops_the_race_early():
@@ -143,7 +157,11 @@ def test_equal_candidates_spend_the_budget_and_stay_open():
     same = logits(0, margin=3.0)
     run = raced([same, same, logits(0, margin=0.0)], allowed=900)
     assert run.stopped == "budget"
-    assert run.active.tolist() == [True, True, False] and run.dropped.tolist() == [False, False, True]
+    assert run.active.tolist() == [True, True, False] and run.dropped.tolist() == [
+        False,
+        False,
+        True,
+    ]
     assert 900 - 2 * BOX < run.used <= 900
     assert raced([same, same], allowed=2 * N).stopped == "images"
 
@@ -152,14 +170,23 @@ def test_the_order_of_the_top_is_settled_not_only_its_members():
     margins = (1.0, 5.0, 3.0, 0.5, 0.0)
     run = raced([logits(0, margin=m) for m in margins], allowed=5 * N, top=3)
     assert run.stopped == "settled" and np.flatnonzero(~run.dropped).tolist() == [0, 1, 2]
-    assert run.better[1, [0, 2, 3, 4]].all() and run.better[2, 0] and not (run.better & run.better.T).any()
+    assert (
+        run.better[1, [0, 2, 3, 4]].all()
+        and run.better[2, 0]
+        and not (run.better & run.better.T).any()
+    )
     tied = raced([logits(0, margin=m) for m in (5.0, 3.0, 3.0)], allowed=3 * N, top=2)
     assert tied.stopped == "images" and tied.active.tolist() == [False, True, True]
-    assert raced([logits(0, margin=m) for m in (5.0, 3.0, 3.0)], allowed=3 * N, top=1).stopped == "settled"
+    assert (
+        raced([logits(0, margin=m) for m in (5.0, 3.0, 3.0)], allowed=3 * N, top=1).stopped
+        == "settled"
+    )
 
 
 def test_the_wrong_winner_is_rare():
-    """Forty races of a best candidate against three slightly worse ones: at confidence 0.95 two may go wrong."""
+    """Forty races of a best candidate against three slightly worse ones: at confidence 0.95 two may
+    go wrong.
+    """
     wrong = 0
     for seed in range(40):
         best, *rivals = (logits(4 * seed + k, margin=2.0 + 0.15 * (k == 0)) for k in range(4))
@@ -172,7 +199,12 @@ def test_every_image_is_looked_at_once_and_never_more_than_allowed():
 
     def look(i, begin, end):
         seen.append((i, begin, end))
-        return Estimate(end, np.full(3, 0.1 * (i > 3)), np.zeros(3), np.random.default_rng(i).normal(size=(20, 3)))
+        return Estimate(
+            end,
+            np.full(3, 0.1 * (i > 3)),
+            np.zeros(3),
+            np.random.default_rng(i).normal(size=(20, 3)),
+        )
 
     for allowed in range(400, 3000, 371):
         seen.clear()
@@ -181,10 +213,12 @@ def test_every_image_is_looked_at_once_and_never_more_than_allowed():
         assert sum(end - begin for _, begin, end in seen) == run.used <= allowed
         for i in range(7):
             steps = [(begin, end) for k, begin, end in seen if k == i]
-            assert steps[0][0] == 0 and all(a[1] == b[0] for a, b in zip(steps, steps[1:], strict=False))
+            assert steps[0][0] == 0 and all(
+                a[1] == b[0] for a, b in zip(steps, steps[1:], strict=False)
+            )
 
 
-# ----------------------------------------------------------------------------------------------------------- a teacher
+# ---------------------------------------------------------------------------------------- a teacher
 
 
 @pytest.mark.parametrize("counts", [(50,) * 4, (100, 50, 25, 5)], ids=["even", "uneven"])
@@ -195,17 +229,24 @@ def test_every_beginning_holds_the_classes_in_their_shares(counts):
     for n in range(4, len(labels) + 1):
         found = torch.bincount(labels[order[:n]], minlength=4)
         share = n * torch.tensor(counts) / len(labels)
-        assert (found >= 1).all() and ((found - share).abs() <= (1 if counts[0] == 50 else 2.5)).all()
-    assert not order.equal(nested_order(labels, seed=4)) and order.equal(nested_order(labels, seed=3))
+        assert (found >= 1).all() and (
+            (found - share).abs() <= (1 if counts[0] == 50 else 2.5)
+        ).all()
+    assert not order.equal(nested_order(labels, seed=4)) and order.equal(
+        nested_order(labels, seed=3)
+    )
 
 
 def test_with_the_whole_budget_it_agrees_with_rank():
     names = ["erasing+cutmix", "none", "autoaugment_svhn", "erasing"]
-    full = scoring.rank(Brightness(), (IMAGES, LABELS), names, **OWN, replicates=0, batch=20)  # as many as 40 CutMix boxes
+    full = scoring.rank(
+        Brightness(), (IMAGES, LABELS), names, **OWN, replicates=0, batch=20
+    )  # as many as 40 CutMix boxes
     whole = rank_within(Brightness(), (IMAGES, LABELS), names, **OWN, budget=1, start=N)
     assert whole["images"].tolist() == [N] * 4 and whole.attrs["share"] == 1
     assert whole["augmentation"].tolist() == full["augmentation"].tolist()
-    # Two passes of other random numbers over the same images: within each other's intervals, or nearly.
+    # Two passes of other random numbers over the same images: within each other's intervals, or
+    # nearly.
     margin = 1.5 * (whole["score_high"] - whole["score"])
     assert (np.abs(full["score"] - whole["score"]) < margin).all()
     assert (full["score"].diff()[1:] > 0.05).all()  # the order is no chance
@@ -217,9 +258,16 @@ def test_the_winner_of_rank_from_a_part_of_its_images():
     steps = []
     table = rank_within(teacher, (IMAGES, LABELS), **OWN, progress=lambda *step: steps.append(step))
     assert table["augmentation"][0] == full["augmentation"][0]
-    assert teacher.images == table["images"].sum() == round(table.attrs["share"] * 16 * N) <= 0.1 * 16 * N
+    assert (
+        teacher.images
+        == table["images"].sum()
+        == round(table.attrs["share"] * 16 * N)
+        <= 0.1 * 16 * N
+    )
     assert teacher.training and torch.equal(IMAGES, before)
-    assert table["rank"].tolist() == list(range(1, 17)) and set(table["augmentation"]) == set(AUGMENTATIONS)
+    assert table["rank"].tolist() == list(range(1, 17)) and set(table["augmentation"]) == set(
+        AUGMENTATIONS
+    )
     assert np.allclose(table["score"], table["divergence"] - 0.3 * table["cmi"])
     assert table["behind"][0] == 0 and (table["behind_low"] <= table["behind"]).all()
     dropped = table["state"] == "dropped"
@@ -230,8 +278,14 @@ def test_the_winner_of_rank_from_a_part_of_its_images():
 
 
 def test_identical_candidates_are_reported_as_open():
-    table = rank_within(Brightness(), (IMAGES, LABELS), ["none", "none", "autoaugment_svhn"], **OWN, budget=0.3)
-    assert table.attrs["stopped"] == "budget" and table["state"].tolist() == ["open", "open", "dropped"]
+    table = rank_within(
+        Brightness(), (IMAGES, LABELS), ["none", "none", "autoaugment_svhn"], **OWN, budget=0.3
+    )
+    assert table.attrs["stopped"] == "budget" and table["state"].tolist() == [
+        "open",
+        "open",
+        "dropped",
+    ]
     assert table["behind"][1] == 0  # all random numbers are shared
     assert 0.29 < table.attrs["share"] <= 0.3
 
@@ -241,14 +295,31 @@ def test_one_candidate_is_settled_at_once():
     assert table["state"].tolist() == ["settled"] and table.attrs["stopped"] == "settled"
 
 
-@pytest.mark.parametrize("change, named", [
-    (dict(budget=0), "got 0"), (dict(budget=1.5), "1.5"), (dict(budget=0.01), r"0\.01 lets 8 of 800"), (dict(top=0), "got 0"),
-    (dict(top=3), "1..2.*got 3"), (dict(confidence=1), "got 1"), (dict(growth=1), "got 1"), (dict(start=5), "got 5"),
-    (dict(start=81), "20..80.*got 81"), (dict(batch=4), "got 4"), (dict(augmentations=["none", "mixup"]), "mixup"),
-    (dict(augmentations=[]), r"\[\]"), (dict(mean=None), "mean"), (dict(teacher=Brightness(5)), r"5\).*4 classes"),
-    (dict(data=(IMAGES.float(), LABELS)), "float32"), (dict(data=(IMAGES, 2 * LABELS)), "class 1 has no image"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(budget=0), "got 0"),
+        (dict(budget=1.5), "1.5"),
+        (dict(budget=0.01), r"0\.01 lets 8 of 800"),
+        (dict(top=0), "got 0"),
+        (dict(top=3), "1..2.*got 3"),
+        (dict(confidence=1), "got 1"),
+        (dict(growth=1), "got 1"),
+        (dict(start=5), "got 5"),
+        (dict(start=81), "20..80.*got 81"),
+        (dict(batch=4), "got 4"),
+        (dict(augmentations=["none", "mixup"]), "mixup"),
+        (dict(augmentations=[]), r"\[\]"),
+        (dict(mean=None), "mean"),
+        (dict(teacher=Brightness(5)), r"5\).*4 classes"),
+        (dict(data=(IMAGES.float(), LABELS)), "float32"),
+        (dict(data=(IMAGES, 2 * LABELS)), "class 1 has no image"),
+    ],
+)
 def test_what_is_wrong_is_named(change, named):
-    arguments = dict(teacher=Brightness(), data=(IMAGES, LABELS), augmentations=["none", "erasing"], **OWN) | change
+    arguments = (
+        dict(teacher=Brightness(), data=(IMAGES, LABELS), augmentations=["none", "erasing"], **OWN)
+        | change
+    )
     with pytest.raises(ValueError, match=named):
         rank_within(arguments.pop("teacher"), arguments.pop("data"), **arguments)

@@ -23,12 +23,17 @@ def cifar_arrays(classes=10, train=40, test=20):
 
 def test_digits():
     digits = load("digits")
-    assert digits.train_images.shape == (1297, 3, 32, 32) and digits.test_images.shape == (500, 3, 32, 32)
+    assert digits.train_images.shape == (1297, 3, 32, 32) and digits.test_images.shape == (
+        500,
+        3,
+        32,
+        32,
+    )
     assert torch.bincount(digits.test_labels).tolist() == [50] * 10
     x = digits.train_images.float() / 255
-    assert x.mean().item() == pytest.approx(digits.mean[0], abs=1e-3) and x.std().item() == pytest.approx(
-        digits.std[0], abs=1e-3
-    )
+    assert x.mean().item() == pytest.approx(
+        digits.mean[0], abs=1e-3
+    ) and x.std().item() == pytest.approx(digits.std[0], abs=1e-3)
     # no test image is a training image
     rows = {image.numpy().tobytes() for image in digits.train_images}
     assert sum(image.numpy().tobytes() in rows for image in digits.test_images) == 0
@@ -47,28 +52,40 @@ def test_npz_gives_the_same_tensors_in_any_order(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     np.savez(tmp_path / "a/cifar10.npz", **arrays)
     order = np.random.default_rng(1).permutation(40)
-    np.savez(tmp_path / "b/cifar10.npz", **arrays | {n: arrays[n][order] for n in ("train_images", "train_labels")})
+    np.savez(
+        tmp_path / "b/cifar10.npz",
+        **arrays | {n: arrays[n][order] for n in ("train_images", "train_labels")},
+    )
     with pytest.warns(UserWarning, match="holds 40 of cifar10's 50000 train images"):
         first, second = load("cifar10", tmp_path / "a"), load("cifar10", tmp_path / "b")
-    assert torch.equal(first.train_images, second.train_images) and torch.equal(first.train_labels, second.train_labels)
-    shown = {(i.numpy().tobytes(), int(y)) for i, y in zip(first.train_images, first.train_labels, strict=True)}
+    assert torch.equal(first.train_images, second.train_images) and torch.equal(
+        first.train_labels, second.train_labels
+    )
+    shown = {
+        (i.numpy().tobytes(), int(y))
+        for i, y in zip(first.train_images, first.train_labels, strict=True)
+    }
     given = {
-        (i.transpose(2, 0, 1).tobytes(), int(y)) for i, y in zip(arrays["train_images"], arrays["train_labels"], strict=True)
+        (i.transpose(2, 0, 1).tobytes(), int(y))
+        for i, y in zip(arrays["train_images"], arrays["train_labels"], strict=True)
     }
     assert shown == given
 
 
-@pytest.mark.parametrize("change, named", [
-    (dict(train_labels=np.full(40, 3)), "every class"),
-    (dict(train_labels=np.arange(40) % 11), "0..9"),
-    (dict(train_labels=np.arange(40) % 10 - 1), "train_labels"),
-    (dict(test_labels=np.arange(19)), "test_labels"),
-    (dict(train_labels=(np.arange(40) % 10).astype(np.float32)), "int64"),
-    (dict(train_images=np.zeros((40, 3, 32, 32), np.uint8)), "train_images"),
-    (dict(test_images=np.zeros((20, 32, 32, 3), np.float32)), "test_images"),
-    (dict(classes=np.arange(100)), "100 classes"),
-    (dict(classes=np.array([object()] * 10)), "pickle"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(train_labels=np.full(40, 3)), "every class"),
+        (dict(train_labels=np.arange(40) % 11), "0..9"),
+        (dict(train_labels=np.arange(40) % 10 - 1), "train_labels"),
+        (dict(test_labels=np.arange(19)), "test_labels"),
+        (dict(train_labels=(np.arange(40) % 10).astype(np.float32)), "int64"),
+        (dict(train_images=np.zeros((40, 3, 32, 32), np.uint8)), "train_images"),
+        (dict(test_images=np.zeros((20, 32, 32, 3), np.float32)), "test_images"),
+        (dict(classes=np.arange(100)), "100 classes"),
+        (dict(classes=np.array([object()] * 10)), "pickle"),
+    ],
+)
 def test_wrong_npz_is_refused_by_name(tmp_path, change, named):
     np.savez(tmp_path / "cifar10.npz", **cifar_arrays() | change)
     with pytest.raises(ValueError, match=rf"cifar10\.npz.*{named}"):
@@ -124,14 +141,25 @@ def test_tiny_imagenet_layout(tmp_path):
 
     for wnid in wnids[:2]:
         for i in range(3):
-            picture(folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", "L" if i == 2 else "RGB")
-    for i, wnid in enumerate(wnids):
+            picture(
+                folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", "L" if i == 2 else "RGB"
+            )
+    for i in range(len(wnids)):
         picture(folder / "val/images" / f"val_{i}.JPEG")
     (folder / "wnids.txt").write_text("\n".join(wnids))
-    (folder / "val/val_annotations.txt").write_text("".join(f"val_{i}.JPEG\t{w}\t0\t0\t63\t63\n" for i, w in enumerate(wnids)))
+    (folder / "val/val_annotations.txt").write_text(
+        "".join(f"val_{i}.JPEG\t{w}\t0\t0\t63\t63\n" for i, w in enumerate(wnids))
+    )
     tiny = load("tiny-imagenet", tmp_path)
     assert tiny.classes == ("n01", "n03")
-    assert tiny.train_images.shape == (6, 3, 64, 64) and tiny.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert tiny.train_images.shape == (6, 3, 64, 64) and tiny.train_labels.tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+    ]
     assert tiny.test_labels.tolist() == [1, 0]
     grey = tiny.train_images[2]
     assert torch.equal(grey[0], grey[1]) and torch.equal(grey[1], grey[2])
@@ -181,20 +209,36 @@ def test_normalise():
 
 
 def test_test_views():
-    """None and the images' own side leave them alone; 224 tests at 256 x 256, and others in that proportion, as torchvision."""
+    """None and the images' own side leave them alone; 224 tests at 256 x 256, and others in that
+    proportion, as torchvision.
+    """
     from torchvision.transforms.v2 import functional as TF
 
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 64, 64)).astype(np.uint8))
+    images = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (6, 3, 64, 64)).astype(np.uint8)
+    )
     labels = torch.zeros(6, dtype=torch.long)
     tiny = Dataset("own", images, labels, images, labels, ("a",))
     assert tiny.size is None and tiny.view_shape == (64, 64) and tiny.test_views(images) is images
-    assert resized(tiny, 64).test_views(images) is images and resized(resized(tiny, 64), None).size is None
+    assert (
+        resized(tiny, 64).test_views(images) is images
+        and resized(resized(tiny, 64), None).size is None
+    )
     for size, side in ((224, 256), (32, 37), (112, 128)):
         data = resized(tiny, size)
         views = data.test_views(images)
         theirs = TF.resize(images, [side, side], antialias=True)
-        assert data.view_shape == (size, size) and views.dtype == torch.uint8 and views.shape == (6, 3, side, side)
+        assert (
+            data.view_shape == (size, size)
+            and views.dtype == torch.uint8
+            and views.shape == (6, 3, side, side)
+        )
         assert (views.int() - theirs.int()).abs().max() <= 1
-        assert subset(data, test=1).size == validation_split(data, images=2).size == data.to("cpu").size == size
+        assert (
+            subset(data, test=1).size
+            == validation_split(data, images=2).size
+            == data.to("cpu").size
+            == size
+        )
     with pytest.raises(ValueError, match="-1"):
         resized(tiny, -1)

@@ -1,4 +1,6 @@
-"""The losses against slow transcriptions of their formulas, and against what their papers say of them."""
+"""The losses against slow transcriptions of their formulas, and against what their papers say of
+them.
+"""
 
 import math
 
@@ -50,7 +52,9 @@ MIXED = 0.3 * F.one_hot(LABELS, 5).double() + 0.7 * F.one_hot(LABELS.roll(1), 5)
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """These tensors are tiny: a second thread costs more than it does, ten times as much on a busy machine."""
+    """These tensors are tiny: a second thread costs more than it does, ten times as much on a busy
+    machine.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -65,7 +69,7 @@ def rotation(n: int) -> torch.Tensor:
     return torch.linalg.qr(randn(n, n))[0]
 
 
-# ------------------------------------------------------------------------------------------------- logits
+# ------------------------------------------------------------------------------------------- logits
 
 
 def slow_kl(p, q) -> float:
@@ -96,7 +100,9 @@ def test_cross_entropy_of_soft_labels_is_linear_in_them():
 
 def test_smoothing_spreads_hard_labels_only():
     smooth = 0.9 * F.one_hot(LABELS, 5).double() + 0.1 / 5
-    assert cross_entropy(ZS, LABELS, smoothing=0.1).item() == pytest.approx(cross_entropy(ZS, smooth).item())
+    assert cross_entropy(ZS, LABELS, smoothing=0.1).item() == pytest.approx(
+        cross_entropy(ZS, smooth).item()
+    )
     assert torch.equal(cross_entropy(ZS, MIXED, smoothing=0.1), cross_entropy(ZS, MIXED))
 
 
@@ -111,21 +117,28 @@ def slow_dkd(zs, zt, labels, alpha, beta, temperature) -> float:
 
 
 def test_dkd_is_the_written_out_formula():
-    assert dkd(ZS, ZT, LABELS, 1.5, 6.0, 3.0).item() == pytest.approx(slow_dkd(ZS, ZT, LABELS, 1.5, 6.0, 3.0))
+    assert dkd(ZS, ZT, LABELS, 1.5, 6.0, 3.0).item() == pytest.approx(
+        slow_dkd(ZS, ZT, LABELS, 1.5, 6.0, 3.0)
+    )
     assert dkd(ZT + 3, ZT, LABELS).item() == pytest.approx(0, abs=1e-12)
     assert gradcheck(lambda z: dkd(z, ZT, LABELS), ZS.clone().requires_grad_())
 
 
 def test_dkd_with_the_teachers_weight_is_kd():
-    """The decomposition the method is named for: KD = TCKD + (1 - p_y) NCKD, with the teacher's own weight of each image."""
+    """The decomposition the method is named for: KD = TCKD + (1 - p_y) NCKD, with the teacher's own
+    weight of each image.
+    """
     one_by_one = [
-        dkd(s[None], t[None], y[None], 1.0, float(1 - (t / 4).softmax(0)[y])) for s, t, y in zip(ZS, ZT, LABELS, strict=True)
+        dkd(s[None], t[None], y[None], 1.0, float(1 - (t / 4).softmax(0)[y]))
+        for s, t, y in zip(ZS, ZT, LABELS, strict=True)
     ]
     assert torch.stack(one_by_one).mean().item() == pytest.approx(kd(ZS, ZT).item())
 
 
 def test_dkd_of_soft_labels_is_the_mean_over_them():
-    assert dkd(ZS, ZT, F.one_hot(LABELS, 5).double()).item() == pytest.approx(dkd(ZS, ZT, LABELS).item())
+    assert dkd(ZS, ZT, F.one_hot(LABELS, 5).double()).item() == pytest.approx(
+        dkd(ZS, ZT, LABELS).item()
+    )
     expected = 0.3 * dkd(ZS, ZT, LABELS) + 0.7 * dkd(ZS, ZT, LABELS.roll(1))
     assert dkd(ZS, ZT, MIXED).item() == pytest.approx(expected.item())
     assert gradcheck(lambda z: dkd(z, ZT, MIXED), ZS.clone().requires_grad_())
@@ -137,20 +150,29 @@ def test_dkd_is_exact_where_one_class_has_everything():
     for labels in (torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.0, 0.0]])):
         leaf = zs.clone().requires_grad_()
         value = dkd(leaf, zt, labels, temperature=1.0)
-        assert value.item() == pytest.approx(dkd(zs.double(), zt.double(), labels.double() if labels.ndim == 2 else labels,
-                                                 temperature=1.0).item(), rel=1e-5)  # fmt: skip
+        assert value.item() == pytest.approx(
+            dkd(
+                zs.double(),
+                zt.double(),
+                labels.double() if labels.ndim == 2 else labels,
+                temperature=1.0,
+            ).item(),
+            rel=1e-5,
+        )
         (gradient,) = torch.autograd.grad(value, leaf)
         assert gradient.isfinite().all() and gradient[0, 1:].abs().min() > 1e-3
 
 
-# ------------------------------------------------------------------------------------------------- features
+# ----------------------------------------------------------------------------------------- features
 
 
 def test_sizes_meet_at_the_smaller():
     fs, ft = randn(2, 3, 8, 4), randn(2, 5, 4, 8)
     s, t = same_size(fs, ft)
     assert s.shape == (2, 3, 4, 4) and t.shape == (2, 5, 4, 4)
-    assert torch.allclose(s, F.avg_pool2d(fs, (2, 1))) and torch.allclose(t, F.avg_pool2d(ft, (1, 2)))
+    assert torch.allclose(s, F.avg_pool2d(fs, (2, 1))) and torch.allclose(
+        t, F.avg_pool2d(ft, (1, 2))
+    )
     for loss in (attention, nst, factor):
         assert torch.allclose(loss(fs, ft), loss(s, t))
     assert torch.allclose(hint(fs, ft[:, :3]), F.mse_loss(s, t[:, :3]))
@@ -164,7 +186,9 @@ def test_attention_is_the_written_out_formula():
         ms, mt = ms / (ms**2).sum().sqrt(), mt / (mt**2).sum().sqrt()
         total += float(((ms - mt) ** 2).sum())
     assert attention(fs, ft).item() == pytest.approx(total / (3 * 20))
-    assert attention(fs, fs[:, [1, 0]]).item() == pytest.approx(0, abs=1e-15)  # channel order does not matter
+    assert attention(fs, fs[:, [1, 0]]).item() == pytest.approx(
+        0, abs=1e-15
+    )  # channel order does not matter
     assert attention(3 * fs, ft).item() == pytest.approx(attention(fs, ft).item())  # nor size
 
 
@@ -173,12 +197,19 @@ def test_nst_is_the_written_out_formula():
     total = 0.0
     for s, t in zip(fs.flatten(2), ft.flatten(2), strict=True):
         s, t = ([c / c.norm() for c in channels] for channels in (s, t))
-        total += sum(float(a @ b) ** 2 for a in t for b in t) / 16 + sum(float(a @ b) ** 2 for a in s for b in s) / 4
+        total += (
+            sum(float(a @ b) ** 2 for a in t for b in t) / 16
+            + sum(float(a @ b) ** 2 for a in s for b in s) / 4
+        )
         total -= 2 * sum(float(a @ b) ** 2 for a in s for b in t) / 8
     assert nst(fs, ft).item() == pytest.approx(total / 2)
-    assert nst(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 2.0]]]])).item() == 2  # orthogonal: 1 + 1 - 0
+    assert (
+        nst(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 2.0]]]])).item() == 2
+    )  # orthogonal: 1 + 1 - 0
     same = ft[:, [3, 1, 0, 2]] * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None]
-    assert nst(same, ft).item() == pytest.approx(0, abs=1e-12)  # neither order nor length of the channels
+    assert nst(same, ft).item() == pytest.approx(
+        0, abs=1e-12
+    )  # neither order nor length of the channels
 
 
 def test_similarity_is_the_written_out_formula():
@@ -188,17 +219,32 @@ def test_similarity_is_the_written_out_formula():
         gs, gt = (torch.stack([(f[i] * f[j]).sum() for j in range(4)]) for f in (fs, ft))
         total += float((gs / gs.norm() - gt / gt.norm()).square().sum())
     assert similarity(fs, ft).item() == pytest.approx(total / 16)
-    assert similarity(5 * ft.flatten(1) @ rotation(7), ft.flatten(1)).item() == pytest.approx(0, abs=1e-12)
+    assert similarity(5 * ft.flatten(1) @ rotation(7), ft.flatten(1)).item() == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 def slow_rkd(fs, ft, distance_weight, angle_weight) -> float:
     n, parts = len(fs), []
     for f in (fs, ft):
         d = torch.tensor([[float((a - b).norm()) for b in f] for a in f], dtype=torch.float64)
-        parts.append((d / d[d > 0].mean(), lambda i, j, k, f=f: F.cosine_similarity(f[j] - f[i], f[k] - f[i], 0)))
+        parts.append(
+            (
+                d / d[d > 0].mean(),
+                lambda i, j, k, f=f: F.cosine_similarity(f[j] - f[i], f[k] - f[i], 0),
+            )
+        )
     huber = lambda x: x**2 / 2 if abs(x) < 1 else abs(x) - 0.5  # noqa: E731
-    distance = sum(huber(float(parts[0][0][i, j] - parts[1][0][i, j])) for i in range(n) for j in range(n)) / n**2
-    angle = sum(huber(float(parts[0][1](i, j, k) - parts[1][1](i, j, k))) for i in range(n) for j in range(n) for k in range(n))
+    distance = (
+        sum(huber(float(parts[0][0][i, j] - parts[1][0][i, j])) for i in range(n) for j in range(n))
+        / n**2
+    )
+    angle = sum(
+        huber(float(parts[0][1](i, j, k) - parts[1][1](i, j, k)))
+        for i in range(n)
+        for j in range(n)
+        for k in range(n)
+    )
     return distance_weight * distance + angle_weight * angle / n**3
 
 
@@ -207,8 +253,8 @@ def test_rkd_is_the_written_out_formula():
     assert rkd(fs, ft).item() == pytest.approx(slow_rkd(fs, ft, 25, 50))
     assert rkd(fs, ft, 1.0, 0.0).item() == pytest.approx(slow_rkd(fs, ft, 1, 0))
     assert rkd(3 * ft @ rotation(5) - 2, ft).item() == pytest.approx(0, abs=1e-12)
-    # Distances 1, 1, 2 against 1, 2, 3, over their means 4/3 and 2: differences 1/4, 1/4, 0; every cosine is right but for
-    # the order of the points: none here.
+    # Distances 1, 1, 2 against 1, 2, 3, over their means 4/3 and 2: differences 1/4, 1/4, 0; every
+    # cosine is right but for the order of the points: none here.
     line_s, line_t = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [3.0]])
     assert rkd(line_s, line_t).item() == pytest.approx(25 * 2 * (2 * 0.25**2 / 2) / 9)
 
@@ -231,9 +277,15 @@ def test_pkt_is_the_written_out_formula():
     fs, ft = randn(4, 3), randn(4, 6)
     rows = []
     for f in (fs, ft):
-        k = torch.tensor([[(1 + float(F.cosine_similarity(a, b, 0))) / 2 for b in f] for a in f], dtype=torch.float64)
+        k = torch.tensor(
+            [[(1 + float(F.cosine_similarity(a, b, 0))) / 2 for b in f] for a in f],
+            dtype=torch.float64,
+        )
         rows.append(k / k.sum(1, keepdim=True))
-    total = sum(float(t * math.log((t + 1e-7) / (s + 1e-7))) for s, t in zip(*(r.flatten() for r in rows), strict=True))
+    total = sum(
+        float(t * math.log((t + 1e-7) / (s + 1e-7)))
+        for s, t in zip(*(r.flatten() for r in rows), strict=True)
+    )
     assert pkt(fs, ft).item() == pytest.approx(total / 16)
     lengths = torch.tensor([[1.0], [2.0], [3.0], [0.5]], dtype=torch.float64)
     assert pkt(lengths * ft @ rotation(6), ft).item() == pytest.approx(0, abs=1e-12)
@@ -244,9 +296,15 @@ def test_fsp_is_the_written_out_formula():
     flows = []
     for a, b in pairs:
         a = F.avg_pool2d(a, a.shape[2] // 2)
-        flows.append(torch.tensor(
-            [[[(a[n, i] * b[n, j]).sum() / 4 for j in range(3)] for i in range(2)] for n in range(2)], dtype=torch.float64
-        ))  # fmt: skip
+        flows.append(
+            torch.tensor(
+                [
+                    [[(a[n, i] * b[n, j]).sum() / 4 for j in range(3)] for i in range(2)]
+                    for n in range(2)
+                ],
+                dtype=torch.float64,
+            )
+        )
     assert fsp(*pairs).item() == pytest.approx(float((flows[0] - flows[1]).square().sum() / 12))
     order = torch.tensor([2, 0, 3, 1])  # of the positions, the same in both maps of a pair
     moved = [f.flatten(2)[..., order].unflatten(2, (2, 2)) for f in pairs[1]]
@@ -255,14 +313,20 @@ def test_fsp_is_the_written_out_formula():
 
 def test_factor_is_the_written_out_formula():
     fs, ft = randn(2, 3, 2, 2), randn(2, 4, 2, 2)
-    maps = [torch.stack([(x**2).mean(0).flatten() / (x**2).mean(0).norm() for x in f]) for f in (fs, ft)]
+    maps = [
+        torch.stack([(x**2).mean(0).flatten() / (x**2).mean(0).norm() for x in f]) for f in (fs, ft)
+    ]
     assert factor(fs, ft).item() == pytest.approx(float((maps[0] - maps[1]).abs().mean()))
-    assert factor(fs, ft, p2=2).item() == pytest.approx(attention(fs, ft).item())  # with squares it is attention transfer
+    assert factor(fs, ft, p2=2).item() == pytest.approx(
+        attention(fs, ft).item()
+    )  # with squares it is attention transfer
     assert factor(-2 * ft, ft).item() == pytest.approx(0, abs=1e-15)
 
 
 def slow_kdsvd(fs, ft, k) -> float:
-    """Image by image, by the eigenvectors of x^T x; every sign is chosen, none taken as it comes."""
+    """Image by image, by the eigenvectors of x^T x; every sign is chosen, none taken as it
+    comes.
+    """
     total = 0.0
     for n in range(len(fs[0])):
         layers = []
@@ -282,7 +346,10 @@ def slow_kdsvd(fs, ft, k) -> float:
             for (sa, ta), (sb, tb) in zip(first, second, strict=True):
                 for i in range(len(sb)):
                     for j in range(len(sa)):
-                        rs, rt = (math.exp(-(float(b[i] - a[j]) ** 2) / 8) for a, b in ((sa, sb), (ta, tb)))
+                        rs, rt = (
+                            math.exp(-(float(b[i] - a[j]) ** 2) / 8)
+                            for a, b in ((sa, sb), (ta, tb))
+                        )
                         total += (rs - rt) ** 2
     return total / len(fs[0])
 
@@ -293,7 +360,9 @@ def test_kdsvd_is_the_written_out_formula(k):
     assert kdsvd(fs, ft, k).item() == pytest.approx(slow_kdsvd(fs, ft, k))
     assert kdsvd([-f for f in ft], ft, k).item() == pytest.approx(0, abs=1e-15)  # blind to signs
     order = torch.randperm(16, generator=G)  # and to where things are
-    moved = [f.flatten(2)[..., order[order < f[0, 0].numel()]].unflatten(2, f.shape[2:]) for f in ft]
+    moved = [
+        f.flatten(2)[..., order[order < f[0, 0].numel()]].unflatten(2, f.shape[2:]) for f in ft
+    ]
     assert kdsvd(moved, ft, k).item() == pytest.approx(0, abs=1e-12)
 
 
@@ -310,13 +379,21 @@ def test_kdsvd_does_not_depend_on_the_signs_that_lapack_gives(monkeypatch):
     assert kdsvd(fs, ft, 2).item() == pytest.approx(expected.item())
 
 
-def test_singular_vectors_have_the_gradient_of_the_eigenvectors_and_a_finite_one_where_those_have_none():
+def test_singular_vectors_have_the_eigenvectors_gradient_or_a_finite_one():
     maps = randn(2, 5, 1, 3).requires_grad_()  # more channels than positions: a null space
     expected = torch.linalg.svd(maps.detach().flatten(2).mT, full_matrices=False).Vh[:, :2].mT
     values, vectors = right_singular_vectors(maps, 2)
     assert torch.allclose(vectors, expected) and values.shape == (2, 2)
-    assert gradcheck(lambda m: (lambda v: v[:, :, None] * v[:, None])(right_singular_vectors(m, 2)[1]), maps, atol=1e-4)
-    for degenerate in (torch.eye(4).reshape(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)):
+    assert gradcheck(
+        lambda m: (lambda v: v[:, :, None] * v[:, None])(right_singular_vectors(m, 2)[1]),
+        maps,
+        atol=1e-4,
+    )
+    for degenerate in (
+        torch.eye(4).reshape(1, 4, 2, 2),
+        torch.zeros(1, 4, 2, 2),
+        torch.ones(1, 4, 2, 2),
+    ):
         leaf = degenerate.clone().requires_grad_()
         other = torch.rand(1, 4, 2, 2, generator=G)
         (gradient,) = torch.autograd.grad(kdsvd([leaf, other], [other, degenerate]), leaf)
@@ -324,9 +401,15 @@ def test_singular_vectors_have_the_gradient_of_the_eigenvectors_and_a_finite_one
 
 
 FUNCTIONS = {
-    "attention": attention, "nst": nst, "similarity": similarity, "rkd": rkd, "pkt": pkt, "hint": hint,
-    "correlation": correlation, "factor": factor,
-}  # fmt: skip
+    "attention": attention,
+    "nst": nst,
+    "similarity": similarity,
+    "rkd": rkd,
+    "pkt": pkt,
+    "hint": hint,
+    "correlation": correlation,
+    "factor": factor,
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -351,7 +434,7 @@ def test_images_without_any_activation_have_a_finite_gradient(name):
     assert gradient.isfinite().all() and gradient.abs().max() < 1e3
 
 
-# ------------------------------------------------------------------------------------------------- distillers
+# --------------------------------------------------------------------------------------- distillers
 
 
 def test_vid_is_the_gaussian_likelihood_torch_computes():
@@ -360,7 +443,9 @@ def test_vid_is_the_gaussian_likelihood_torch_computes():
     with torch.no_grad():
         vid.scales[0].copy_(torch.linspace(-1, 2, 5))
     variance = (F.softplus(vid.scales[0]) + 1e-5)[:, None, None].expand(ft.shape)
-    assert vid([fs], [ft]).item() == pytest.approx(F.gaussian_nll_loss(vid.regressors[0](fs), ft, variance).item())
+    assert vid([fs], [ft]).item() == pytest.approx(
+        F.gaussian_nll_loss(vid.regressors[0](fs), ft, variance).item()
+    )
     fresh = VID([fs.shape], [ft.shape]).double()
     assert torch.allclose(F.softplus(fresh.scales[0]) + 1e-5, torch.tensor(5.0).double())
     with torch.no_grad():  # the teacher's feature itself, and v = 5: log(5) / 2 is left
@@ -383,7 +468,10 @@ def test_fitnet_is_the_hint_after_its_regressor():
 def test_correlation_learns_heads_on_both_sides():
     fs, ft = randn(4, 6), randn(4, 9)
     cc = Correlation([fs.shape], [ft.shape], dim=7).double()
-    s, t = (f @ head[0].weight.T + head[0].bias for f, head in ((fs, cc.student_heads), (ft, cc.teacher_heads)))
+    s, t = (
+        f @ head[0].weight.T + head[0].bias
+        for f, head in ((fs, cc.student_heads), (ft, cc.teacher_heads))
+    )
     assert cc([fs], [ft]).item() == pytest.approx(correlation(s, t).item())
     cc([fs], [ft]).backward()
     assert all(p.grad is not None for p in cc.parameters())
@@ -397,7 +485,9 @@ def test_factor_transfer_freezes_its_paraphraser():
     frozen = {id(p) for p in ft_loss.pretrained()}
     assert all((p.grad is None) == (id(p) in frozen) for p in ft_loss.parameters())
     reconstruction = ft_loss.decoders[0](ft_loss.encoders[0](ft))
-    assert ft_loss.pretraining_loss([fs], [ft]).item() == pytest.approx(F.mse_loss(reconstruction, ft).item())
+    assert ft_loss.pretraining_loss([fs], [ft]).item() == pytest.approx(
+        F.mse_loss(reconstruction, ft).item()
+    )
 
 
 def test_neighbours_of_other_widths_are_projected():
@@ -413,7 +503,11 @@ def test_neighbours_of_other_widths_are_projected():
 
 @pytest.mark.parametrize(("name", "rate"), [("ft", 0.5), ("fsp", 20.0)])
 def test_pretraining_losses_fall(name, rate):
-    student, teacher, labels = features(torch.float32), features(torch.float32, seed=1), torch.arange(64) % 5
+    student, teacher, labels = (
+        features(torch.float32),
+        features(torch.float32, seed=1),
+        torch.arange(64) % 5,
+    )
     loss = objective(name).attach(student, teacher, labels, 5)
     leaves = {k: f.clone().requires_grad_() for k, f in student.items()}
     moving = loss.distiller.pretrained() or list(leaves.values())
@@ -434,13 +528,15 @@ def test_weights_come_from_the_seed_and_leave_the_global_state():
     before = torch.get_rng_state()
     for kind in (FitNet, Correlation, VID, FactorTransfer, CRD, CKTF):
         options = {"negatives": 4} if issubclass(kind, CRD) else {}
-        first, again, other = (kind(shapes, shapes[::-1], labels, 4, seed=s, **options).state_dict() for s in (3, 3, 4))
+        first, again, other = (
+            kind(shapes, shapes[::-1], labels, 4, seed=s, **options).state_dict() for s in (3, 3, 4)
+        )
         assert all(torch.equal(first[k], again[k]) for k in first)
         assert any(not torch.equal(first[k], other[k]) for k in first)
     assert torch.equal(before, torch.get_rng_state())
 
 
-# ------------------------------------------------------------------------------------------------- contrast
+# ----------------------------------------------------------------------------------------- contrast
 
 
 def test_mix_is_splitmix64():
@@ -468,7 +564,9 @@ def test_negatives_are_of_other_classes_reach_all_of_them_and_are_uniform():
         expected = 20_000 / len(others)
         chi2 = float(((counts[others] - expected) ** 2 / expected).sum())
         assert chi2 < 30  # 4 to 7 degrees of freedom: p below 1e-4
-    pairs = torch.bincount(drawn[1] * 11 + drawn[2], minlength=121).reshape(11, 11)  # rows are independent
+    pairs = torch.bincount(drawn[1] * 11 + drawn[2], minlength=121).reshape(
+        11, 11
+    )  # rows are independent
     pairs = pairs[labels != 0][:, labels != 1].double()
     expected = 20_000 / pairs.numel()
     assert float(((pairs - expected) ** 2 / expected).sum()) < 120  # 63 degrees of freedom
@@ -501,10 +599,15 @@ def test_crd_is_the_written_out_formula():
     crd.eval()
     negatives = crd.negatives(indices)
     crd.train()
-    s, t = (F.normalize(head(f)) for head, f in ((memory.student_head, fs), (memory.teacher_head, ft)))
+    s, t = (
+        F.normalize(head(f)) for head, f in ((memory.student_head, fs), (memory.teacher_head, ft))
+    )
     total = 0.0
     for v, m, scale in ((s, old[1], "scale_student"), (t, old[0], "scale_teacher")):
-        raw = [[math.exp((v[b] @ m[i]).item() / 0.1) for i in (indices[b], *negatives[b])] for b in range(4)]
+        raw = [
+            [math.exp((v[b] @ m[i]).item() / 0.1) for i in (indices[b], *negatives[b])]
+            for b in range(4)
+        ]
         z = sum(map(sum, raw)) / (4 * 6) * 12
         for row in raw:
             p = [x / z for x in row]
@@ -514,7 +617,9 @@ def test_crd_is_the_written_out_formula():
         setattr(memory, f"expected_{scale}", z)
     assert crd([fs], [ft], indices).item() == pytest.approx(total)
     for side, v, before in (("student", s, old[0]), ("teacher", t, old[1])):
-        assert getattr(memory, f"scale_{side}").item() == pytest.approx(getattr(memory, f"expected_scale_{side}"))
+        assert getattr(memory, f"scale_{side}").item() == pytest.approx(
+            getattr(memory, f"expected_scale_{side}")
+        )
         now = getattr(memory, f"memory_{side}")
         assert torch.allclose(now[indices], F.normalize(0.5 * before[indices] + 0.5 * v))
         rest = [i for i in range(12) if i not in indices.tolist()]
@@ -535,7 +640,9 @@ def test_crd_scores_have_the_gradient_of_their_value():
     crd, fs, ft, indices = crd_example()
     crd([fs], [ft], indices)  # sets the constants
     crd.eval()  # remembers nothing while the gradient is measured
-    assert gradcheck(lambda s, t: crd([s], [t], indices), (fs.requires_grad_(), ft.requires_grad_()), atol=1e-4)
+    assert gradcheck(
+        lambda s, t: crd([s], [t], indices), (fs.requires_grad_(), ft.requires_grad_()), atol=1e-4
+    )
     scores = (randn(3, 4).abs() + 0.1).requires_grad_()
     assert gradcheck(lambda x: contrast(x, 10), scores)
 
@@ -547,25 +654,37 @@ def test_crd_remembers_after_the_gradient_of_what_was():
     crd([fs], [ft], indices), twin([fs], [ft], indices)
     twin.eval()
     twin.negatives.call.copy_(crd.negatives.call)
-    gradients = [torch.autograd.grad(c([x], [ft], indices), x)[0] for c in (crd, twin) for x in [fs.clone().requires_grad_()]]
+    gradients = [
+        torch.autograd.grad(c([x], [ft], indices), x)[0]
+        for c in (crd, twin)
+        for x in [fs.clone().requires_grad_()]
+    ]
     assert torch.allclose(*gradients)
 
 
 def test_cktf_is_crd_on_the_vector_and_theta_times_crd_on_the_maps():
     labels = torch.arange(12) % 3
-    fs, ft, indices = [randn(4, 2, 4, 4), randn(4, 6)], [randn(4, 3, 2, 2), randn(4, 7)], torch.tensor([7, 2, 0, 11])
+    fs, ft, indices = (
+        [randn(4, 2, 4, 4), randn(4, 6)],
+        [randn(4, 3, 2, 2), randn(4, 7)],
+        torch.tensor([7, 2, 0, 11]),
+    )
     shapes = [f.shape for f in fs], [f.shape for f in ft]
     cktf = CKTF(*shapes, labels, 3, theta=0.3, negatives=5, dim=4).double().eval()
     negatives = cktf.negatives(indices)
     pooled = [(f[0] / f[0].square().sum(0).sqrt()).mean((2, 3)) for f in (fs, ft)]
-    expected = cktf.memories[1](fs[1], ft[1], indices, negatives) + 0.3 * cktf.memories[0](*pooled, indices, negatives)
+    expected = cktf.memories[1](fs[1], ft[1], indices, negatives) + 0.3 * cktf.memories[0](
+        *pooled, indices, negatives
+    )
     assert cktf(fs, ft, indices).item() == pytest.approx(expected.item())
 
 
-# ------------------------------------------------------------------------------------------------- objectives
+# --------------------------------------------------------------------------------------- objectives
 
 
-def features(dtype=torch.float64, widths=(4, 4, 6, 8), batch: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+def features(
+    dtype=torch.float64, widths=(4, 4, 6, 8), batch: int = 6, seed: int = 0
+) -> dict[str, torch.Tensor]:
     """As a small ResNet gives them: maps f0 .. f3, the vector f4."""
     generator = torch.Generator().manual_seed(seed)
     sizes = (8, 8, 4, 2)
@@ -580,7 +699,9 @@ SMALL = {"crd": {"negatives": 8, "dim": 4}, "cktf": {"negatives": 8, "dim": 4}, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
-@pytest.mark.parametrize("widths", [(4, 4, 6, 8), (4, 6, 10, 12)], ids=["same widths", "other widths"])
+@pytest.mark.parametrize(
+    "widths", [(4, 4, 6, 8), (4, 6, 10, 12)], ids=["same widths", "other widths"]
+)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_has_finite_gradients(name, widths, dtype):
     chosen = objective(name, **SMALL.get(name, {}))
@@ -593,14 +714,20 @@ def test_every_objective_has_finite_gradients(name, widths, dtype):
     indices = torch.tensor([7, 2, 0, 11, 29, 4])
     for targets in (LABELS, MIXED.to(inside)):
         loss.zero_grad()
-        value = loss((logits, student), wanted if chosen.needs_teacher_each_step else None, targets, indices)
+        value = loss(
+            (logits, student), wanted if chosen.needs_teacher_each_step else None, targets, indices
+        )
         assert value.shape == () and value.dtype == inside and value.isfinite()
         value.backward()
     assert logits.grad.isfinite().all() and logits.grad.abs().sum() > 0
     if chosen.beta:
         for layer in loss.student_layers:
             assert student[layer].grad.isfinite().all() and student[layer].grad.abs().sum() > 0
-        frozen = {id(p) for p in loss.distiller.pretrained()} if loss.distiller.pretrains == "own" else set()
+        frozen = (
+            {id(p) for p in loss.distiller.pretrained()}
+            if loss.distiller.pretrains == "own"
+            else set()
+        )
         assert all(p.grad.isfinite().all() for p in loss.parameters() if id(p) not in frozen)
     if loss.distiller is not None and loss.distiller.pretrains:
         assert loss.pretraining_loss(student, teacher).isfinite()
@@ -609,40 +736,69 @@ def test_every_objective_has_finite_gradients(name, widths, dtype):
 def test_every_objective_has_its_layers_weights_and_notes():
     student, teacher, labels = features(), features(seed=1), torch.arange(30) % 5
     expected = {  # PAPER 6.2 and 7.4, ResNet; PKT and KDSVD as RepDistiller
-        "at": (1000, "f1 f2 f3"), "nst": (50, "f1 f2 f3"), "sp": (3000, "f3"), "rkd": (1, "f4"), "crd": (0.8, "f4"),
-        "fitnet": (100, "f2"), "cc": (0.02, "f4"), "vid": (1, "f1 f2 f3"), "fsp": (0, "f0 f1 f2 f3"),
-        "fsp_active": (50, "f0 f1 f2 f3"), "ft": (200, "f3"), "pkt": (30000, "f4"), "kdsvd": (1, "f1 f2 f3"),
+        "at": (1000, "f1 f2 f3"),
+        "nst": (50, "f1 f2 f3"),
+        "sp": (3000, "f3"),
+        "rkd": (1, "f4"),
+        "crd": (0.8, "f4"),
+        "fitnet": (100, "f2"),
+        "cc": (0.02, "f4"),
+        "vid": (1, "f1 f2 f3"),
+        "fsp": (0, "f0 f1 f2 f3"),
+        "fsp_active": (50, "f0 f1 f2 f3"),
+        "ft": (200, "f3"),
+        "pkt": (30000, "f4"),
+        "kdsvd": (1, "f1 f2 f3"),
         "cktf": (1, "f0 f1 f2 f3 f4"),
-    }  # fmt: skip
+    }
     assert set(METHOD_NOTES) == set(OBJECTIVES) == set(expected) | {"ce", "kd", "sqakd", "dkd"}
     for name, (beta, layers) in expected.items():
         loss = OBJECTIVES[name].attach(student, teacher, labels, 5)
         assert (loss.objective.gamma, loss.objective.alpha, loss.objective.beta) == (1, 0, beta)
         assert loss.student_layers == loss.teacher_layers == layers.split()
     assert {name for name, o in OBJECTIVES.items() if not o.needs_teacher} == {"ce"}
-    assert {name for name, o in OBJECTIVES.items() if not o.needs_teacher_each_step} == {"ce", "fsp"}
+    assert {name for name, o in OBJECTIVES.items() if not o.needs_teacher_each_step} == {
+        "ce",
+        "fsp",
+    }
     packable = {name for name, o in OBJECTIVES.items() if o.packable}
     assert packable == {"ce", "kd", "sqakd", "dkd", "at", "nst", "sp", "rkd", "pkt"}
-    assert not any(o.attach(student, teacher, labels, 5).state_dict() for name, o in OBJECTIVES.items() if name in packable)
+    assert not any(
+        o.attach(student, teacher, labels, 5).state_dict()
+        for name, o in OBJECTIVES.items()
+        if name in packable
+    )
     assert not objective("kd", smoothing=0.1).packable
-    assert {name for name, o in OBJECTIVES.items() if not o.attach(student, teacher, labels, 5).capturable} == {"kdsvd"}
+    assert {
+        name
+        for name, o in OBJECTIVES.items()
+        if not o.attach(student, teacher, labels, 5).capturable
+    } == {"kdsvd"}
 
 
 def test_objectives_weigh_their_terms():
     student, teacher = (ZS, features()), (ZT, features(seed=1))
 
     def total(name: str, **changes: float) -> torch.Tensor:
-        return objective(name, **changes).attach(student[1], teacher[1], LABELS, 5)(student, teacher, LABELS)
+        return objective(name, **changes).attach(student[1], teacher[1], LABELS, 5)(
+            student, teacher, LABELS
+        )
 
     ce, kl = cross_entropy(ZS, LABELS), kd(ZS, ZT, 4.0)
     assert torch.isclose(total("kd"), ce + 2 * kl)
     assert torch.isclose(total("sqakd"), kl)
     assert torch.isclose(total("ce", smoothing=0.1), cross_entropy(ZS, LABELS, 0.1))
-    maps = sum(attention(student[1][f"f{i}"], teacher[1][f"f{i}"]) for i in (1, 2, 3))  # f0 and the vector are left out
+    maps = sum(
+        attention(student[1][f"f{i}"], teacher[1][f"f{i}"]) for i in (1, 2, 3)
+    )  # f0 and the vector are left out
     assert torch.isclose(total("at"), ce + 1000 * maps)
-    assert torch.isclose(total("dkd", warmup=0, nckd=2.0, temperature=2.0), ce + dkd(ZS, ZT, LABELS, 1, 2.0, 2.0))
+    assert torch.isclose(
+        total("dkd", warmup=0, nckd=2.0, temperature=2.0), ce + dkd(ZS, ZT, LABELS, 1, 2.0, 2.0)
+    )
     relations = rkd(student[1]["f4"], teacher[1]["f4"], 3.0, 0.0)
-    assert torch.isclose(total("rkd", beta=2, distance_weight=3.0, angle_weight=0.0), ce + 2 * relations)
+    assert torch.isclose(
+        total("rkd", beta=2, distance_weight=3.0, angle_weight=0.0), ce + 2 * relations
+    )
     alone = objective("ce").attach(student[1], None, LABELS, 5)
     assert torch.isclose(alone(student, None, LABELS), ce)
 
@@ -661,7 +817,11 @@ def test_the_warm_up_raises_alpha_epoch_by_epoch():
 
 def test_a_teacher_of_another_architecture_is_asked_for_its_own_layers():
     student, other = features(), features(widths=(4, 8, 8, 16), seed=1)
-    longer = {**{name: other[name] for name in ("f0", "f1", "f2", "f3")}, "f4": randn(6, 16, 2, 2), "f5": randn(6, 16)}
+    longer = {
+        **{name: other[name] for name in ("f0", "f1", "f2", "f3")},
+        "f4": randn(6, 16, 2, 2),
+        "f5": randn(6, 16),
+    }
     loss = objective("sp").attach(student, longer, LABELS, 5)
     assert (loss.student_layers, loss.teacher_layers) == (["f3"], ["f4"])
     expected = cross_entropy(ZS, LABELS) + 3000 * similarity(student["f3"], longer["f4"])
@@ -675,38 +835,58 @@ def test_a_loss_of_ones_own_is_a_function_and_an_entry(monkeypatch):
         return (fs - ft).abs().pow(power).amax()
 
     monkeypatch.setitem(FEATURE_LOSSES, "worst", worst)
-    mine = Objective(gamma=0, beta=2, feature_loss="worst", layers=["vector"], options={"power": 3.0})
+    mine = Objective(
+        gamma=0, beta=2, feature_loss="worst", layers=["vector"], options={"power": 3.0}
+    )
     student, teacher = features(), features(seed=1)
     value = mine.attach(student, teacher, LABELS, 5)((ZS, student), (ZT, teacher), LABELS)
-    assert value.item() == pytest.approx(2 * float((student["f4"] - teacher["f4"]).abs().max() ** 3))
-    assert hash(mine) == hash(Objective(gamma=0, beta=2, feature_loss="worst", layers=("vector",), options=[["power", 3.0]]))
+    assert value.item() == pytest.approx(
+        2 * float((student["f4"] - teacher["f4"]).abs().max() ** 3)
+    )
+    assert hash(mine) == hash(
+        Objective(
+            gamma=0, beta=2, feature_loss="worst", layers=("vector",), options=[["power", 3.0]]
+        )
+    )
     total = Layerwise(worst, [(6, 8)] * 2, [(6, 8)] * 2)([student["f4"]] * 2, [teacher["f4"]] * 2)
     assert total.item() == pytest.approx(2 * worst(student["f4"], teacher["f4"]).item())
 
 
 class OnTheGpu(TorchDispatchMode):
-    """Raises where an operation gives a tensor that is not on the GPU: what is made on the host has to be copied."""
+    """Raises where an operation gives a tensor that is not on the GPU: what is made on the host has
+    to be copied.
+    """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        assert all(x.is_cuda for x in tree_leaves(result) if isinstance(x, torch.Tensor)), f"{function} on the host"
+        assert all(x.is_cuda for x in tree_leaves(result) if isinstance(x, torch.Tensor)), (
+            f"{function} on the host"
+        )
         return result
 
 
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "kdsvd"])
 def test_nothing_in_a_step_waits_for_the_gpu(name):
     """On fake CUDA tensors, which have no values: whatever needed one would raise."""
-    student, teacher, labels = features(torch.float32), features(torch.float32, (4, 6, 6, 12), seed=1), torch.arange(30) % 5
+    student, teacher, labels = (
+        features(torch.float32),
+        features(torch.float32, (4, 6, 6, 12), seed=1),
+        torch.arange(30) % 5,
+    )
     loss = objective(name, **SMALL.get(name, {})).attach(student, teacher, labels, 5)
 
     logits, targets = (ZS.float(), ZT.float()), [LABELS, MIXED.float()]
 
     def on_gpu(x):
-        return tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device="cuda"), x)
+        return tree_map_only(
+            torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device="cuda"), x
+        )
 
     with FakeTensorMode():
         loss._apply(on_gpu)
-        student, teacher, targets, indices, (zs, zt) = on_gpu((student, teacher, targets, LABELS, logits))
+        student, teacher, targets, indices, (zs, zt) = on_gpu(
+            (student, teacher, targets, LABELS, logits)
+        )
         with OnTheGpu():
             for t in targets:
                 loss((zs, student), (zt, teacher), t, indices)
@@ -739,7 +919,9 @@ def test_bad_arguments_are_named():
         "-2": lambda: VID([(2, 3)], [(2, 3)], variance=-2),
         "at least 2 needed": lambda: FSP([(2, 3, 4, 4)], [(2, 3, 4, 4)]),
         "got 1 and 2": lambda: FitNet([(2, 3)], [(2, 3)] * 2),
-        "no stage": lambda: objective("at").attach(features(), features(), LABELS, 5).pretraining_loss({}, {}),
+        "no stage": lambda: (
+            objective("at").attach(features(), features(), LABELS, 5).pretraining_loss({}, {})
+        ),
         "7": lambda: cross_entropy(ZS, torch.tensor([0, 1, 2, 3, 4, 7])),
         "sum to 1, found 1.19": lambda: cross_entropy(ZS, torch.full((6, 5), 0.24)),
         "sum to 1, found 2.5": lambda: dkd(ZS, ZT, torch.full((6, 5), 0.5)),
@@ -752,7 +934,7 @@ def test_bad_arguments_are_named():
         r"\(1, 5\)": lambda: correlation(ZS[:1], ZT[:1]),
         "got 9": lambda: kdsvd([randn(1, 3, 2, 2)] * 2, [randn(1, 3, 2, 2)] * 2, k=9),
         "got 1 and 1": lambda: kdsvd([randn(1, 3, 2, 2)], [randn(1, 3, 2, 2)]),
-    }  # fmt: skip
+    }
     for text, call in wrong.items():
         with pytest.raises(ValueError, match=text.replace("{", r"\{")):
             call()

@@ -1,4 +1,6 @@
-"""The networks have the paper's parameter counts and features, and torchvision's are torchvision's."""
+"""The networks have the paper's parameter counts and features, and torchvision's are
+torchvision's.
+"""
 
 import copy
 
@@ -13,25 +15,44 @@ from paperlib.quantizers import initialise, layers_to_quantize, quantize
 from paperlib.training.packing import Pack
 
 COUNTS = {
-    ("resnet20", 10): 269_850, ("vgg8", 10): 3_918_858, ("resnet32", 100): 470_132, ("vgg13", 100): 9_462_180,
-    ("resnet18", 200): 11_279_112, ("mobilenetv2", 200): 2_480_072, ("efficientnet_b0", 200): 4_263_748,
-    ("vgg11_bn", 200): 9_328_584, ("shufflenetv2_x0_5", 200): 546_792, ("squeezenet1_0", 200): 838_024,
-}  # fmt: skip
+    ("resnet20", 10): 269_850,
+    ("vgg8", 10): 3_918_858,
+    ("resnet32", 100): 470_132,
+    ("vgg13", 100): 9_462_180,
+    ("resnet18", 200): 11_279_112,
+    ("mobilenetv2", 200): 2_480_072,
+    ("efficientnet_b0", 200): 4_263_748,
+    ("vgg11_bn", 200): 9_328_584,
+    ("shufflenetv2_x0_5", 200): 546_792,
+    ("squeezenet1_0", 200): 838_024,
+}
 QUANTIZED = {
-    "resnet18": 19, "mobilenetv2": 51, "efficientnet_b0": 80, "vgg11_bn": 7, "shufflenetv2_x0_5": 55, "squeezenet1_0": 25,
-}  # fmt: skip
+    "resnet18": 19,
+    "mobilenetv2": 51,
+    "efficientnet_b0": 80,
+    "vgg11_bn": 7,
+    "shufflenetv2_x0_5": 55,
+    "squeezenet1_0": 25,
+}
 TINY = tuple(QUANTIZED)
 TORCHVISION = {
-    "resnet18": "resnet18", "mobilenetv2": "mobilenet_v2", "efficientnet_b0": "efficientnet_b0",
-    "shufflenetv2_x0_5": "shufflenet_v2_x0_5", "squeezenet1_0": "squeezenet1_0",
-}  # fmt: skip
+    "resnet18": "resnet18",
+    "mobilenetv2": "mobilenet_v2",
+    "efficientnet_b0": "efficientnet_b0",
+    "shufflenetv2_x0_5": "shufflenet_v2_x0_5",
+    "squeezenet1_0": "squeezenet1_0",
+}
 RESNET = [(16, 32), (16, 32), (32, 16), (64, 8)]  # channels and side of f0, f1, ...
 VGG = [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]
 # At 224 pixels, then at 64 with the small form; the vector follows.
 MAPS = {
     "resnet18": ([(64, 56), (64, 56), (128, 28), (256, 14), (512, 7)], [64, 64, 32, 16, 8], 512),
     "mobilenetv2": ([(32, 112), (24, 56), (32, 28), (96, 14), (320, 7)], [64, 64, 32, 16, 8], 1280),
-    "efficientnet_b0": ([(32, 112), (24, 56), (40, 28), (112, 14), (320, 7)], [64, 64, 32, 16, 8], 1280),
+    "efficientnet_b0": (
+        [(32, 112), (24, 56), (40, 28), (112, 14), (320, 7)],
+        [64, 64, 32, 16, 8],
+        1280,
+    ),
     "vgg11_bn": ([(64, 224), (128, 112), (256, 56), (512, 28), (512, 28)], [64, 32, 16, 8, 4], 512),
     "shufflenetv2_x0_5": ([(24, 56), (48, 28), (96, 14), (192, 7)], [64, 32, 16, 8], 1024),
     "squeezenet1_0": ([(96, 54), (256, 54), (512, 27), (512, 13)], [64, 64, 32, 16], 512),
@@ -56,14 +77,21 @@ def test_logits_and_features(name):
     logits, features = model.features(x)
     assert torch.equal(model(x), logits) and logits.shape == (2, 7)
     expected = [*RESNET, (64,)] if name.startswith("resnet") else [*VGG, (512,)]
-    assert shapes(features) == expected and list(features) == [f"f{i}" for i in range(len(expected))]
-    assert all((f >= 0).all() for f in features.values())  # after the ReLU, and not overwritten by a later one
+    assert shapes(features) == expected and list(features) == [
+        f"f{i}" for i in range(len(expected))
+    ]
+    assert all(
+        (f >= 0).all() for f in features.values()
+    )  # after the ReLU, and not overwritten by a later one
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_features_at_224_and_of_the_small_form_at_64(name):
     large, small, vector = MAPS[name]
-    for suffix, side, maps in (("", 224, large), ("_64", 64, [(c, s) for (c, _), s in zip(large, small, strict=True)])):
+    for suffix, side, maps in (
+        ("", 224, large),
+        ("_64", 64, [(c, s) for (c, _), s in zip(large, small, strict=True)]),
+    ):
         with FakeTensorMode():  # shapes without arithmetic
             model = MODELS[name + suffix](7).eval()
             logits, features = model.features(torch.randn(2, 3, side, side))
@@ -95,7 +123,9 @@ def test_features_stay_as_they_were_computed(name):
         _, features = model.features(x)
     *maps, vector = features.values()
     assert torch.equal(vector, seen[-1].mean((2, 3))) and vector.std() > 0
-    assert all(torch.equal(f, s) for f, s in zip(maps, seen, strict=widening is None)) and torch.equal(x, before)
+    assert all(
+        torch.equal(f, s) for f, s in zip(maps, seen, strict=widening is None)
+    ) and torch.equal(x, before)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -104,14 +134,19 @@ def test_layers_to_quantize_are_the_papers(name):
         model = build(name + suffix, 200)
         chosen = layers_to_quantize(model)
         assert len(chosen) == QUANTIZED[name]
-        kept = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and n not in chosen]
+        kept = [
+            n
+            for n, m in model.named_modules()
+            if isinstance(m, nn.Conv2d | nn.Linear) and n not in chosen
+        ]
         assert len(kept) == (1 if name == "squeezenet1_0" else 2)
         assert model.get_submodule(kept[0]).in_channels == 3
         assert name == "squeezenet1_0" or model.get_submodule(kept[1]).out_features == 200
 
 
-# EWGS starts an activation's interval at its minimum and ends it at a multiple of its spread, which is less than the minimum
-# for the pooled inputs of EfficientNet's squeeze-and-excitation. The paper trains that network with PACT.
+# EWGS starts an activation's interval at its minimum and ends it at a multiple of its spread, which
+# is less than the minimum for the pooled inputs of EfficientNet's squeeze-and-excitation. The paper
+# trains that network with PACT.
 METHOD = {"efficientnet_b0": "pact"}
 
 
@@ -153,7 +188,11 @@ def test_logits_are_float32_under_autocast(name):
 
 def test_vgg_halves_after_the_fourth_stage_at_64_only():
     model = build("vgg8", 3).eval()
-    for side, expected in ((32, [32, 16, 8, 4, 4]), (64, [64, 32, 16, 8, 4]), (96, [96, 48, 24, 12, 12])):
+    for side, expected in (
+        (32, [32, 16, 8, 4, 4]),
+        (64, [64, 32, 16, 8, 4]),
+        (96, [96, 48, 24, 12, 12]),
+    ):
         _, features = model.features(torch.randn(1, 3, side, side))
         assert [f.shape[2] for f in list(features.values())[:-1]] == expected
 
@@ -174,7 +213,9 @@ def test_shortcuts_pad_channels_on_both_sides():
     assert (y[:, :8] == 0).all() and (y[:, 24:] == 0).all()
 
 
-@pytest.mark.parametrize("name, weight", [("resnet8", "conv.weight"), ("resnet18_64", "stages.0.0.weight")])
+@pytest.mark.parametrize(
+    "name, weight", [("resnet8", "conv.weight"), ("resnet18_64", "stages.0.0.weight")]
+)
 def test_weights_are_seeded_without_touching_the_global_state(name, weight):
     torch.manual_seed(5)
     expected = torch.rand(1)

@@ -11,10 +11,19 @@ from torchvision.transforms.v2 import functional as TF
 from paperlib.augment import OPS, apply_op
 
 RANGES = {
-    "ShearX": (-0.99, 0.99), "ShearY": (-0.99, 0.99), "TranslateX": (-32, 32), "TranslateY": (-32, 32),
-    "Rotate": (-135, 135), "Brightness": (-0.99, 0.99), "Color": (-0.99, 0.99), "Contrast": (-0.99, 0.99),
-    "Sharpness": (-0.99, 0.99), "Posterize": (0, 8), "Solarize": (0, 255), "Hue": (-0.5, 0.5),
-}  # fmt: skip
+    "ShearX": (-0.99, 0.99),
+    "ShearY": (-0.99, 0.99),
+    "TranslateX": (-32, 32),
+    "TranslateY": (-32, 32),
+    "Rotate": (-135, 135),
+    "Brightness": (-0.99, 0.99),
+    "Color": (-0.99, 0.99),
+    "Contrast": (-0.99, 0.99),
+    "Sharpness": (-0.99, 0.99),
+    "Posterize": (0, 8),
+    "Solarize": (0, 255),
+    "Hue": (-0.5, 0.5),
+}
 
 
 def reference(image, op, m, interpolation):
@@ -45,7 +54,9 @@ def reference(image, op, m, interpolation):
 
 
 def magnitudes_for(op, count):
-    """Random magnitudes, and the grid of 31 bins on both sides, where the policies' own values and all ties are."""
+    """Random magnitudes, and the grid of 31 bins on both sides, where the policies' own values and
+    all ties are.
+    """
     low, high = RANGES.get(op, (0, 1))
     rng = np.random.default_rng(7)
     bins = torch.linspace(low, high, 31).double()
@@ -57,8 +68,12 @@ def pictures(kind, count, size):
     rng = np.random.default_rng(11)
     if kind == "noise":
         x = rng.integers(0, 256, (count, 3, *size))
-    elif kind == "smooth":  # few values, large flat areas: the hard case for histograms and rounding
-        x = rng.integers(60, 200, (count, 3, 1, 1)) + np.arange(size[1]) // 4 * rng.integers(-3, 4, (count, 3, 1, 1))
+    elif (
+        kind == "smooth"
+    ):  # few values, large flat areas: the hard case for histograms and rounding
+        x = rng.integers(60, 200, (count, 3, 1, 1)) + np.arange(size[1]) // 4 * rng.integers(
+            -3, 4, (count, 3, 1, 1)
+        )
         x = np.broadcast_to(x, (count, 3, *size))
     elif kind == "grey":
         x = np.broadcast_to(rng.integers(0, 256, (count, 1, *size)), (count, 3, *size))
@@ -67,9 +82,17 @@ def pictures(kind, count, size):
     return torch.from_numpy(np.ascontiguousarray(x.astype(np.uint8)))
 
 
-@pytest.mark.parametrize("kind, size", [
-    ("noise", (32, 32)), ("smooth", (32, 32)), ("grey", (32, 32)), ("flat", (32, 32)), ("noise", (64, 64)), ("noise", (17, 23)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, size",
+    [
+        ("noise", (32, 32)),
+        ("smooth", (32, 32)),
+        ("grey", (32, 32)),
+        ("flat", (32, 32)),
+        ("noise", (64, 64)),
+        ("noise", (17, 23)),
+    ],
+)
 @pytest.mark.parametrize("op", OPS)
 def test_equals_torchvision_byte_for_byte(op, kind, size):
     count = 200 if size == (32, 32) else 60
@@ -78,7 +101,9 @@ def test_equals_torchvision_byte_for_byte(op, kind, size):
     modes = ("nearest", "bilinear") if op in OPS[1:6] else ("nearest",)
     for mode in modes:
         ours = apply_op(images, op, magnitudes, mode)
-        theirs = torch.stack([reference(i, op, float(m), mode) for i, m in zip(images, magnitudes, strict=True)])
+        theirs = torch.stack(
+            [reference(i, op, float(m), mode) for i, m in zip(images, magnitudes, strict=True)]
+        )
         different = (ours.int() - theirs.int()).abs()
         if op == "Hue":  # another order of the same arithmetic
             assert different.max() <= 1 and different.float().mean() < 1e-3
@@ -96,7 +121,9 @@ def test_quarter_turns_are_exact(size):
 
 
 def test_hue_turns_the_circle():
-    """A third of a turn moves red to green, green to blue; no turn and greys stay; there and back is the same colour."""
+    """A third of a turn moves red to green, green to blue; no turn and greys stay; there and back
+    is the same colour.
+    """
     images = pictures("noise", 40, (16, 16))
     turned = apply_op(images, "Hue", torch.full((40,), 1 / 3, dtype=torch.float64))
     assert (turned.int() - images[:, [2, 0, 1]].int()).abs().max() <= 1
@@ -107,17 +134,29 @@ def test_hue_turns_the_circle():
     assert torch.equal(half, apply_op(images, "Hue", torch.full((40,), -0.5)))
 
 
-@pytest.mark.parametrize("op, magnitude, named", [
-    ("Hue", 0.6, "0.6"), ("Posterize", 9.0, "9"), ("Solarize", 256.0, "256"), ("Brightness", -1.5, "-1.5"),
-    ("Rotate", float("nan"), "nan"), ("Blur", 1.0, "Blur"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "op, magnitude, named",
+    [
+        ("Hue", 0.6, "0.6"),
+        ("Posterize", 9.0, "9"),
+        ("Solarize", 256.0, "256"),
+        ("Brightness", -1.5, "-1.5"),
+        ("Rotate", float("nan"), "nan"),
+        ("Blur", 1.0, "Blur"),
+    ],
+)
 def test_bad_magnitudes_are_named(op, magnitude, named):
     with pytest.raises(ValueError, match=named):
         apply_op(pictures("noise", 1, (32, 32)), op, torch.tensor([magnitude]))
 
 
 @pytest.mark.parametrize(
-    "images", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8)]
+    "images",
+    [
+        torch.zeros(2, 3, 8, 8),
+        torch.zeros(2, 8, 8, 3, dtype=torch.uint8),
+        torch.zeros(3, 8, 8, dtype=torch.uint8),
+    ],
 )
 def test_images_must_be_uint8_nchw(images):
     with pytest.raises(ValueError, match="uint8"):

@@ -1,4 +1,6 @@
-"""The plan of docs/experiments.md: the formula, the rules of its verdicts, and the runs that it needs."""
+"""The plan of docs/experiments.md: the formula, the rules of its verdicts, and the runs that it
+needs.
+"""
 
 import json
 import math
@@ -26,7 +28,9 @@ from paperlib.training import evaluated
 
 
 def certain(error, classes, softness=0.0):
-    """Logits and labels of a teacher with probability 1 - softness on one class, wrong on `error`, evenly over the others."""
+    """Logits and labels of a teacher with probability 1 - softness on one class, wrong on `error`,
+    evenly over the others.
+    """
     per = 10 * (classes - 1)
     wrong = round(error * per)
     rows, labels = [], []
@@ -47,14 +51,22 @@ def test_the_formula_is_the_score_where_errors_are_spread_evenly(error, softness
     found = scoring.score(logits, labels)
     missed = 1 - math.exp(-found.divergence)
     assert missed == pytest.approx(error * (1 - softness / 4) + (1 - error) * softness, abs=1e-6)
-    assert float(confidence.even_spread(missed, 5)) + found.entropy == pytest.approx(found.score, abs=1e-6)
+    assert float(confidence.even_spread(missed, 5)) + found.entropy == pytest.approx(
+        found.score, abs=1e-6
+    )
 
 
-@pytest.mark.parametrize("classes, least, zero", [(10, 0.52, 0.90), (100, 0.72, 0.99), (200, 0.76, 0.995)])
+@pytest.mark.parametrize(
+    "classes, least, zero", [(10, 0.52, 0.90), (100, 0.72, 0.99), (200, 0.76, 0.995)]
+)
 def test_the_valley(classes, least, zero):
     s = np.linspace(0, 0.999, 100_000)
     f = confidence.even_spread(s, classes)
-    assert s[f.argmin()] == pytest.approx(confidence.preferred_miss(classes), abs=1e-4) == pytest.approx(least, abs=0.005)
+    assert (
+        s[f.argmin()]
+        == pytest.approx(confidence.preferred_miss(classes), abs=1e-4)
+        == pytest.approx(least, abs=0.005)
+    )
     assert s[np.flatnonzero(f < 0)[-1]] == pytest.approx(zero, abs=0.001)
     with pytest.raises(ValueError, match="1.5"):
         confidence.even_spread(1.5, classes)
@@ -65,7 +77,9 @@ def test_rank_warns_where_the_score_is_the_teachers_error():
     table = pd.DataFrame({"error": error, "score": error, "confidence": 0.6})
     assert "mildest" in confidence.warning(table, 10)
     assert "52%" in confidence.warning(table.assign(score=-error, confidence=0.99), 10)
-    assert confidence.warning(table.assign(score=-error), 10) == ""  # not confident: the theory does not say so
+    assert (
+        confidence.warning(table.assign(score=-error), 10) == ""
+    )  # not confident: the theory does not say so
     assert confidence.warning(table.assign(score=np.tile([0.0, 1.0], 8)), 10) == ""
     data = load("digits")
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
@@ -103,17 +117,24 @@ def test_halves_are_a_partition_with_half_of_each_class():
     counts = [torch.bincount(labels[half], minlength=4) for half in (choosing, judging)]
     assert (counts[0] - counts[1]).abs().max() <= 1 and len(choosing) == 51
     data = load("digits")
-    assert torch.equal(choosing_images(data).train_images, data.test_images[halves(data.test_labels)[0]])
+    assert torch.equal(
+        choosing_images(data).train_images, data.test_images[halves(data.test_labels)[0]]
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------ runs
+# --------------------------------------------------------------------------------------------- runs
 
 RECIPE = Recipe(3, 40, 0.05, 1e-4, "sgd", threads=1)
 TEACHER = TeacherRun(Data("digits", train=120, test=60), "resnet8", RECIPE, "none")
 NAMES = ("none", "erasing+cutmix", "trivialaugment")
 WALK = WalkRun(TEACHER.data, TEACHER, NAMES, (1, 3), views=200)
 STUDENT = StudentRun(
-    TEACHER.data, TEACHER, "none", Recipe(2, 40, 1e-3, 1e-4, quantizer_lr=1e-5, threads=1, evaluate_every=2), 2, 2
+    TEACHER.data,
+    TEACHER,
+    "none",
+    Recipe(2, 40, 1e-3, 1e-4, quantizer_lr=1e-5, threads=1, evaluate_every=2),
+    2,
+    2,
 )
 
 
@@ -122,14 +143,21 @@ def made(tmp_path_factory):
     store = Store("quick", "results", tmp_path_factory.mktemp("made"))
     score = ScoreRun(TEACHER.data, TEACHER, NAMES, stddev_group=40)
     held_out = HeldOutRun(TEACHER.data, Data("digits", split="choosing"), TEACHER, NAMES, views=300)
-    sweep([TEACHER, WALK, STUDENT, score, held_out], store, jobs=1, keep=lambda run: isinstance(run, TeacherRun))
+    sweep(
+        [TEACHER, WALK, STUDENT, score, held_out],
+        store,
+        jobs=1,
+        keep=lambda run: isinstance(run, TeacherRun),
+    )
     return store, score, held_out
 
 
 def test_a_walk_ends_with_the_teachers_own_weights_and_scores(made):
     store, score, _ = made
     walk, teacher = store.load(WALK)["result"], store.load(TEACHER)["result"]
-    assert walk["weights_sha256"] == teacher["weights_sha256"] and [step["epoch"] for step in walk["steps"]] == [1, 3]
+    assert walk["weights_sha256"] == teacher["weights_sha256"] and [
+        step["epoch"] for step in walk["steps"]
+    ] == [1, 3]
     one = execute(replace(WALK, views=1), store)["result"]["steps"][-1]["scores"]
     scored = {row["augmentation"]: row for row in store.load(score)["result"]["scores"]}
     for row in one:
@@ -159,22 +187,33 @@ def test_an_interrupted_walk_ends_as_if_it_had_not_been(made, tmp_path, monkeypa
 def test_held_out_scores_use_no_training_image_and_the_calibrating_temperature(made):
     store, _, held_out = made
     result, teacher = store.load(held_out)["result"], load_teacher(TEACHER, store, "cpu")
-    data, images = execution.load_data(held_out.data, "cpu"), execution.load_data(held_out.held_out, "cpu")
+    data, images = (
+        execution.load_data(held_out.data, "cpu"),
+        execution.load_data(held_out.held_out, "cpu"),
+    )
     with torch.no_grad():
         plain = teacher(images.normalise(images.train_images))
-    assert result["temperature"] == pytest.approx(scoring.calibrating_temperature(plain, images.train_labels), rel=1e-4)
+    assert result["temperature"] == pytest.approx(
+        scoring.calibrating_temperature(plain, images.train_labels), rel=1e-4
+    )
     logits, targets = scoring.predict(teacher, data, "none", 0, held_out.batch)
     row = next(row for row in result["scores"] if row["augmentation"] == "none")
-    assert row["calibrated_score"] == pytest.approx(scoring.score(logits / result["temperature"], targets).score)
+    assert row["calibrated_score"] == pytest.approx(
+        scoring.score(logits / result["temperature"], targets).score
+    )
     logits, targets = scoring.predict_views(teacher, images, "none", 300, 0, held_out.batch)
-    assert len(logits) == 500 and row["held_out_score"] == pytest.approx(scoring.score(logits, targets).score)
+    assert len(logits) == 500 and row["held_out_score"] == pytest.approx(
+        scoring.score(logits, targets).score
+    )
 
 
 def test_predictions_lie_beside_the_record_and_are_its_own(made, tmp_path):
     store, *_ = made
     labels = execution.load_data(STUDENT.data, "cpu").test_labels.numpy()
     classes, probability = store.predictions(STUDENT)
-    assert 100 * (classes == labels).mean() == pytest.approx(store.load(STUDENT)["result"]["accuracy_last"])
+    assert 100 * (classes == labels).mean() == pytest.approx(
+        store.load(STUDENT)["result"]["accuracy_last"]
+    )
     assert ((probability > 0.09) & (probability <= 1)).all()
     path = store.predictions_path(STUDENT)
     original = path.read_bytes()
@@ -198,9 +237,12 @@ def test_a_lost_cache_makes_nothing_stale(made, tmp_path):
 
 def test_evaluation_is_thinned_and_changes_no_weight(made):
     store, *_ = made
-    every = execute(replace(TEACHER, recipe=replace(RECIPE, epochs=7, evaluate_every=2)), store)["result"]
-    assert [("test_accuracy" in row) for row in every["curve"]] == [evaluated(replace(RECIPE, epochs=7, evaluate_every=2), e)
-                                                                   for e in range(7)]  # fmt: skip
+    every = execute(replace(TEACHER, recipe=replace(RECIPE, epochs=7, evaluate_every=2)), store)[
+        "result"
+    ]
+    assert [("test_accuracy" in row) for row in every["curve"]] == [
+        evaluated(replace(RECIPE, epochs=7, evaluate_every=2), e) for e in range(7)
+    ]
     assert [row["epoch"] for row in every["curve"] if "test_accuracy" not in row] == [0]
     always = execute(replace(TEACHER, recipe=replace(RECIPE, epochs=7)), store)["result"]
     assert always["weights_sha256"] == every["weights_sha256"]
@@ -220,24 +262,45 @@ def test_a_recipes_threads_decide_not_the_cores(made, tmp_path):
     assert record["result"]["weights_sha256"] == made[0].load(TEACHER)["result"]["weights_sha256"]
 
 
-# ----------------------------------------------------------------------------------------------------------- rules
+# -------------------------------------------------------------------------------------------- rules
 
 
 def told(tmp_path, monkeypatch, accuracies, scores=None, seeds=2):
-    """The verdict on a set-up with these accuracies (seed, candidate) -> points and scores by candidate."""
+    """The verdict on a set-up with these accuracies (seed, candidate) -> points and scores by
+    candidate.
+    """
     setup = replace(profiles.REGIMES["quick"][0], seeds=tuple(range(seeds)))
     monkeypatch.setitem(profiles.REGIMES, "quick", (setup,))
     store, names = Store("quick", root=tmp_path), profiles.CANDIDATES
     facts = {"key": setup.teacher.key, "accuracy": 98.0, "weights_sha256": "0"}
     store.save(setup.teacher, "done", result={"accuracy": 98.0, "weights_sha256": "0"}, **WHERE)
-    rows = [{"rank": i + 1, "augmentation": name, "score": (scores or range(16))[i], "cmi": 0.5, "divergence": 0.1 * i + 0.1,
-             "entropy": 1.0, "cross_entropy": 1.0 + i, "cmi_released": 0.5, "score_released": i, "score_low": 0, "score_high": 1,
-             "images": 10, "teacher_stddev": 16.0 - i, "error": 0.01 * i, "confidence": 0.95, "centroid_entropy": 1.5}
-            for i, name in enumerate(names)]  # fmt: skip
+    rows = [
+        {
+            "rank": i + 1,
+            "augmentation": name,
+            "score": (scores or range(16))[i],
+            "cmi": 0.5,
+            "divergence": 0.1 * i + 0.1,
+            "entropy": 1.0,
+            "cross_entropy": 1.0 + i,
+            "cmi_released": 0.5,
+            "score_released": i,
+            "score_low": 0,
+            "score_high": 1,
+            "images": 10,
+            "teacher_stddev": 16.0 - i,
+            "error": 0.01 * i,
+            "confidence": 0.95,
+            "centroid_entropy": 1.5,
+        }
+        for i, name in enumerate(names)
+    ]
     store.save(setup.score, "done", result={"scores": rows}, teacher=facts, **WHERE)
     for run in setup.students:
         value = float(accuracies(run.seed, names.index(run.augmentation)))
-        curve = [{"epoch": 0, "test_accuracy": value, "test_accuracy_halves": [value - 1, value + 1]}]
+        curve = [
+            {"epoch": 0, "test_accuracy": value, "test_accuracy_halves": [value - 1, value + 1]}
+        ]
         store.save(run, "done", result={"accuracy": value, "curve": curve}, teacher=facts, **WHERE)
     return store
 
@@ -254,21 +317,27 @@ def told(tmp_path, monkeypatch, accuracies, scores=None, seeds=2):
 def test_verdicts_follow_the_rules(tmp_path, monkeypatch, accuracies, order, choice):
     (row,) = regimes.verdicts_table(told(tmp_path, monkeypatch, accuracies)).to_dict("records")
     assert row["order"] == order and (choice is None or row["choice"] == choice)
-    assert row["low"] - 1e-9 <= row["spearman"] <= row["high"] + 1e-9 and (row["pick"], row["minimal"]) == (
-        "none",
-        profiles.CANDIDATES[-1],
-    )
+    assert row["low"] - 1e-9 <= row["spearman"] <= row["high"] + 1e-9 and (
+        row["pick"],
+        row["minimal"],
+    ) == ("none", profiles.CANDIDATES[-1])
 
 
 def test_one_seed_cannot_tell(tmp_path, monkeypatch):
-    (row,) = regimes.verdicts_table(told(tmp_path, monkeypatch, lambda seed, i: 90 - i, seeds=1)).to_dict("records")
+    (row,) = regimes.verdicts_table(
+        told(tmp_path, monkeypatch, lambda seed, i: 90 - i, seeds=1)
+    ).to_dict("records")
     assert row["order"] == row["choice"] == regimes.CANNOT_TELL
 
 
 def test_rivals_are_judged_on_the_other_half(tmp_path, monkeypatch):
     store = told(tmp_path, monkeypatch, lambda seed, i: 90 - i)
     table = regimes.rivals_table(store).set_index("rival")
-    assert table.loc[regimes.SCORE, "regret"] == 0 and table.loc["T. stddev", "regret"] == 15 and table["tells"].all()
+    assert (
+        table.loc[regimes.SCORE, "regret"] == 0
+        and table.loc["T. stddev", "regret"] == 15
+        and table["tells"].all()
+    )
     judged = regimes.accuracies(plan.regimes("quick")[0], store, half=1)
     assert judged.loc["none", 0] == 91
 
@@ -293,7 +362,10 @@ def test_halving_follows_its_rungs():
         left = sorted(left, key=lambda n: -by_epoch[10][n])[:4]
         left = sorted(left, key=lambda n: -by_epoch[20][n])[:2]
         winner = max(left, key=lambda n: by_epoch[40][n])
-        assert regimes.halving(by_epoch, regimes.halving_rungs(40)) == (winner, 16 * 5 + 8 * 5 + 4 * 10 + 2 * 20)
+        assert regimes.halving(by_epoch, regimes.halving_rungs(40)) == (
+            winner,
+            16 * 5 + 8 * 5 + 4 * 10 + 2 * 20,
+        )
 
 
 def walk_record(kind, confidences, errors):
@@ -301,16 +373,34 @@ def walk_record(kind, confidences, errors):
     for k, (certainty, error) in enumerate(zip(confidences, errors, strict=True)):
         for i, name in enumerate(profiles.CANDIDATES):
             picked = i == 3
-            rows.append({
-                "teacher": f"{kind}{k}", "source": "walk", "dataset": kind, "model": "m", "trained": "none", "epoch": k, "augmentation": name,
-                "score": -1.0 if picked else 0.1 * i, "cmi": 0.1, "divergence": 0.1, "entropy": 0.1, "error": error if picked else 0.1,
-                "confidence": certainty, "missed": 0.01 * i, "formula": -1.0 if picked else 0.1 * i, "classes": 10,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "teacher": f"{kind}{k}",
+                    "source": "walk",
+                    "dataset": kind,
+                    "model": "m",
+                    "trained": "none",
+                    "epoch": k,
+                    "augmentation": name,
+                    "score": -1.0 if picked else 0.1 * i,
+                    "cmi": 0.1,
+                    "divergence": 0.1,
+                    "entropy": 0.1,
+                    "error": error if picked else 0.1,
+                    "confidence": certainty,
+                    "missed": 0.01 * i,
+                    "formula": -1.0 if picked else 0.1 * i,
+                    "classes": 10,
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def test_prediction_a_is_decided_on_each_data_set():
-    rising, falling = walk_record("x", [0.3, 0.6, 0.9], [0.1, 0.2, 0.3]), walk_record("y", [0.3, 0.6, 0.9], [0.9, 0.8, 0.7])
+    rising, falling = (
+        walk_record("x", [0.3, 0.6, 0.9], [0.1, 0.2, 0.3]),
+        walk_record("y", [0.3, 0.6, 0.9], [0.9, 0.8, 0.7]),
+    )
     assert regimes._p_a(theory.teachers_table(rising))[2] == regimes.KEPT
     assert regimes._p_a(theory.teachers_table(pd.concat([rising, falling])))[2] == regimes.BROKEN
     assert regimes._p_f(theory.teachers_table(rising))[2] == regimes.KEPT
@@ -321,7 +411,9 @@ def test_the_plan_names_every_run_and_what_is_kept():
     assert len(plan.kept("cpu")) == 6 + 32 and not plan.kept("quick")
     setups = {setup.regime: setup for setup in plan.teachers_alone("cpu")}
     assert list(setups) == ["A", "B", "C", "D", "F", "I"]
-    assert {len(setups[name].students) for name in "ABCD"} == {48} and len(setups["F"].students) == 32
+    assert {len(setups[name].students) for name in "ABCD"} == {48} and len(
+        setups["F"].students
+    ) == 32
     epochs = {name: s.student_recipe.epochs * s.data.train for name, s in setups.items()}
     assert set(epochs.values()) == {200_000}
     assert setups["D"].teacher == replace(setups["A"].teacher, augmentation="none+cutmix")

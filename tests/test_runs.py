@@ -1,4 +1,6 @@
-"""Keys, records, resuming, failures: what is done is never lost, what is not right is never trusted."""
+"""Keys, records, resuming, failures: what is done is never lost, what is not right is never
+trusted.
+"""
 
 import json
 import os
@@ -26,9 +28,13 @@ from paperlib.study import plan, profiles
 from paperlib.study.config import Data, ScoreRun, StudentRun, TeacherRun, check_parameters, key_of
 from paperlib.study.store import Store, fault
 
-TEACHER = TeacherRun(Data("digits", train=100, test=50), "resnet8", Recipe(2, 50, 0.05, 1e-4, "sgd"))
+TEACHER = TeacherRun(
+    Data("digits", train=100, test=50), "resnet8", Recipe(2, 50, 0.05, 1e-4, "sgd")
+)
 SCORE = ScoreRun(TEACHER.data, TEACHER, ("none", "augmix+cutmix"), stddev_group=20, replicates=5)
-STUDENT = StudentRun(TEACHER.data, TEACHER, "none+cutmix", Recipe(2, 50, 1e-3, 0.0, quantizer_lr=1e-5), 2, 2)
+STUDENT = StudentRun(
+    TEACHER.data, TEACHER, "none+cutmix", Recipe(2, 50, 1e-3, 0.0, quantizer_lr=1e-5), 2, 2
+)
 RUNS = [TEACHER, SCORE, STUDENT, replace(STUDENT, augmentation="erasing")]
 
 
@@ -71,10 +77,16 @@ def test_records_hold_what_a_reader_needs(made):
     assert record["teacher"]["weights_sha256"] == made.load(TEACHER)["result"]["weights_sha256"]
     curve = record["result"]["curve"]
     assert [row["epoch"] for row in curve] == [0, 1]
-    assert record["result"]["accuracy"] == record["result"]["accuracy_last"] == curve[-1]["test_accuracy"]
+    assert (
+        record["result"]["accuracy"]
+        == record["result"]["accuracy_last"]
+        == curve[-1]["test_accuracy"]
+    )
     assert record["result"]["accuracy_best_on_test"] == max(row["test_accuracy"] for row in curve)
     assert record["seconds"] == sum(row["seconds"] for row in curve)
-    assert {"device", "torch", "python", "threads", "commit", "finished"} <= set(record["environment"])
+    assert {"device", "torch", "python", "threads", "commit", "finished"} <= set(
+        record["environment"]
+    )
     assert [row["augmentation"] for row in made.load(SCORE)["result"]["scores"]]
 
 
@@ -97,10 +109,20 @@ def test_processes_make_the_same_records(made, tmp_path):
 
 
 def test_students_trained_together_leave_a_record_each(made, tmp_path):
-    """At eight bits and one epoch the rounding of packed kernels is not amplified: the losses agree with those alone."""
-    eight = replace(STUDENT, weight_bits=8, activation_bits=8, recipe=replace(STUDENT.recipe, epochs=1))
+    """At eight bits and one epoch the rounding of packed kernels is not amplified: the losses agree
+    with those alone.
+    """
+    eight = replace(
+        STUDENT, weight_bits=8, activation_bits=8, recipe=replace(STUDENT.recipe, epochs=1)
+    )
     runs = [replace(eight, augmentation=name) for name in ("none", "none+cutmix", "erasing")]
-    assert [len(unit) for unit in sweeping.packs([TEACHER, *runs, STUDENT, SCORE], 2)] == [1, 2, 1, 1, 1]
+    assert [len(unit) for unit in sweeping.packs([TEACHER, *runs, STUDENT, SCORE], 2)] == [
+        1,
+        2,
+        1,
+        1,
+        1,
+    ]
     stores = [Store("quick", root=tmp_path / name) for name in ("alone", "together")]
     for store in stores:  # the teacher that is there already, with its weights
         for path in (made.path(TEACHER), made.weights(TEACHER)):
@@ -112,7 +134,9 @@ def test_students_trained_together_leave_a_record_each(made, tmp_path):
     for run in runs:
         one, other = (store.load(run) for store in stores)
         assert other["status"] == "done" and other["teacher"] == one["teacher"]
-        assert other["result"]["curve"][0]["loss"] == pytest.approx(one["result"]["curve"][0]["loss"], rel=0.02)
+        assert other["result"]["curve"][0]["loss"] == pytest.approx(
+            one["result"]["curve"][0]["loss"], rel=0.02
+        )
     assert stores[1].load(runs[0])["environment"]["trained_together"] == 2
     with pytest.raises(ValueError, match="0"):
         sweep(runs, stores[1], together=0)
@@ -142,11 +166,15 @@ def test_a_record_that_does_not_match_is_set_aside_and_made_again(made, tmp_path
 
 def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):
     store = Store("quick", root=tmp_path)
-    monkeypatch.setattr(execution, "build", lambda *_: (_ for _ in ()).throw(RuntimeError("the disk is on fire")))
+    monkeypatch.setattr(
+        execution, "build", lambda *_: (_ for _ in ()).throw(RuntimeError("the disk is on fire"))
+    )
     with pytest.raises(SweepError, match="the disk is on fire"):
         sweep([TEACHER, STUDENT], store, jobs=1)
     record = store.load(TEACHER)
-    assert record["status"] == "failed" and "RuntimeError: the disk is on fire" in record["error"][-1]
+    assert (
+        record["status"] == "failed" and "RuntimeError: the disk is on fire" in record["error"][-1]
+    )
     assert store.load(STUDENT) is None  # not tried: its teacher is not there
     assert "failed" in store.progress.read_text()
     monkeypatch.undo()
@@ -164,7 +192,9 @@ def test_damaged_weights_are_set_aside_and_trained_again(made, tmp_path):
 
 
 def test_students_of_other_weights_are_not_done(made, tmp_path):
-    """Where training a teacher again gave other weights, what was made with the old ones is made again."""
+    """Where training a teacher again gave other weights, what was made with the old ones is made
+    again.
+    """
     import shutil
 
     shutil.copytree(made.root, tmp_path, dirs_exist_ok=True)
@@ -194,7 +224,10 @@ def test_a_worker_that_dies_does_not_take_the_others_with_it(tmp_path):
             return super().submit(function, *arguments)
 
     sweep(RUNS, store, executor=Dying(1))
-    assert all(store.done(run) for run in RUNS) and "a worker process died" in store.progress.read_text()
+    assert (
+        all(store.done(run) for run in RUNS)
+        and "a worker process died" in store.progress.read_text()
+    )
 
 
 def test_one_failure_does_not_stop_the_others(made, tmp_path):
@@ -242,9 +275,13 @@ def test_killed_at_random_moments_it_ends_with_the_same_records(made, tmp_path):
 
 def test_ctrl_c_leaves_clean_records_and_no_process(made, tmp_path):
     """SIGINT to the whole group, as a terminal sends it, while two worker processes train."""
-    script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path)).replace("jobs=1", "jobs=2")
+    script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path)).replace(
+        "jobs=1", "jobs=2"
+    )
     store = Store("quick", root=tmp_path)
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.DEVNULL, start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         if store.progress.exists() and "student" in store.progress.read_text():
@@ -256,15 +293,27 @@ def test_ctrl_c_leaves_clean_records_and_no_process(made, tmp_path):
         for _ in range(100):
             os.killpg(process.pid, 0)  # raises once nobody of the group is left
             time.sleep(0.1)
-    assert {json.loads(path.read_text())["status"] for path in store.runs.glob("*.json")} == {"done"}
+    assert {json.loads(path.read_text())["status"] for path in store.runs.glob("*.json")} == {
+        "done"
+    }
     subprocess.run([sys.executable, "-c", script], check=True)
     assert results(store) == results(made)
 
 
 def test_keys():
-    assert STUDENT.key == replace(STUDENT).key == key_of("student", json.loads(json.dumps(asdict(STUDENT))))
-    changed = [replace(STUDENT, seed=1), replace(STUDENT, weight_bits=3), replace(STUDENT, method_options={"delta": 0.1}),
-               replace(STUDENT, teacher=replace(TEACHER, seed=1)), TEACHER, SCORE]  # fmt: skip
+    assert (
+        STUDENT.key
+        == replace(STUDENT).key
+        == key_of("student", json.loads(json.dumps(asdict(STUDENT))))
+    )
+    changed = [
+        replace(STUDENT, seed=1),
+        replace(STUDENT, weight_bits=3),
+        replace(STUDENT, method_options={"delta": 0.1}),
+        replace(STUDENT, teacher=replace(TEACHER, seed=1)),
+        TEACHER,
+        SCORE,
+    ]
     assert len({run.key for run in [STUDENT, *changed]}) == 7
     with pytest.raises(ValueError, match="pupil"):
         key_of("pupil", {})
@@ -279,7 +328,7 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-# ------------------------------------------------------------------------------------- profiles, parameters, shell
+# ---------------------------------------------------------------------- profiles, parameters, shell
 
 
 def test_profiles_have_every_candidate_and_the_papers_rows():
@@ -289,51 +338,83 @@ def test_profiles_have_every_candidate_and_the_papers_rows():
     for profile in profiles.PROFILES:
         for setup in plan.setups(profile):
             assert len(setup.students) == 16 * len(setup.seeds)
-            assert setup.teacher.augmentation == ("none" if setup.data.name == "tiny-imagenet" else "none+cutmix")
+            assert setup.teacher.augmentation == (
+                "none" if setup.data.name == "tiny-imagenet" else "none+cutmix"
+            )
     rows = {(s.data.name, s.model): s for s in plan.setups("paper")}
     resnet = rows["cifar10", "resnet20"]
-    assert (resnet.bits, resnet.student_recipe) == (3, Recipe(1200, 256, 1e-3, 1e-4, quantizer_lr=1e-5))
+    assert (resnet.bits, resnet.student_recipe) == (
+        3,
+        Recipe(1200, 256, 1e-3, 1e-4, quantizer_lr=1e-5),
+    )
     assert resnet.teacher_recipe == Recipe(1200, 256, 0.1, 1e-4, "sgd")
     vgg = rows["cifar100", "vgg13"]
     assert (vgg.bits, vgg.student_recipe) == (2, Recipe(200, 64, 5e-4, 5e-4, quantizer_lr=5e-6))
     assert vgg.teacher_recipe == Recipe(720, 64, 0.05, 5e-4, "sgd")
     tiny = rows["tiny-imagenet", "mobilenetv2"]
-    assert (tiny.bits, tiny.method, tiny.method_options, tiny.data.size) == (3, "pact_released", {"kept_bits": 8}, 224)
-    assert tiny.student_recipe == Recipe(100, 64, 0.004, 1e-4, "sgd_nesterov", schedule="step", warmup_steps=2500)
+    assert (tiny.bits, tiny.method, tiny.method_options, tiny.data.size) == (
+        3,
+        "pact_released",
+        {"kept_bits": 8},
+        224,
+    )
+    assert tiny.student_recipe == Recipe(
+        100, 64, 0.004, 1e-4, "sgd_nesterov", schedule="step", warmup_steps=2500
+    )
     assert tiny.student("none").loss_options == {"smoothing": 0.1, "gamma": 3, "alpha": 6}
     assert (tiny.teacher.smoothing, vgg.teacher.smoothing) == (0.1, 0.0)
     assert len(plan.runs_of("paper", "ranking")) == 7 * (1 + 1 + 48)
 
 
 def test_unknown_names_are_refused():
-    for call, named in ((lambda: plan.setups("tiny"), "tiny"), (lambda: plan.runs_of("quick", "t9"), "t9"),
-                        (lambda: Store("quick", "elsewhere"), "elsewhere")):  # fmt: skip
+    for call, named in (
+        (lambda: plan.setups("tiny"), "tiny"),
+        (lambda: plan.runs_of("quick", "t9"), "t9"),
+        (lambda: Store("quick", "elsewhere"), "elsewhere"),
+    ):
         with pytest.raises(ValueError, match=named):
             call()
 
 
-@pytest.mark.parametrize("values, error, named", [
-    ({"profile": ["quick"]}, ValueError, "profile"), ({"cached_only": "false"}, TypeError, "'false'"),
-    ({"jobs": "2"}, TypeError, "'2'"), ({"profiles": "quick"}, TypeError, "list"), ({"jobs": True}, TypeError, "bool"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, error, named",
+    [
+        ({"profile": ["quick"]}, ValueError, "profile"),
+        ({"cached_only": "false"}, TypeError, "'false'"),
+        ({"jobs": "2"}, TypeError, "'2'"),
+        ({"profiles": "quick"}, TypeError, "list"),
+        ({"jobs": True}, TypeError, "bool"),
+    ],
+)
 def test_notebook_parameters_are_checked(values, error, named):
     with pytest.raises(error, match=named):
         check_parameters(values, Parameters)
 
 
 def test_missing_runs_name_the_command(tmp_path):
-    with pytest.raises(MissingRuns, match=r"18 runs are missing[\s\S]*make reproduce PROFILE=quick"):
-        require(Store("quick", root=tmp_path), plan.runs_of("quick", "ranking"), "make reproduce PROFILE=quick")
+    with pytest.raises(
+        MissingRuns, match=r"18 runs are missing[\s\S]*make reproduce PROFILE=quick"
+    ):
+        require(
+            Store("quick", root=tmp_path),
+            plan.runs_of("quick", "ranking"),
+            "make reproduce PROFILE=quick",
+        )
 
 
 @pytest.mark.parametrize(
     "parameters, command",
     [
         ({"tree": "build"}, "make run PROFILE=quick TABLE=ranking SEEDS=1"),
-        ({"tree": "results", "device": "cuda"}, "make run PROFILE=quick TABLE=ranking SEEDS=1 DEVICE=cuda RECORD=1"),
+        (
+            {"tree": "results", "device": "cuda"},
+            "make run PROFILE=quick TABLE=ranking SEEDS=1 DEVICE=cuda RECORD=1",
+        ),
     ],
 )
-def test_a_notebook_without_its_runs_names_what_makes_them_where_it_looks(tmp_path, monkeypatch, parameters, command):
+def test_a_notebook_without_its_runs_names_what_makes_them_where_it_looks(
+    tmp_path, monkeypatch, parameters, command
+):
     monkeypatch.setattr(notebook, "repository", lambda: tmp_path)
     with pytest.raises(MissingRuns) as caught:
         notebook.stores("ranking", plan.Selection(seeds=1), **parameters)
@@ -341,7 +422,8 @@ def test_a_notebook_without_its_runs_names_what_makes_them_where_it_looks(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "arguments, named", [(dict(device="tpu"), "tpu"), (dict(jobs=-1), "-1"), (dict(device="cuda:99"), "cuda:99")]
+    "arguments, named",
+    [(dict(device="tpu"), "tpu"), (dict(jobs=-1), "-1"), (dict(device="cuda:99"), "cuda:99")],
 )
 def test_sweep_names_what_is_wrong(tmp_path, monkeypatch, arguments, named):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -353,18 +435,36 @@ def test_status_counts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["status", "--table", "ranking"]) == 0
     said = capsys.readouterr().out
-    assert "0 done, 0 failed, 18 missing" in said and "0.0 hours in one process" in said and "18 runs of kinds" in said
+    assert (
+        "0 done, 0 failed, 18 missing" in said
+        and "0.0 hours in one process" in said
+        and "18 runs of kinds" in said
+    )
     store = Store("quick", root=tmp_path)
     setup = plan.setups("quick")[0]
     facts = {"weights_sha256": "a"}
-    for run, seconds, weights in (*zip(setup.students, (7200.0, 0.0), "aa", strict=False), (setup.students[2], 9.0, "b")):
-        store.save(run, "done", result={"accuracy": 9.0}, teacher={"weights_sha256": weights}, seconds=seconds)
+    for run, seconds, weights in (
+        *zip(setup.students, (7200.0, 0.0), "aa", strict=False),
+        (setup.students[2], 9.0, "b"),
+    ):
+        store.save(
+            run,
+            "done",
+            result={"accuracy": 9.0},
+            teacher={"weights_sha256": weights},
+            seconds=seconds,
+        )
     assert main(["status", "--table", "ranking"]) == 0
-    assert "0 done, 0 failed, 15 missing, 3 stale" in capsys.readouterr().out  # students of no teacher that is here
+    assert (
+        "0 done, 0 failed, 15 missing, 3 stale" in capsys.readouterr().out
+    )  # students of no teacher that is here
     store.save(setup.teacher, "done", result=facts, seconds=0.0)
     assert main(["status", "--table", "ranking"]) == 0
     said = capsys.readouterr().out
-    assert "3 done, 0 failed, 14 missing, 1 stale" in said and "stale    " + setup.students[2].key in said
+    assert (
+        "3 done, 0 failed, 14 missing, 1 stale" in said
+        and "stale    " + setup.students[2].key in said
+    )
     assert "about 14.0 hours" in said and "1 runs of kinds" in said  # 14 students, and the score
     with pytest.raises(SystemExit):
         main(["status", "--profile", "huge"])

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from paperlib.basics.statistics import kendall, mid_ranks, regret, sign_test, spearman, spearman_within, t_critical
+from paperlib.basics.statistics import (
+    kendall,
+    mid_ranks,
+    regret,
+    sign_test,
+    spearman,
+    spearman_within,
+    t_critical,
+)
 
 PAIRS = {
     "no ties": ([3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.6], [2.0, 7.0, 1.0, 8.0, 2.8, 1.8, 4.0]),
@@ -16,7 +24,9 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("x, y", PAIRS.values(), ids=PAIRS)
-@pytest.mark.parametrize("ours, theirs", [(spearman, scipy.stats.spearmanr), (kendall, scipy.stats.kendalltau)])
+@pytest.mark.parametrize(
+    "ours, theirs", [(spearman, scipy.stats.spearmanr), (kendall, scipy.stats.kendalltau)]
+)
 def test_value_and_exact_p_value(ours, theirs, x, y):
     found = ours(x, y)
     assert found.exact
@@ -26,7 +36,9 @@ def test_value_and_exact_p_value(ours, theirs, x, y):
 
 
 @pytest.mark.parametrize(
-    "y", [[2.0, 7.0, 1.0, 8.0, 2.8, 1.8, 4.0], [2.0, 7.0, 7.0, 8.0, 2.0, 2.0, 4.0]], ids=["no ties", "ties"]
+    "y",
+    [[2.0, 7.0, 1.0, 8.0, 2.8, 1.8, 4.0], [2.0, 7.0, 7.0, 8.0, 2.0, 2.0, 4.0]],
+    ids=["no ties", "ties"],
 )
 def test_orders_within_strata_by_brute_force(y):
     x, strata = np.array([3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.6]), np.array(list("abababb"))
@@ -46,7 +58,10 @@ def test_orders_within_strata_by_brute_force(y):
     every = []
     for first, second in product(*(permutations(part) for part in parts)):
         exchanged = np.array(y)
-        exchanged[parts[0]], exchanged[parts[1]] = np.array(y)[list(first)], np.array(y)[list(second)]
+        exchanged[parts[0]], exchanged[parts[1]] = (
+            np.array(y)[list(first)],
+            np.array(y)[list(second)],
+        )
         every.append(value(exchanged))
     found = spearman_within(x, y, strata)
     assert found.exact and found.value == pytest.approx(value(y))
@@ -59,10 +74,22 @@ def test_one_stratum_is_spearman_and_a_difference_between_strata_is_not_seen():
     whole, one = spearman(x, y), spearman_within(x, y, np.zeros(9))
     assert (one.value, one.p) == (pytest.approx(whole.value), pytest.approx(whole.p))
     strata = np.repeat([0, 1], 8)
-    apart = np.tile([0.0, 1, 2, 3, 4, 5, 6, 7], 2), np.array([3.0, 6, 1, 4, 7, 2, 5, 0, 3, 6, 1, 4, 7, 2, 5, 0])
-    near, far = (spearman_within(apart[0] + shift * strata, apart[1] + shift * strata, strata) for shift in (0, 100))
-    assert near == far and near.p > 0.1 and spearman(apart[0] + 100 * strata, apart[1] + 100 * strata).p < 0.01
-    assert np.isnan(spearman_within(strata, x[:1].repeat(16) + np.arange(16), strata).value)  # constant within both
+    apart = (
+        np.tile([0.0, 1, 2, 3, 4, 5, 6, 7], 2),
+        np.array([3.0, 6, 1, 4, 7, 2, 5, 0, 3, 6, 1, 4, 7, 2, 5, 0]),
+    )
+    near, far = (
+        spearman_within(apart[0] + shift * strata, apart[1] + shift * strata, strata)
+        for shift in (0, 100)
+    )
+    assert (
+        near == far
+        and near.p > 0.1
+        and spearman(apart[0] + 100 * strata, apart[1] + 100 * strata).p < 0.01
+    )
+    assert np.isnan(
+        spearman_within(strata, x[:1].repeat(16) + np.arange(16), strata).value
+    )  # constant within both
     with pytest.raises(ValueError, match="17"):
         spearman_within(np.arange(17), np.arange(17), np.zeros(17))
 

@@ -12,14 +12,28 @@ from paperlib.losses import OBJECTIVES, objective
 from paperlib.models import build
 from paperlib.quantizers import METHODS, initialise, quantize
 from paperlib.training import Task, accuracy, fit, fit_together
-from paperlib.training.learners import InitialStage, Single, batches, optimisers, rate_factor, set_rates, split_parameters
+from paperlib.training.learners import (
+    InitialStage,
+    Single,
+    batches,
+    optimisers,
+    rate_factor,
+    set_rates,
+    split_parameters,
+)
 
 DIGITS = data.subset(data.load("digits"), train=320, test=100)
 SMALL = data.Dataset(  # 16 x 16: a quarter of the time
-    "small digits", *(t[..., ::2, ::2].contiguous() if t.ndim == 4 else t for t in (
-        DIGITS.train_images, DIGITS.train_labels, DIGITS.test_images, DIGITS.test_labels)),
-    DIGITS.classes, DIGITS.mean, DIGITS.std, mirror=False,
-)  # fmt: skip
+    "small digits",
+    *(
+        t[..., ::2, ::2].contiguous() if t.ndim == 4 else t
+        for t in (DIGITS.train_images, DIGITS.train_labels, DIGITS.test_images, DIGITS.test_labels)
+    ),
+    DIGITS.classes,
+    DIGITS.mean,
+    DIGITS.std,
+    mirror=False,
+)
 
 
 class Double(data.Dataset):
@@ -42,7 +56,8 @@ def teacher():
 
 
 MARGIN = 40  # points above chance, which is 10 %, that every method must reach in four short epochs
-# For training this short: few negatives in CRD's draws, one epoch of the stage before the main one, no warm-up of 20 epochs.
+# For training this short: few negatives in CRD's draws, one epoch of the stage before the main one,
+# no warm-up of 20 epochs.
 SHORT = {
     "crd": {"negatives": 64},
     "cktf": {"negatives": 64},
@@ -55,7 +70,10 @@ SHORT = {
 @pytest.mark.parametrize("method", METHODS)
 def test_every_quantizer_learns(teacher, method):
     bits = 2 if method == "ternary" else 3
-    curve = fit(quantize(teacher, method, bits, bits), Task(SMALL, "none", objective("kd"), STUDENT_RECIPE, 0, teacher))
+    curve = fit(
+        quantize(teacher, method, bits, bits),
+        Task(SMALL, "none", objective("kd"), STUDENT_RECIPE, 0, teacher),
+    )
     assert curve[-1]["test_accuracy"] > 10 + MARGIN
     assert curve[-1]["loss"] < curve[0]["loss"]
 
@@ -72,16 +90,25 @@ def test_every_loss_trains_a_student(teacher, loss):
 @pytest.mark.parametrize("loss", OBJECTIVES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_quantizer_takes_a_step_with_every_loss(teacher, method, loss):
-    """Soft labels included; weights, quantizer parameters and the loss's own parameters move and stay finite."""
+    """Soft labels included; weights, quantizer parameters and the loss's own parameters move and
+    stay finite.
+    """
     few = replace(SMALL, train_images=SMALL.train_images[:48], train_labels=SMALL.train_labels[:48])
     student = quantize(teacher, method, 2, 2)
     recipe = Recipe(1, 24, 1e-3, 0.0, quantizer_lr=1e-3)
     before = {name: value.detach().clone() for name, value in student.named_parameters()}
-    (row,) = fit(student, Task(few, "none+cutmix", objective(loss, **SHORT.get(loss, {})), recipe, 0, teacher))
+    (row,) = fit(
+        student,
+        Task(few, "none+cutmix", objective(loss, **SHORT.get(loss, {})), recipe, 0, teacher),
+    )
     assert torch.isfinite(torch.tensor(row["loss"]))
-    moved = [name for name, value in student.named_parameters() if not torch.equal(value, before[name])]
+    moved = [
+        name for name, value in student.named_parameters() if not torch.equal(value, before[name])
+    ]
     assert all(torch.isfinite(value).all() for value in student.parameters())
-    layers = {name.rsplit(".", 1)[0] for name in before if ".conv" in name and name.endswith(".weight")}
+    layers = {
+        name.rsplit(".", 1)[0] for name in before if ".conv" in name and name.endswith(".weight")
+    }
     assert layers <= {name.rsplit(".", 1)[0] for name in moved}
 
 
@@ -93,7 +120,14 @@ def test_a_one_bit_student_learns_from_soft_labels(teacher):
 
 def test_an_interrupted_run_ends_with_the_same_weights(teacher, tmp_path):
     options = {"delta": 0.01}
-    task = Task(SMALL, "randaugment+cutmix", objective("kd"), Recipe(3, 64, 1e-3, 1e-4, quantizer_lr=1e-5), 3, teacher)
+    task = Task(
+        SMALL,
+        "randaugment+cutmix",
+        objective("kd"),
+        Recipe(3, 64, 1e-3, 1e-4, quantizer_lr=1e-5),
+        3,
+        teacher,
+    )
     whole = quantize(teacher, "ewgs", 2, 2, **options)
     straight = fit(whole, task)
 
@@ -116,13 +150,27 @@ def test_an_interrupted_run_ends_with_the_same_weights(teacher, tmp_path):
     for name in ("loss", "test_accuracy", "lr"):
         assert [row[name] for row in curve] == [row[name] for row in straight]
     for name, value in whole.state_dict().items():
-        assert not isinstance(value, torch.Tensor) or torch.equal(value, resumed.state_dict()[name]), name
+        assert not isinstance(value, torch.Tensor) or torch.equal(
+            value, resumed.state_dict()[name]
+        ), name
 
 
-@pytest.mark.parametrize("loss, changes", [("ft", {"init_epochs": 2}), ("fsp", {"init_epochs": 2}), ("crd", {"negatives": 16})])
+@pytest.mark.parametrize(
+    "loss, changes",
+    [("ft", {"init_epochs": 2}), ("fsp", {"init_epochs": 2}), ("crd", {"negatives": 16})],
+)
 def test_losses_that_learn_resume_exactly(teacher, tmp_path, loss, changes):
-    """Killed after every epoch, also of the stage before the main one: memories, heads and paraphrasers go on."""
-    task = Task(SMALL, "none+cutmix", objective(loss, **changes), Recipe(2, 64, 1e-3, 1e-4, quantizer_lr=1e-5), 3, teacher)
+    """Killed after every epoch, also of the stage before the main one: memories, heads and
+    paraphrasers go on.
+    """
+    task = Task(
+        SMALL,
+        "none+cutmix",
+        objective(loss, **changes),
+        Recipe(2, 64, 1e-3, 1e-4, quantizer_lr=1e-5),
+        3,
+        teacher,
+    )
     whole, rows = quantize(teacher, "ewgs", 2, 2), []
     straight = fit(whole, task, report=rows.append)
     initial = task.objective.init_epochs
@@ -142,11 +190,15 @@ def test_losses_that_learn_resume_exactly(teacher, tmp_path, loss, changes):
     resumed = quantize(teacher, "ewgs", 2, 2)
     assert [row["loss"] for row in fit(resumed, task, path)] == [row["loss"] for row in straight]
     for name, value in whole.state_dict().items():
-        assert not isinstance(value, torch.Tensor) or torch.equal(value, resumed.state_dict()[name]), name
+        assert not isinstance(value, torch.Tensor) or torch.equal(
+            value, resumed.state_dict()[name]
+        ), name
 
 
 def test_the_first_stage_trains_what_its_method_says(teacher):
-    """FT's paraphraser learns from the teacher and the student waits; FSP's feature layers learn, the classifier waits."""
+    """FT's paraphraser learns from the teacher and the student waits; FSP's feature layers learn,
+    the classifier waits.
+    """
     recipe = Recipe(1, 64, 1e-3, 1e-2, quantizer_lr=1e-5)
     for loss, of_student in (("ft", False), ("fsp", True)):
         student = quantize(teacher, "ewgs", 2, 2)
@@ -161,9 +213,17 @@ def test_the_first_stage_trains_what_its_method_says(teacher):
         assert ("stages.0.0.conv1.weight" in moved) == of_student and "linear.weight" not in moved
         assert all(p.grad is None for p in learner.loss.parameters())
         frozen = {name: p.clone() for name, p in learner.loss.named_parameters() if "coder" in name}
-        assert bool(frozen) != of_student and all(not torch.equal(own[name], p) for name, p in frozen.items())
-        learner.epoch(0)  # the main stage leaves the paraphraser alone, in spite of the weight decay
-        assert all(torch.equal(p, frozen[name]) for name, p in learner.loss.named_parameters() if name in frozen)
+        assert bool(frozen) != of_student and all(
+            not torch.equal(own[name], p) for name, p in frozen.items()
+        )
+        learner.epoch(
+            0
+        )  # the main stage leaves the paraphraser alone, in spite of the weight decay
+        assert all(
+            torch.equal(p, frozen[name])
+            for name, p in learner.loss.named_parameters()
+            if name in frozen
+        )
 
 
 def test_a_damaged_checkpoint_is_set_aside(teacher, tmp_path):
@@ -201,10 +261,17 @@ def test_optimisers_and_schedule(teacher):
     student = quantize(teacher, "ewgs", 2, 2)
     recipe = Recipe(10, 32, 1e-3, 1e-4, quantizer_lr=1e-5)
     weights, quantizers = optimisers(split_parameters(student), recipe)
-    assert len(quantizers.param_groups[0]["params"]) == 30 and quantizers.param_groups[0]["weight_decay"] == 0
-    counted = sum(p.numel() for o in (weights, quantizers) for g in o.param_groups for p in g["params"])
+    assert (
+        len(quantizers.param_groups[0]["params"]) == 30
+        and quantizers.param_groups[0]["weight_decay"] == 0
+    )
+    counted = sum(
+        p.numel() for o in (weights, quantizers) for g in o.param_groups for p in g["params"]
+    )
     assert counted == sum(p.numel() for p in student.parameters())
-    reference = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 1e-3), 10)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(
+        torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 1e-3), 10
+    )
     for epoch in range(10):
         set_rates([weights, quantizers], recipe, rate_factor(recipe, epoch, 0, 7))
         assert weights.param_groups[0]["lr"] == pytest.approx(reference.get_last_lr()[0])
@@ -215,23 +282,42 @@ def test_optimisers_and_schedule(teacher):
 
 
 def test_tiny_imagenets_schedule_and_optimiser(teacher):
-    """One group with Nesterov momentum, linear warm-up by steps, then a cosine that ends with the last step (PAPER 7.5)."""
+    """One group with Nesterov momentum, linear warm-up by steps, then a cosine that ends with the
+    last step (PAPER 7.5).
+    """
     recipe = Recipe(4, 32, 0.004, 1e-4, "sgd_nesterov", schedule="step", warmup_steps=10)
     rates = [0.004 * rate_factor(recipe, step // 10, step % 10, 10) for step in range(40)]
     assert rates[0] == pytest.approx(1e-4) and rates[5] == pytest.approx((1e-4 + 0.004) / 2)
-    assert rates[10] == pytest.approx(0.004) and rates[25] == pytest.approx(0.002) and 0 < rates[39] < 2e-5
+    assert (
+        rates[10] == pytest.approx(0.004)
+        and rates[25] == pytest.approx(0.002)
+        and 0 < rates[39] < 2e-5
+    )
     student = quantize(teacher, "lsq_released", 3, 3, kept_bits=8)
     (only,) = optimisers(split_parameters(student), recipe)
     assert only.defaults["nesterov"] and only.defaults["weight_decay"] == 1e-4
-    assert sum(len(group["params"]) for group in only.param_groups) == len(list(student.parameters()))
-    task = Task(SMALL, "none", objective("kd", smoothing=0.1), replace(recipe, warmup_steps=3), 0, teacher)
+    assert sum(len(group["params"]) for group in only.param_groups) == len(
+        list(student.parameters())
+    )
+    task = Task(
+        SMALL, "none", objective("kd", smoothing=0.1), replace(recipe, warmup_steps=3), 0, teacher
+    )
     seen, original = [], Single._step
     learner = Single(student, task)
     initialise(student, next(batches(task, 0))[0])
-    learner.step = lambda *inputs: (seen.append(learner.steppers[0].param_groups[0]["lr"]), original(learner, *inputs))[1]
+    learner.step = lambda *inputs: (
+        seen.append(learner.steppers[0].param_groups[0]["lr"]),
+        original(learner, *inputs),
+    )[1]
     learner.epoch(0)
-    assert seen == pytest.approx([0.004 * rate_factor(task.recipe, 0, step, 10) for step in range(10)])
-    for bad in (dict(schedule="day"), dict(warmup_steps=3), dict(optimiser="sgd_nesterov", quantizer_lr=0.5)):
+    assert seen == pytest.approx(
+        [0.004 * rate_factor(task.recipe, 0, step, 10) for step in range(10)]
+    )
+    for bad in (
+        dict(schedule="day"),
+        dict(warmup_steps=3),
+        dict(optimiser="sgd_nesterov", quantizer_lr=0.5),
+    ):
         with pytest.raises(ValueError, match=str(list(bad.values())[-1])):
             Recipe(1, 2, 0.1, 0.0, **bad)
 
@@ -246,17 +332,31 @@ def test_accuracy_counts(teacher):
 def test_what_cannot_work_is_refused(teacher):
     other = build("resnet8", 12)
     with pytest.raises(ValueError, match="12 classes"):
-        fit(quantize(teacher, "ewgs", 2, 2), Task(SMALL, "none", objective("kd"), STUDENT_RECIPE, 0, other))
+        fit(
+            quantize(teacher, "ewgs", 2, 2),
+            Task(SMALL, "none", objective("kd"), STUDENT_RECIPE, 0, other),
+        )
     with pytest.raises(ValueError, match="teacher"):
-        fit(quantize(teacher, "ewgs", 2, 2), Task(SMALL, "none", objective("kd"), STUDENT_RECIPE, 0))
+        fit(
+            quantize(teacher, "ewgs", 2, 2), Task(SMALL, "none", objective("kd"), STUDENT_RECIPE, 0)
+        )
     with pytest.raises(FloatingPointError, match="epoch 0"):
-        fit(build("resnet8", 10), Task(SMALL, "none", objective("ce"), Recipe(1, 32, 1e30, 0.0, "sgd"), 0))
-    for bad in (dict(epochs=0), dict(batch=1), dict(lr=0.0), dict(optimiser="lion"), dict(weight_decay=-1.0)):
+        fit(
+            build("resnet8", 10),
+            Task(SMALL, "none", objective("ce"), Recipe(1, 32, 1e30, 0.0, "sgd"), 0),
+        )
+    for bad in (
+        dict(epochs=0),
+        dict(batch=1),
+        dict(lr=0.0),
+        dict(optimiser="lion"),
+        dict(weight_decay=-1.0),
+    ):
         with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
             Recipe(**(dict(epochs=1, batch=2, lr=0.1, weight_decay=0.0) | bad))
 
 
-# ------------------------------------------------------------------------------------------------ many students at once
+# ---------------------------------------------------------------------------- many students at once
 
 
 def tasks_of(teacher, recipe, loss="kd"):
@@ -266,10 +366,16 @@ def tasks_of(teacher, recipe, loss="kd"):
     ]
 
 
-@pytest.mark.parametrize("method, loss", [("ewgs", "kd"), ("lsq", "ce"), ("pact", "at"), ("dorefa", "kd")])
+@pytest.mark.parametrize(
+    "method, loss", [("ewgs", "kd"), ("lsq", "ce"), ("pact", "at"), ("dorefa", "kd")]
+)
 def test_a_pack_trains_each_student_as_alone(teacher, method, loss):
-    """In float64, where rounding is too small to be amplified, the weights after an epoch are the same to 8 digits."""
-    double = replace(SMALL, train_images=SMALL.train_images[:96], train_labels=SMALL.train_labels[:96])
+    """In float64, where rounding is too small to be amplified, the weights after an epoch are the
+    same to 8 digits.
+    """
+    double = replace(
+        SMALL, train_images=SMALL.train_images[:96], train_labels=SMALL.train_labels[:96]
+    )
     recipe = Recipe(1, 32, 1e-3, 1e-4, quantizer_lr=1e-4)
     expert = copy.deepcopy(teacher).double()
     exact = Double(**{f.name: getattr(double, f.name) for f in fields(double)})
@@ -283,7 +389,9 @@ def test_a_pack_trains_each_student_as_alone(teacher, method, loss):
         for name, value in one.state_dict().items():
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 assert torch.allclose(other.state_dict()[name], value, rtol=1e-6, atol=1e-8), name
-    assert curves[0][0]["loss"] != pytest.approx(curves[2][0]["loss"], rel=1e-6)  # the seeds differ, so do the students
+    assert curves[0][0]["loss"] != pytest.approx(
+        curves[2][0]["loss"], rel=1e-6
+    )  # the seeds differ, so do the students
 
 
 def test_a_pack_resumes_and_refuses_what_differs(teacher, tmp_path):
@@ -302,12 +410,16 @@ def test_a_pack_resumes_and_refuses_what_differs(teacher, tmp_path):
     with pytest.raises(Killed):
         fit_together(students(), tasks, path, kill)
     rows = []
-    resumed = fit_together(students(), tasks, path, lambda number, row: rows.append((number, row["epoch"])))
+    resumed = fit_together(
+        students(), tasks, path, lambda number, row: rows.append((number, row["epoch"]))
+    )
     assert rows == [(0, 1), (1, 1), (2, 1)]
     for a, b in zip(straight, resumed, strict=True):
         assert [row["loss"] for row in a] == [row["loss"] for row in b]
     with pytest.raises(ValueError, match="share"):
-        fit_together(students(), [tasks[0], replace(tasks[1], recipe=replace(recipe, lr=0.1)), tasks[2]])
+        fit_together(
+            students(), [tasks[0], replace(tasks[1], recipe=replace(recipe, lr=0.1)), tasks[2]]
+        )
     with pytest.raises(ValueError, match="hessian"):
         fit_together(students(delta="hessian"), tasks)
     with pytest.raises(ValueError, match="alone"):
@@ -316,14 +428,16 @@ def test_a_pack_resumes_and_refuses_what_differs(teacher, tmp_path):
         fit_together(students(), tasks[:2])
 
 
-# ---------------------------------------------------------------------------------------------------------- bfloat16
+# ----------------------------------------------------------------------------------------- bfloat16
 
 
 def test_a_student_learns_in_bfloat16(teacher):
     accuracies = {}
     for precision in ("float32", "bfloat16"):
         student = quantize(teacher, "ewgs", 2, 2)
-        task = Task(SMALL, "none", objective("kd"), replace(STUDENT_RECIPE, precision=precision), 0, teacher)
+        task = Task(
+            SMALL, "none", objective("kd"), replace(STUDENT_RECIPE, precision=precision), 0, teacher
+        )
         accuracies[precision] = fit(student, task)[-1]["test_accuracy"]
     assert accuracies["bfloat16"] > 55 and abs(accuracies["bfloat16"] - accuracies["float32"]) < 25
 
@@ -335,8 +449,13 @@ def test_a_captured_step_trains_as_a_plain_one(teacher):
     curves = []
     for wrap in (True, False):
         student = quantize(copy.deepcopy(teacher).cuda(), "ewgs", 8, 8)
-        initialise(student, next(batches(Task(data_, "none", objective("ce"), STUDENT_RECIPE, 0), 0))[0])
-        learner = Single(student, Task(data_, "none", objective("kd"), STUDENT_RECIPE, 0, copy.deepcopy(teacher).cuda()))
+        initialise(
+            student, next(batches(Task(data_, "none", objective("ce"), STUDENT_RECIPE, 0), 0))[0]
+        )
+        learner = Single(
+            student,
+            Task(data_, "none", objective("kd"), STUDENT_RECIPE, 0, copy.deepcopy(teacher).cuda()),
+        )
         learner.step = learner.step if wrap else learner._step
         curves.append([learner.epoch(k)[0] for k in range(2)])
     assert curves[0] == pytest.approx(curves[1], rel=1e-2)

@@ -1,14 +1,16 @@
-"""The sixteen image operations, for a whole batch in which every image has its own operations and magnitudes.
+"""The sixteen image operations, for a whole batch in which every image has its own operations and
+magnitudes.
 
-Each operation gives, byte for byte, what torchvision.transforms.v2.functional gives for each image alone (uint8 tensors,
-fill 0); Hue, which the base augmentation draws and no policy does, to within one level. Everything that rounds is written as
-element-wise tensor arithmetic in a fixed order, so that CPU and CUDA give the same bytes too. Where torchvision adds with
-a factor, the CPU fuses multiplication and addition into one rounding; `_fused` reproduces that in float64, where the
+Each operation gives, byte for byte, what torchvision.transforms.v2.functional gives for each image
+alone (uint8 tensors, fill 0); Hue, which the base augmentation draws and no policy does, to within
+one level. Everything that rounds is written as element-wise tensor arithmetic in a fixed order, so
+that CPU and CUDA give the same bytes too. Where torchvision adds with a factor, the CPU fuses
+multiplication and addition into one rounding; `_fused` reproduces that in float64, where the
 product is exact.
 
-What depends on the magnitudes is worked out on the host: up to six parameters an image (a matrix, a factor, a threshold),
-and the order in which images of the same kind lie side by side. Both go to the images' device in one copy each, and
-nothing ever comes back: a GPU is never waited for.
+What depends on the magnitudes is worked out on the host: up to six parameters an image (a matrix, a
+factor, a threshold), and the order in which images of the same kind lie side by side. Both go to
+the images' device in one copy each, and nothing ever comes back: a GPU is never waited for.
 """
 
 import math
@@ -23,14 +25,29 @@ from torch import Tensor
 from ..data import check_images
 
 OPS = (
-    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
-    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert", "Hue",
-)  # fmt: skip
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Hue",
+)
 CPU_BLOCK = 64 * 32 * 32  # pixels that a kernel works on at a time on the CPU
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A host array as a tensor: shared on the CPU; on CUDA copied through pinned memory, without waiting for the device.
+    """A host array as a tensor: shared on the CPU; on CUDA copied through pinned memory, without
+    waiting for the device.
 
     >>> to_device(np.arange(3), torch.device("cpu"))
     tensor([0, 1, 2])
@@ -46,48 +63,66 @@ def apply_op(images: Tensor, op: str, magnitudes: Tensor, interpolation: str = "
 
     images         (N, 3, H, W) uint8, on any device. Not modified.
     op             one of `OPS`.
-    magnitudes     (N,) float, preferably on the CPU, where the transformation matrices are computed. ShearX, ShearY:
-                   tangent of the angle. TranslateX, TranslateY: pixels, fractions cut off. Rotate: degrees,
-                   counter-clockwise. Brightness, Color, Contrast, Sharpness: factor - 1, at least -1. Posterize: bits
-                   kept, 0 .. 8, fractions cut off. Solarize: threshold 0 .. 255. Hue: turns of the colour circle, -0.5 .. 0.5.
-                   Ignored by the others.
+    magnitudes     (N,) float, preferably on the CPU, where the transformation matrices are
+                   computed. ShearX, ShearY: tangent of the angle. TranslateX, TranslateY: pixels,
+                   fractions cut off. Rotate: degrees, counter-clockwise. Brightness, Color,
+                   Contrast, Sharpness: factor - 1, at least -1. Posterize: bits kept, 0 .. 8,
+                   fractions cut off. Solarize: threshold 0 .. 255. Hue: turns of the colour circle,
+                   -0.5 .. 0.5. Ignored by the others.
     interpolation  "nearest" or "bilinear", for the first five.
 
     Returns (N, 3, H, W) uint8 on the device of `images`.
-    Raises ValueError for an unknown operation, images that are not uint8 NCHW, or a magnitude out of range.
+    Raises ValueError for an unknown operation, images that are not uint8 NCHW, or a magnitude out
+    of range.
 
-    >>> apply_op(torch.tensor([[[[10, 200]]] * 3], dtype=torch.uint8).view(1, 3, 1, 2), "Solarize", torch.tensor([128.0]))[0, 0]
+    >>> apply_op(torch.tensor([[[[10, 200]]] * 3], dtype=torch.uint8).view(1, 3, 1, 2), "Solarize",
+    ...     torch.tensor([128.0]))[0, 0]
     tensor([[10, 55]], dtype=torch.uint8)
     """
     check_images(images)
     if op not in OPS:
         raise ValueError(f"unknown operation {op!r}; known: {', '.join(OPS)}")
     if magnitudes.shape != (len(images),):
-        raise ValueError(f"{len(images)} images need {len(images)} magnitudes, got shape {tuple(magnitudes.shape)}")
+        raise ValueError(
+            f"{len(images)} images need {len(images)} magnitudes, got shape "
+            f"{tuple(magnitudes.shape)}"
+        )
     m = magnitudes.detach().cpu().double().numpy()[:, None]
     return apply_chains(images, np.full(m.shape, OPS.index(op)), m, interpolation)
 
 
-def apply_chains(images: Tensor, ops: np.ndarray, magnitudes: np.ndarray, interpolation: str = "nearest") -> Tensor:
-    """Image n through operations ops[n, 0], ops[n, 1], ..., in one call per kind of operation and link of the chains.
+def apply_chains(
+    images: Tensor, ops: np.ndarray, magnitudes: np.ndarray, interpolation: str = "nearest"
+) -> Tensor:
+    """Image n through operations ops[n, 0], ops[n, 1], ..., in one call per kind of operation and
+    link of the chains.
 
     images         (N, 3, H, W) uint8, on any device. Not modified.
-    ops            (N, links) int, indices into `OPS`. magnitudes  (N, links) float, as those of `apply_op`.
+    ops            (N, links) int, indices into `OPS`. magnitudes  (N, links) float, as those of
+                   `apply_op`.
     interpolation  "nearest" or "bilinear", of the geometric operations.
 
-    Returns (N, 3, H, W) uint8 on the device of `images`. Raises ValueError for a magnitude out of range.
+    Returns (N, 3, H, W) uint8 on the device of `images`. Raises ValueError for a magnitude out of
+    range.
 
     >>> image = torch.tensor([10, 100, 200], dtype=torch.uint8).view(1, 3, 1, 1)
-    >>> apply_chains(image, np.array([[OPS.index("Invert"), OPS.index("Posterize")]]), np.array([[0.0, 2.0]])).flatten()
+    >>> apply_chains(image, np.array([[OPS.index("Invert"), OPS.index("Posterize")]]),
+    ...     np.array([[0.0, 2.0]])).flatten()
     tensor([192, 128,   0], dtype=torch.uint8)
     """
     if interpolation not in ("nearest", "bilinear"):
         raise ValueError(f"interpolation must be 'nearest' or 'bilinear', got {interpolation!r}")
     if not np.isfinite(magnitudes).all():
-        raise ValueError(f"magnitudes must be finite, got {magnitudes[~np.isfinite(magnitudes)][0]}")
+        raise ValueError(
+            f"magnitudes must be finite, got {magnitudes[~np.isfinite(magnitudes)][0]}"
+        )
     count, links = ops.shape
-    parameters = np.zeros((links, count, 6), np.float32)  # rounded to float32 before anything else, as torchvision's
-    moves = np.empty((links + 1, count), np.int64)  # before link k, the image at moves[k, p] goes to place p
+    parameters = np.zeros(
+        (links, count, 6), np.float32
+    )  # rounded to float32 before anything else, as torchvision's
+    moves = np.empty(
+        (links + 1, count), np.int64
+    )  # before link k, the image at moves[k, p] goes to place p
     groups = []  # per link, the number of images of every kind
     place = np.arange(count)  # of every image, after the last move
     for k in range(links):
@@ -102,19 +137,32 @@ def apply_chains(images: Tensor, ops: np.ndarray, magnitudes: np.ndarray, interp
             parameters[k, place[members], : values.shape[1]] = values
     moves[links] = place
     moves_, parameters_ = to_device(moves, images.device), to_device(parameters, images.device)
-    kernels = [partial(_warp, interpolation=interpolation) if kernel is _warp else kernel for kernel in _KERNELS]
-    # On the CPU float64 copies of many images would leave the cache, and be new memory from the system every time.
+    kernels = [
+        partial(_warp, interpolation=interpolation) if kernel is _warp else kernel
+        for kernel in _KERNELS
+    ]
+    # On the CPU float64 copies of many images would leave the cache, and be new memory from the
+    # system every time.
     block = max(1, CPU_BLOCK // images[0, 0].numel()) if images.device.type == "cpu" else count
     for k, sizes in enumerate(groups):
-        parts = zip(kernels, images.index_select(0, moves_[k]).split(sizes), parameters_[k].split(sizes), strict=True)
-        images = torch.cat([
-            kernel(*pair) for kernel, *part in parts if len(part[0])
-            for pair in zip(*(x.split(block) for x in part), strict=True)
-        ])  # fmt: skip
+        parts = zip(
+            kernels,
+            images.index_select(0, moves_[k]).split(sizes),
+            parameters_[k].split(sizes),
+            strict=True,
+        )
+        images = torch.cat(
+            [
+                kernel(*pair)
+                for kernel, *part in parts
+                if len(part[0])
+                for pair in zip(*(x.split(block) for x in part), strict=True)
+            ]
+        )
     return images.index_select(0, moves_[links])
 
 
-# ----------------------------------------------------------------------------- parameters: (n,) magnitudes -> (n, 0 .. 6)
+# ------------------------------------------------------- parameters: (n,) magnitudes -> (n, 0 .. 6)
 
 
 def _no_parameters(m: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -122,7 +170,9 @@ def _no_parameters(m: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _affine(m: np.ndarray, height: int, width: int, op: str) -> np.ndarray:
-    """The first two rows of the map from output to input coordinates, both measured in pixels from the centre."""
+    """The first two rows of the map from output to input coordinates, both measured in pixels from
+    the centre.
+    """
     matrices = np.tile(np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), (len(m), 1))
     if op == "TranslateX":
         matrices[:, 2] = -np.trunc(m)
@@ -132,7 +182,9 @@ def _affine(m: np.ndarray, height: int, width: int, op: str) -> np.ndarray:
         # The way over degrees is torchvision's, and decides some last bits.
         tangent = np.array([math.tan(math.radians(math.degrees(math.atan(x)))) for x in m])
         matrices[:, 1 if op == "ShearX" else 3] = tangent
-        matrices[:, 2 if op == "ShearX" else 5] = tangent * 0.5 * (height if op == "ShearX" else width)
+        matrices[:, 2 if op == "ShearX" else 5] = (
+            tangent * 0.5 * (height if op == "ShearX" else width)
+        )
     return matrices
 
 
@@ -188,7 +240,7 @@ _PARAMETERS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
 }
 
 
-# ---------------------------------------------- kernels: (n, 3, H, W) uint8 and (n, 6) float32 parameters -> (n, 3, H, W)
+# ------------------------ kernels: (n, 3, H, W) uint8 and (n, 6) float32 parameters -> (n, 3, H, W)
 
 
 def _column(parameters: Tensor, k: int) -> Tensor:
@@ -196,21 +248,27 @@ def _column(parameters: Tensor, k: int) -> Tensor:
 
 
 def _to_bytes(x: Tensor) -> Tensor:
-    """float -> uint8, fractions cut off as torchvision does; by way of int32, which the CPU does several times faster."""
+    """float -> uint8, fractions cut off as torchvision does; by way of int32, which the CPU does
+    several times faster.
+    """
     return x.clamp_(0, 255).int().to(torch.uint8)
 
 
 def choose(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """torch.where for bytes: a where `condition` is true, else b; exact, and on the CPU twenty times as fast.
+    """torch.where for bytes: a where `condition` is true, else b; exact, and on the CPU twenty
+    times as fast.
 
-    >>> choose(torch.tensor([True, False]), torch.tensor([1, 2], dtype=torch.uint8), torch.tensor([3, 4], dtype=torch.uint8))
+    >>> choose(torch.tensor([True, False]), torch.tensor([1, 2], dtype=torch.uint8),
+    ...     torch.tensor([3, 4], dtype=torch.uint8))
     tensor([1, 4], dtype=torch.uint8)
     """
     return (a ^ b).mul_(condition).bitwise_xor_(b)
 
 
 def _fused(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """x + a * b in float32 with one rounding, where a product of a and b has at most 53 significant bits."""
+    """x + a * b in float32 with one rounding, where a product of a and b has at most 53 significant
+    bits.
+    """
     return x.double().addcmul_(a.double(), b.double()).float()
 
 
@@ -219,7 +277,8 @@ def _identity(images: Tensor, parameters: Tensor) -> Tensor:
 
 
 def packed(images: Tensor, padding: int) -> Tensor:
-    """(N, 3, H, W) uint8 -> (N, (H + 2 padding)(W + 2 padding)) int32: the three bytes of a pixel as one number, black around.
+    """(N, 3, H, W) uint8 -> (N, (H + 2 padding)(W + 2 padding)) int32: the three bytes of a pixel
+    as one number, black around.
 
     Moving pixels this way takes one index and one look-up a pixel instead of three.
     """
@@ -242,8 +301,12 @@ def _warp(images: Tensor, parameters: Tensor, interpolation: str) -> Tensor:
     """Sample the images at the positions that the (2, 3) matrices give; black outside."""
     height, width = images.shape[-2:]
     theta = parameters.view(-1, 2, 3)
-    x = torch.linspace((1 - width) * 0.5, (width - 1) * 0.5, width, device=images.device).view(1, 1, width)
-    y = torch.linspace((1 - height) * 0.5, (height - 1) * 0.5, height, device=images.device).view(1, height, 1)
+    x = torch.linspace((1 - width) * 0.5, (width - 1) * 0.5, width, device=images.device).view(
+        1, 1, width
+    )
+    y = torch.linspace((1 - height) * 0.5, (height - 1) * 0.5, height, device=images.device).view(
+        1, height, 1
+    )
     position = []
     for row, size in enumerate((width, height)):
         a, b, c = (theta[:, row] / (0.5 * size)).view(-1, 3, 1, 1).unbind(1)
@@ -269,7 +332,9 @@ def _bilinear(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     east, south = x.sub_(left), y.sub_(top)
     west, north = 1 - east, 1 - south
     row = width + 4
-    left.clamp_(-2, width)  # where this changes a position, all four pixels are in the black border of two
+    left.clamp_(
+        -2, width
+    )  # where this changes a position, all four pixels are in the black border of two
     top.clamp_(-2, height)
     index = top.add_(2).mul_(row).add_(left).add_(2).long().flatten(1)
     pixels = packed(images, 2)
@@ -281,7 +346,9 @@ def _bilinear(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _blend(x: Tensor, other: Tensor, parameters: Tensor) -> Tensor:
-    """x * factor + other * (1 - factor), one rounding to float32 after the first product and one after the sum."""
+    """x * factor + other * (1 - factor), one rounding to float32 after the first product and one
+    after the sum.
+    """
     return _to_bytes(_fused(x * _column(parameters, 0), other, _column(parameters, 1)))
 
 
@@ -308,15 +375,19 @@ def _contrast(images: Tensor, parameters: Tensor) -> Tensor:
 def _hue(images: Tensor, parameters: Tensor) -> Tensor:
     """Turn each colour on the circle of HSV (Smith, SIGGRAPH 1978), value and saturation kept.
 
-    With the hue in sixths from red, and d its distance on the circle from a channel's complement (cyan 3, magenta 5,
-    yellow 1), that channel is max - (max - min) clamp(2 - d, 0, 1).
+    With the hue in sixths from red, and d its distance on the circle from a channel's complement
+    (cyan 3, magenta 5, yellow 1), that channel is max - (max - min) clamp(2 - d, 0, 1).
     """
     x = images.float()
     r, g, b = x.unbind(1)
     low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
     chroma = high - low
     divisor = chroma.clamp(min=1)  # where the chroma is 0, the hue does not matter
-    hue = torch.where(r == high, (g - b) / divisor, torch.where(g == high, (b - r) / divisor + 2, (r - g) / divisor + 4))
+    hue = torch.where(
+        r == high,
+        (g - b) / divisor,
+        torch.where(g == high, (b - r) / divisor + 2, (r - g) / divisor + 4),
+    )
     turned = hue.unsqueeze(1) + _column(parameters, 0)
     beyond = turned + torch.arange(3, -2, -2, device=x.device).view(3, 1, 1)  # the complements
     distance = beyond.sub_((beyond / 6).round_().mul_(6)).abs_()
@@ -331,8 +402,15 @@ def _sharpness(images: Tensor, parameters: Tensor) -> Tensor:
     output = images.float()
     inner = output[..., 1:-1, 1:-1]
     columns = output[..., :-2, :] + output[..., 1:-1, :] + output[..., 2:, :]
-    # The sum is an integer below 2 ** 12 and exact in any order; thirteenths are never halves, so rounding is safe.
-    blurred = (columns[..., :-2] + columns[..., 1:-1]).add_(columns[..., 2:]).add_(inner, alpha=4).div_(13).round_()
+    # The sum is an integer below 2 ** 12 and exact in any order; thirteenths are never halves, so
+    # rounding is safe.
+    blurred = (
+        (columns[..., :-2] + columns[..., 1:-1])
+        .add_(columns[..., 2:])
+        .add_(inner, alpha=4)
+        .div_(13)
+        .round_()
+    )
     inner.copy_(_fused(inner, blurred.sub_(inner), _column(parameters, 1)))
     return _to_bytes(output)
 
@@ -354,11 +432,17 @@ def _autocontrast(images: Tensor, parameters: Tensor) -> Tensor:
 
 
 def _equalize(images: Tensor, parameters: Tensor) -> Tensor:
-    """Histogram equalisation per channel by Pillow's table: lut[k] = (pixels below k + step // 2) // step."""
+    """Histogram equalisation per channel by Pillow's table: lut[k] = (pixels below k + step // 2)
+    // step.
+    """
     pixels = images.flatten(2).long()  # (N, 3, H W)
-    histogram = pixels.new_zeros(*images.shape[:2], 256).scatter_add_(2, pixels, torch.ones_like(pixels))
+    histogram = pixels.new_zeros(*images.shape[:2], 256).scatter_add_(
+        2, pixels, torch.ones_like(pixels)
+    )
     below = histogram.cumsum(2) - histogram
-    brightest = histogram.gather(2, pixels.amax(2, keepdim=True))  # how many pixels have the channel's largest value
+    brightest = histogram.gather(
+        2, pixels.amax(2, keepdim=True)
+    )  # how many pixels have the channel's largest value
     step = (pixels.shape[2] - brightest) // 255
     table = ((below + step // 2) // step.clamp(min=1)).clamp_(0, 255).to(torch.uint8)
     return choose(step.unsqueeze(3) == 0, images, table.gather(2, pixels).view(images.shape))

@@ -1,9 +1,10 @@
 """The sixteen candidates: the base augmentation, then a policy, then perhaps CutMix.
 
-The base augmentation is CIFAR's, a crop of the padded image and a mirror, or the one of base.py, to a size of one's choice.
+The base augmentation is CIFAR's, a crop of the padded image and a mirror, or the one of base.py, to
+a size of one's choice.
 
-Every step first *draws* its random numbers, batch by batch on the host, and then *applies* the draws of any number of
-batches to all their pixels at once.
+Every step first *draws* its random numbers, batch by batch on the host, and then *applies* the
+draws of any number of batches to all their pixels at once.
 """
 
 import re
@@ -26,17 +27,22 @@ from .policies import Draw
 class Policy:
     """A random change of images, in two steps.
 
-    draw   (generator, N, H, W) -> the random numbers of a batch of N images: a tuple of arrays with the images on axis 0.
-    apply  (images, *arrays) -> images. Gets (N, 3, H, W) uint8, which it must not modify, and the arrays of `draw`, those
-           of several batches concatenated; gives the same shape. What it does to an image depends on that image and its
-           rows alone. It draws nothing, and moves arrays to the images' device with `to_device`.
+    draw   (generator, N, H, W) -> the random numbers of a batch of N images: a tuple of arrays with
+           the images on axis 0.
+    apply  (images, *arrays) -> images. Gets (N, 3, H, W) uint8, which it must not modify, and the
+           arrays of `draw`, those of several batches concatenated; gives the same shape. What it
+           does to an image depends on that image and its rows alone. It draws nothing, and moves
+           arrays to the images' device with `to_device`.
 
     An entry in `POLICIES` is all that an augmentation of one's own needs:
 
     >>> def lighten(images, shifts):
-    ...     return (images + to_device(shifts, images.device).view(-1, 1, 1, 1)).clamp(max=255).to(torch.uint8)
-    >>> POLICIES["lighten"] = Policy(lambda rng, count, height, width: (rng.integers(0, 100, count),), lighten)
-    >>> views, _ = augment(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4).long(), "lighten", generator(0), 10)
+    ...     return (images + to_device(shifts, images.device).view(-1, 1, 1,
+    ...     1)).clamp(max=255).to(torch.uint8)
+    >>> POLICIES["lighten"] = Policy(lambda rng, count, height,
+    ...     width: (rng.integers(0, 100, count),), lighten)
+    >>> views, _ = augment(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4).long(),
+    ...     "lighten", generator(0), 10)
     >>> views.amax((1, 2, 3))
     tensor([63, 54, 55, 93], dtype=torch.uint8)
     >>> del POLICIES["lighten"]
@@ -70,26 +76,36 @@ def parse(augmentation: str) -> tuple[str, bool]:
     """
     policy = augmentation.removesuffix(CUTMIX)
     if policy not in POLICIES and not PAIR_NAME.fullmatch(policy):
-        raise ValueError(f"unknown augmentation {augmentation!r}; known: {', '.join(AUGMENTATIONS)}, and pairN or pairN-M-...")
+        raise ValueError(
+            f"unknown augmentation {augmentation!r}; known: {', '.join(AUGMENTATIONS)}, and "
+            "pairN or pairN-M-..."
+        )
     return policy, augmentation.endswith(CUTMIX)
 
 
 def policy_of(name: str) -> Policy:
-    """The policy of a name that `parse` gave: one of `POLICIES`, or of the random two-operation space (PAPER 4.6).
+    """The policy of a name that `parse` gave: one of `POLICIES`, or of the random two-operation
+    space (PAPER 4.6).
 
-    There "pair7" is the policy with number 7, see `policies.pair`, and "pair7-12-30" takes one of these three for every image.
+    There "pair7" is the policy with number 7, see `policies.pair`, and "pair7-12-30" takes one of
+    these three for every image.
 
-    >>> views, _ = augment(torch.ones(2, 3, 8, 8).byte(), torch.zeros(2).long(), "pair7-12", generator(0), 10)
+    >>> views, _ = augment(torch.ones(2, 3, 8, 8).byte(), torch.zeros(2).long(), "pair7-12",
+    ...     generator(0), 10)
     >>> views.shape
     torch.Size([2, 3, 8, 8])
     """
     if name in POLICIES:
         return POLICIES[name]
-    return Policy(partial(policies.pairs, seeds=tuple(map(int, name.removeprefix("pair").split("-")))), apply_chains)
+    return Policy(
+        partial(policies.pairs, seeds=tuple(map(int, name.removeprefix("pair").split("-")))),
+        apply_chains,
+    )
 
 
 def at_once(device: torch.device, height: int, width: int) -> int:
-    """How many views of this size `augment_batches` is best given at a time: more leave the CPU's cache, fewer let a GPU wait.
+    """How many views of this size `augment_batches` is best given at a time: more leave the CPU's
+    cache, fewer let a GPU wait.
 
     >>> at_once(torch.device("cpu"), 32, 32), at_once(torch.device("cpu"), 224, 224)
     (512, 10)
@@ -98,21 +114,32 @@ def at_once(device: torch.device, height: int, width: int) -> int:
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Random numbers for a key such as (seed, epoch, batch); another key of the same length gives an independent stream."""
+    """Random numbers for a key such as (seed, epoch, batch); another key of the same length gives
+    an independent stream.
+    """
     return np.random.default_rng([int(k) for k in key])
 
 
-def crop_draw(rng: np.random.Generator, count: int, height: int, width: int, padding: int, mirror: bool) -> Draw:
-    """RandomCrop and RandomHorizontalFlip(0.5) if `mirror`: corners (N, 2) of top and left, and flips (N,) bool."""
+def crop_draw(
+    rng: np.random.Generator, count: int, height: int, width: int, padding: int, mirror: bool
+) -> Draw:
+    """RandomCrop and RandomHorizontalFlip(0.5) if `mirror`: corners (N, 2) of top and left, and
+    flips (N,) bool.
+    """
     top, left = rng.integers(0, 2 * padding + 1, (2, count))
     return np.column_stack([top, left]), (rng.random(count) < 0.5) & mirror
 
 
 def crop_and_mirror(images: Tensor, corners: np.ndarray, flips: np.ndarray, padding: int) -> Tensor:
-    """Cut (H, W) out of each image with `padding` black pixels around, from its corner on, then mirror it if it flips."""
+    """Cut (H, W) out of each image with `padding` black pixels around, from its corner on, then
+    mirror it if it flips.
+    """
     count, _, height, width = images.shape
     steps = np.where(flips, -1, 1)
-    start = to_device(np.stack([corners[:, 0], corners[:, 1] + np.where(flips, width - 1, 0), steps]), images.device)
+    start = to_device(
+        np.stack([corners[:, 0], corners[:, 1] + np.where(flips, width - 1, 0), steps]),
+        images.device,
+    )
     top, left, step = start.view(3, count, 1, 1)
     y = top + torch.arange(height, device=images.device).view(-1, 1)
     x = left + torch.arange(width, device=images.device) * step
@@ -121,33 +148,44 @@ def crop_and_mirror(images: Tensor, corners: np.ndarray, flips: np.ndarray, padd
 
 
 def cutmix_draw(rng: np.random.Generator, count: int, height: int, width: int) -> Draw:
-    """One box for the whole batch, of side sqrt(1 - lambda) with lambda uniform, clipped at the border.
+    """One box for the whole batch, of side sqrt(1 - lambda) with lambda uniform, clipped at the
+    border.
 
-    Returns boxes (N, 4) of top, left, bottom, right, all the same, and partners (N,): how far back in the batch the image
-    lies that image n is mixed with. It is the one before; for the first, the last.
+    Returns boxes (N, 4) of top, left, bottom, right, all the same, and partners (N,): how far back
+    in the batch the image lies that image n is mixed with. It is the one before; for the first, the
+    last.
     """
     half = 0.5 * np.sqrt(1.0 - rng.beta(1, 1))
     x, y = rng.integers(width), rng.integers(height)
     half_width, half_height = int(half * width), int(half * height)
     box = (
-        max(y - half_height, 0), max(x - half_width, 0), min(y + half_height, height), min(x + half_width, width)
-    )  # fmt: skip
+        max(y - half_height, 0),
+        max(x - half_width, 0),
+        min(y + half_height, height),
+        min(x + half_width, width),
+    )
     partners = np.ones(count, np.int64)
     partners[0] = 1 - count
     return np.tile(box, (count, 1)), partners
 
 
-def cutmix(images: Tensor, labels: Tensor, classes: int, boxes: np.ndarray, partners: np.ndarray) -> tuple[Tensor, Tensor]:
-    """CutMix (Yun et al., ICCV 2019) as torchvision's: inside of its box, image n is image n - partners[n].
+def cutmix(
+    images: Tensor, labels: Tensor, classes: int, boxes: np.ndarray, partners: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """CutMix (Yun et al., ICCV 2019) as torchvision's: inside of its box, image n is image n -
+    partners[n].
 
-    images (N, 3, H, W), labels (N,) int64; boxes (N, 4) and partners (N,) as drawn by `cutmix_draw` -> mixed images, and
-    (N, classes) float32 soft labels: the weight of the partner's label is the share of the box. Neither input is modified.
+    images (N, 3, H, W), labels (N,) int64; boxes (N, 4) and partners (N,) as drawn by `cutmix_draw`
+    -> mixed images, and (N, classes) float32 soft labels: the weight of the partner's label is the
+    share of the box. Neither input is modified.
     """
     partner = to_device(np.arange(len(partners)) - partners, images.device)
     mixed = choose(policies.inside(boxes, images), images.index_select(0, partner), images)
     top, left, bottom, right = boxes.T
     share = (bottom - top) * (right - left) / (images.shape[-2] * images.shape[-1])
-    own_share, its_share = to_device(np.stack([1 - share, share]).astype(np.float32), images.device).unsqueeze(2)
+    own_share, its_share = to_device(
+        np.stack([1 - share, share]).astype(np.float32), images.device
+    ).unsqueeze(2)
     own = F.one_hot(labels, classes).float()
     return mixed, own * own_share + own.index_select(0, partner) * its_share
 
@@ -162,24 +200,30 @@ def augment(
     padding: int = 4,
     size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One random view of every image of one batch, by one of `AUGMENTATIONS` or a pair (`policy_of`; PAPER: crop, mirror, policy, CutMix).
+    """One random view of every image of one batch, by one of `AUGMENTATIONS` or a pair
+    (`policy_of`; PAPER: crop, mirror, policy, CutMix).
 
     images  (N, 3, H, W) uint8. labels (N,) int64, 0 .. classes - 1. Neither is modified.
     rng     a generator, see `generator`; the same one gives the same bytes on every device.
-    mirror  whether images are flipped with probability 1/2. padding  pixels of the random crop, 0 to leave it out.
-    size    None: views are as large as the images. A number: the base augmentation is the resized crop and the colour
-            jitter of base.py, views and all that follows are (size, size), and `padding` is not used.
+    mirror  whether images are flipped with probability 1/2. padding  pixels of the random crop, 0
+            to leave it out.
+    size    None: views are as large as the images. A number: the base augmentation is the resized
+            crop and the colour jitter of base.py, views and all that follows are (size, size), and
+            `padding` is not used.
 
-    Returns (N, 3, H, W) or (N, 3, size, size) uint8 and the targets: the labels themselves or, after CutMix, (N, classes)
-    float32 soft labels.
-    Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, labels out of range, or a size below 1.
+    Returns (N, 3, H, W) or (N, 3, size, size) uint8 and the targets: the labels themselves or,
+    after CutMix, (N, classes) float32 soft labels.
+    Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, labels out of
+    range, or a size below 1.
 
     >>> images, labels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
     >>> views, targets = augment(images, labels, "augmix+cutmix", generator(0, 0, 0), classes=3)
     >>> views.shape, targets.shape
     (torch.Size([4, 3, 32, 32]), torch.Size([4, 3]))
     """
-    return augment_batches(images, labels, augmentation, [rng], len(images), classes, mirror, padding, size)
+    return augment_batches(
+        images, labels, augmentation, [rng], len(images), classes, mirror, padding, size
+    )
 
 
 def augment_batches(
@@ -193,12 +237,15 @@ def augment_batches(
     padding: int = 4,
     size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`augment` for many batches in one go: what one call per batch would give, byte for byte, concatenated.
+    """`augment` for many batches in one go: what one call per batch would give, byte for byte,
+    concatenated.
 
-    Every batch draws from its own generator; then all pixels are worked on together, which costs a GPU a few launches and
-    copies a call instead of a batch. On the CPU, too: about eight batches of 100 a call are quickest, more leave its cache.
+    Every batch draws from its own generator; then all pixels are worked on together, which costs a
+    GPU a few launches and copies a call instead of a batch. On the CPU, too: about eight batches of
+    100 a call are quickest, more leave its cache.
 
-    images  (N, 3, H, W) uint8, cut into consecutive batches of `batch` images; the last one may be smaller.
+    images  (N, 3, H, W) uint8, cut into consecutive batches of `batch` images; the last one may be
+            smaller.
     labels  (N,) int64, 0 .. classes - 1, and the other arguments: see `augment`.
     rngs    one generator per batch.
 
@@ -206,21 +253,29 @@ def augment_batches(
     Raises ValueError as `augment`, and if the number of generators is not that of the batches.
 
     >>> images, labels = torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10)
-    >>> views, targets = augment_batches(images, labels, "none+cutmix", [generator(0, 0, k) for k in range(3)], 4, 10)
+    >>> views, targets = augment_batches(images, labels, "none+cutmix",
+    ...     [generator(0, 0, k) for k in range(3)], 4, 10)
     >>> alone, target = augment(images[4:8], labels[4:8], "none+cutmix", generator(0, 0, 1), 10)
     >>> views[4:8].equal(alone), targets[4:8].equal(target)
     (True, True)
     """
     name, mix = parse(augmentation)
     check_images(images)
-    if labels.device.type == "cpu":  # on a GPU the check would wait for the device; data sets are checked when made
+    if (
+        labels.device.type == "cpu"
+    ):  # on a GPU the check would wait for the device; data sets are checked when made
         check_labels(labels, len(images), classes)
     if batch < 1 or len(rngs) != -(-len(images) // batch):
-        raise ValueError(f"{len(images)} images in batches of {batch} need one generator each, got {len(rngs)}")
+        raise ValueError(
+            f"{len(images)} images in batches of {batch} need one generator each, got {len(rngs)}"
+        )
     if size is not None and size < 1:
         raise ValueError(f"size must be None or at least 1, got {size}")
     if size is None:
-        first, apply_first = partial(crop_draw, padding=padding, mirror=mirror), partial(crop_and_mirror, padding=padding)
+        first, apply_first = (
+            partial(crop_draw, padding=padding, mirror=mirror),
+            partial(crop_and_mirror, padding=padding),
+        )
     else:
         first, apply_first = partial(base.draw, mirror=mirror), partial(base.apply, size=size)
     policy = policy_of(name)
@@ -231,7 +286,9 @@ def augment_batches(
     for k, rng in enumerate(rngs):
         count = min(batch, len(images) - k * batch)
         draws.append([first(rng, count, *before), *(draw(rng, count, *after) for draw in then)])
-    of_first, of_policy, *mixing = (_joined(of_step, len(images)) for of_step in zip(*draws, strict=True))
+    of_first, of_policy, *mixing = (
+        _joined(of_step, len(images)) for of_step in zip(*draws, strict=True)
+    )
     views = policy.apply(apply_first(images, *of_first), *of_policy)
     return cutmix(views, labels, classes, *mixing[0]) if mix else (views, labels)
 
@@ -241,5 +298,8 @@ def _joined(draws: Sequence[Draw], count: int) -> Draw:
     joined = tuple(np.concatenate(arrays) for arrays in zip(*draws, strict=True))
     for array in joined:
         if len(array) != count:
-            raise ValueError(f"a draw must have its {count} images on axis 0, got an array of shape {array.shape}")
+            raise ValueError(
+                f"a draw must have its {count} images on axis 0, got an array of shape "
+                f"{array.shape}"
+            )
     return joined

@@ -1,4 +1,6 @@
-"""Does a ranking agree with the accuracies? Rank correlations with exact p-values, and regret. NumPy alone."""
+"""Does a ranking agree with the accuracies? Rank correlations with exact p-values, and regret.
+NumPy alone.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,13 +9,17 @@ from math import comb
 
 import numpy as np
 
-EXACT_STATES = 2**16  # the exact distribution is computed up to this many states: 16 values without ties
+EXACT_STATES = (
+    2**16
+)  # the exact distribution is computed up to this many states: 16 values without ties
 RANDOM_PERMUTATIONS = 100_000
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """value in -1 .. 1 (NaN if one side is constant); p, two-sided; n points; exact: whether p counts all permutations."""
+    """value in -1 .. 1 (NaN if one side is constant); p, two-sided; n points; exact: whether p
+    counts all permutations.
+    """
 
     value: float
     p: float
@@ -34,7 +40,10 @@ def mid_ranks(x: np.ndarray) -> np.ndarray:
 def _check(x, y) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
-        raise ValueError(f"two equally long lists of at least 2 numbers expected, got shapes {x.shape} and {y.shape}")
+        raise ValueError(
+            f"two equally long lists of at least 2 numbers expected, got shapes {x.shape} "
+            f"and {y.shape}"
+        )
     for value in (*x, *y):
         if not np.isfinite(value):
             raise ValueError(f"numbers to correlate must be finite, got {value}")
@@ -54,7 +63,8 @@ def spearman(x, y) -> Correlation:
     if a.std() == 0 or b.std() == 0:
         return Correlation(float("nan"), float("nan"), len(x), True)
     value = float(np.clip(np.corrcoef(a, b)[0, 1], -1, 1))
-    # Twice the mid-ranks are integers, so the sum of products is one too; its mean over all orders is `centre`.
+    # Twice the mid-ranks are integers, so the sum of products is one too; its mean over all orders
+    # is `centre`.
     a2, b2 = np.rint(2 * a).astype(int) - 2, np.rint(2 * b).astype(int) - 2
     scale = np.gcd.reduce(np.concatenate([a2, b2]))
     # Rho is symmetric: the orders of the side with more ties are fewer to count.
@@ -64,13 +74,15 @@ def spearman(x, y) -> Correlation:
 
 
 def spearman_within(x, y, strata) -> Correlation:
-    """Spearman's rho within strata, with the exact p-value over all orders that exchange y within a stratum only.
+    """Spearman's rho within strata, with the exact p-value over all orders that exchange y within a
+    stratum only.
 
-    x, y, strata  (n,) numbers, numbers, labels; at most 16 points a stratum. value  correlation of mid-ranks taken within each stratum
-    and centred there: the mean of the strata's rho if those are equally large and without ties.
-    Raises ValueError as `spearman` does, and for a larger stratum.
+    x, y, strata  (n,) numbers, numbers, labels; at most 16 points a stratum. value  correlation of
+    mid-ranks taken within each stratum and centred there: the mean of the strata's rho if those are
+    equally large and without ties. Raises ValueError as `spearman` does, and for a larger stratum.
 
-    >>> spearman_within([1, 2, 3, 4, 5, 6], [1, 2, 3, 9, 8, 7], [0, 0, 0, 1, 1, 1]).value  # 1 and -1
+    # 1 and -1
+    >>> spearman_within([1, 2, 3, 4, 5, 6], [1, 2, 3, 9, 8, 7], [0, 0, 0, 1, 1, 1]).value
     0.0
     """
     (x, y), strata = _check(x, y), np.asarray(strata)
@@ -81,12 +93,22 @@ def spearman_within(x, y, strata) -> Correlation:
             raise ValueError(f"a stratum may have 16 points, {stratum!r} has {len(a)}")
         products += (a - a.mean()) @ (b - b.mean())
         squares_x, squares_y = squares_x + len(a) * a.var(), squares_y + len(b) * b.var()
-        totals, each = _distribution("spearman", tuple(sorted(a.tolist())), tuple(sorted(b.tolist())))
-        low, ways = low + totals[0] - a.sum() * b.mean(), np.convolve(ways, each)  # totals as distances from their mean
+        totals, each = _distribution(
+            "spearman", tuple(sorted(a.tolist())), tuple(sorted(b.tolist()))
+        )
+        low, ways = (
+            low + totals[0] - a.sum() * b.mean(),
+            np.convolve(ways, each),
+        )  # totals as distances from their mean
     if squares_x * squares_y == 0:
         return Correlation(float("nan"), float("nan"), len(x), True)
     far = np.abs(low + np.arange(len(ways))) >= abs(products) - 1e-6
-    return Correlation(float(products / np.sqrt(squares_x * squares_y)), float(ways[far].sum() / ways.sum()), len(x), True)
+    return Correlation(
+        float(products / np.sqrt(squares_x * squares_y)),
+        float(ways[far].sum() / ways.sum()),
+        len(x),
+        True,
+    )
 
 
 def kendall(x, y) -> Correlation:
@@ -103,7 +125,9 @@ def kendall(x, y) -> Correlation:
     if scale == 0:
         return Correlation(float("nan"), float("nan"), len(x), True)
     total = int((sign_x * sign_y).sum()) // 2
-    p, exact = _p_value("kendall", np.searchsorted(np.unique(x), x), np.searchsorted(np.unique(y), y), total, 0.0)
+    p, exact = _p_value(
+        "kendall", np.searchsorted(np.unique(x), x), np.searchsorted(np.unique(y), y), total, 0.0
+    )
     return Correlation(float(2 * total / scale), p, len(x), exact)
 
 
@@ -112,11 +136,14 @@ def _states(b: np.ndarray) -> float:
     return np.prod(np.unique(b, return_counts=True)[1] + 1.0)
 
 
-def _p_value(kind: str, a: np.ndarray, b: np.ndarray, observed: int, centre: float) -> tuple[float, bool]:
+def _p_value(
+    kind: str, a: np.ndarray, b: np.ndarray, observed: int, centre: float
+) -> tuple[float, bool]:
     """P(|T - centre| >= |observed - centre|) over all orders of b, for integers a and b.
 
-    T is the sum of products ("spearman") or concordant minus discordant pairs ("kendall"). Exact where that is feasible,
-    else by random permutations with the (k + 1) / (m + 1) estimate of Phipson & Smyth (2010), valid at any m.
+    T is the sum of products ("spearman") or concordant minus discordant pairs ("kendall"). Exact
+    where that is feasible, else by random permutations with the (k + 1) / (m + 1) estimate of
+    Phipson & Smyth (2010), valid at any m.
     """
     distance = abs(observed - centre) - 1e-9
     if _states(b) <= EXACT_STATES and (kind == "spearman" or len(set(a.tolist())) == len(a)):
@@ -135,11 +162,14 @@ def _p_value(kind: str, a: np.ndarray, b: np.ndarray, observed: int, centre: flo
 
 
 @lru_cache(maxsize=64)
-def _distribution(kind: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """All totals that T takes over the orders of b, and in how many orders (up to a constant) it takes each.
+def _distribution(
+    kind: str, a: tuple[int, ...], b: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """All totals that T takes over the orders of b, and in how many orders (up to a constant) it
+    takes each.
 
-    Dynamic programming over the places: a state counts, for each distinct value of b, how many are used up. Its cost
-    depends on the values alone, so rankings of the same candidates share it.
+    Dynamic programming over the places: a state counts, for each distinct value of b, how many are
+    used up. Its cost depends on the values alone, so rankings of the same candidates share it.
     """
     values, counts = np.unique(b, return_counts=True)
     states, weights, low = np.zeros((1, len(values)), int), np.ones((1, 1)), 0
@@ -156,7 +186,9 @@ def _distribution(kind: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[np
 
 
 def _place(states: np.ndarray, weights: np.ndarray, low: int, counts: np.ndarray, gain: Callable):
-    """Put each unused value at the next place: (S, V) states, (S, R) numbers of ways with totals low, low + 1, ..."""
+    """Put each unused value at the next place: (S, V) states, (S, R) numbers of ways with totals
+    low, low + 1, ...
+    """
     moves = []
     for k in range(len(counts)):
         free = np.flatnonzero(states[:, k] < counts[k])
@@ -179,7 +211,8 @@ def _place(states: np.ndarray, weights: np.ndarray, low: int, counts: np.ndarray
 
 
 def regret(metric, accuracy) -> float:
-    """Accuracy points lost by taking the candidate with the lowest metric instead of the most accurate one; at least 0.
+    """Accuracy points lost by taking the candidate with the lowest metric instead of the most
+    accurate one; at least 0.
 
     Candidates that share the lowest metric are taken with equal chance: the mean over them.
 
@@ -195,9 +228,11 @@ T_CRITICAL = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 
 
 def t_critical(degrees: int) -> float:
-    """What a t statistic exceeds by chance in one of twenty cases, for so many degrees of freedom; infinite for none.
+    """What a t statistic exceeds by chance in one of twenty cases, for so many degrees of freedom;
+    infinite for none.
 
-    Above nine degrees that of nine is given, which is stricter. Raises ValueError for a negative number.
+    Above nine degrees that of nine is given, which is stricter. Raises ValueError for a negative
+    number.
 
     >>> t_critical(2), t_critical(0)
     (2.92, inf)

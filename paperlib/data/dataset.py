@@ -16,9 +16,11 @@ class Dataset:
     train_labels, test_labels  (N,) int64, 0 .. classes - 1.
     classes                    their names, in label order.
     mean, std                  of the channels, on the scale 0 .. 1, for the normalisation.
-    mirror                     whether a mirrored image keeps its class: true of photographs, not of digits.
-    size                       None: training views are crops of the padded images, as large as the images. A number: the side
-                               of views made by the base augmentation of `paperlib.augment.base`, see `resized`.
+    mirror                     whether a mirrored image keeps its class: true of photographs, not of
+                               digits.
+    size                       None: training views are crops of the padded images, as large as the
+                               images. A number: the side of views made by the base augmentation of
+                               `paperlib.augment.base`, see `resized`.
 
     Raises TypeError or ValueError, naming the value, if the arrays are not that.
     """
@@ -57,11 +59,13 @@ class Dataset:
         return tuple(self.train_images.shape[-2:]) if self.size is None else (self.size, self.size)
 
     def test_views(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 -> uint8 as a network trained on this data set is tested on them; no randomness.
+        """(N, 3, H, W) uint8 -> uint8 as a network trained on this data set is tested on them; no
+        randomness.
 
-        The images themselves if `size` is None or their own side. Else they are resized to a square of 256 pixels for views
-        of 224, and in that proportion for others (bilinear, antialias); nothing is cut off, as in the paper's code. Random
-        crops show objects larger than the whole image of the same size would (Touvron et al., NeurIPS 2019).
+        The images themselves if `size` is None or their own side. Else they are resized to a square
+        of 256 pixels for views of 224, and in that proportion for others (bilinear, antialias);
+        nothing is cut off, as in the paper's code. Random crops show objects larger than the whole
+        image of the same size would (Touvron et al., NeurIPS 2019).
         """
         if self.size is None or images.shape[-2:] == (self.size, self.size):
             return images
@@ -75,7 +79,10 @@ def check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a torch tensor, got {type(images).__name__}")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise ValueError(f"images must be a non-empty uint8 tensor (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        raise ValueError(
+            f"images must be a non-empty uint8 tensor (N, 3, H, W), got {images.dtype} "
+            f"{tuple(images.shape)}"
+        )
 
 
 def check_labels(labels: Tensor, images: int, classes: int) -> None:
@@ -83,18 +90,30 @@ def check_labels(labels: Tensor, images: int, classes: int) -> None:
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a torch tensor, got {type(labels).__name__}")
     if labels.dtype != torch.int64 or labels.shape != (images,):
-        raise ValueError(f"labels must be int64 of shape ({images},), got {labels.dtype} {tuple(labels.shape)}")
+        raise ValueError(
+            f"labels must be int64 of shape ({images},), got {labels.dtype} {tuple(labels.shape)}"
+        )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise ValueError(f"labels must lie in 0..{classes - 1}, found {low if low < 0 else high}")
 
 
-@lru_cache(maxsize=64)  # made from Python numbers, they would be copied from the host for every batch
+@lru_cache(
+    maxsize=64
+)  # made from Python numbers, they would be copied from the host for every batch
 def _scaled(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers on the scale 0 .. 1, one per channel -> (1, C, 1, 1) float32 on the scale 0 .. 255. Not to be modified."""
+    """Numbers on the scale 0 .. 1, one per channel -> (1, C, 1, 1) float32 on the scale 0 .. 255.
+    Not to be modified.
+    """
     return torch.tensor(values, device=device).view(1, -1, 1, 1) * 255
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(N, 3, H, W) uint8 -> float32 of the same shape and memory format, (x / 255 - mean) / std per channel."""
-    return images.float().sub_(_scaled(tuple(mean), images.device)).div_(_scaled(tuple(std), images.device))
+    """(N, 3, H, W) uint8 -> float32 of the same shape and memory format, (x / 255 - mean) / std per
+    channel.
+    """
+    return (
+        images.float()
+        .sub_(_scaled(tuple(mean), images.device))
+        .div_(_scaled(tuple(std), images.device))
+    )

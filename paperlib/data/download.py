@@ -14,7 +14,11 @@ def explained(name: str, root: Path, *by_hand: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        ways = [f"let it be downloaded (tried just now: {(str(error).splitlines() or [type(error).__name__])[0]})", *by_hand]
+        ways = [
+            "let it be downloaded (tried just now: "
+            f"{(str(error).splitlines() or [type(error).__name__])[0]})",
+            *by_hand,
+        ]
         listed = "\n".join(f"  {i}. {way}" for i, way in enumerate(ways, start=1))
         raise FileNotFoundError(
             f"{name} is not in {root.resolve()} (set by $PAPERLIB_DATA). Ways to get it:\n{listed}"

@@ -1,4 +1,6 @@
-"""Parts of a data set: class-balanced subsets, a validation split, the two halves of the test images."""
+"""Parts of a data set: class-balanced subsets, a validation split, the two halves of the test
+images.
+"""
 
 from dataclasses import replace
 
@@ -12,11 +14,13 @@ HALVES_SEED = 2  # of `halves`: never to be changed, committed records were judg
 
 
 def balanced_indices(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Indices of `count` images, chosen at random with every class as often as the others, or once more.
+    """Indices of `count` images, chosen at random with every class as often as the others, or once
+    more.
 
     labels  (N,) int64. count  at least the number of classes. seed  of the choice and of the order.
     Returns (count,) int64 on the CPU, in random order.
-    Raises ValueError if a class has too few images or `count` is smaller than the number of classes.
+    Raises ValueError if a class has too few images or `count` is smaller than the number of
+    classes.
 
     >>> balanced_indices(torch.tensor([0, 0, 0, 1, 1]), 4, seed=0).sort().values.shape
     torch.Size([4])
@@ -32,13 +36,18 @@ def balanced_indices(labels: Tensor, count: int, seed: int) -> Tensor:
     for label, wanted in zip(classes, quota, strict=True):
         members = np.flatnonzero(values == label)
         if len(members) < wanted:
-            raise ValueError(f"class {label} has {len(members)} images, {wanted} wanted for a subset of {count}")
+            raise ValueError(
+                f"class {label} has {len(members)} images, {wanted} wanted for a subset of {count}"
+            )
         chosen.append(rng.choice(members, wanted, replace=False))
     return torch.from_numpy(rng.permutation(np.concatenate(chosen)))
 
 
-def subset(data: Dataset, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
-    """A class-balanced, seeded choice of `train` training and `test` test images; None keeps all of them.
+def subset(
+    data: Dataset, train: int | None = None, test: int | None = None, seed: int = 0
+) -> Dataset:
+    """A class-balanced, seeded choice of `train` training and `test` test images; None keeps all of
+    them.
 
     >>> from paperlib.data import load
     >>> len(subset(load("digits"), train=200).train_images)
@@ -54,9 +63,11 @@ def subset(data: Dataset, train: int | None = None, test: int | None = None, see
 
 
 def validation_split(data: Dataset, images: int, seed: int = 0) -> Dataset:
-    """The data set to make choices on: `images` of the training images take the place of the test images.
+    """The data set to make choices on: `images` of the training images take the place of the test
+    images.
 
-    The test images are for reporting; whatever is chosen (a learning rate, an epoch, a pick) is chosen on this.
+    The test images are for reporting; whatever is chosen (a learning rate, an epoch, a pick) is
+    chosen on this.
 
     >>> from paperlib.data import load
     >>> choices = validation_split(load("digits"), images=300)
@@ -76,17 +87,21 @@ def validation_split(data: Dataset, images: int, seed: int = 0) -> Dataset:
 
 
 def halves(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The two fixed halves of the test images: the choosing half, for what chooses by held-out images, and the judging half.
+    """The two fixed halves of the test images: the choosing half, for what chooses by held-out
+    images, and the judging half.
 
-    labels  (N,) int64 of the test images. Returns the places of each half's images, ascending, (N // 2,) and (N - N // 2,) int64
-    on the device of `labels`. Both have half of each class, or one more or less.
+    labels  (N,) int64 of the test images. Returns the places of each half's images, ascending, (N
+    // 2,) and (N - N // 2,) int64 on the device of `labels`. Both have half of each class, or one
+    more or less.
 
     >>> halves(torch.tensor([0, 0, 1, 1]))[0].shape
     torch.Size([2])
     """
     shuffled = np.random.default_rng(HALVES_SEED).permutation(len(labels))
     by_class = shuffled[np.argsort(labels.cpu().numpy()[shuffled], kind="stable")]
-    choosing, judging = (torch.from_numpy(np.sort(by_class[start::2])).to(labels.device) for start in (1, 0))
+    choosing, judging = (
+        torch.from_numpy(np.sort(by_class[start::2])).to(labels.device) for start in (1, 0)
+    )
     return choosing, judging
 
 
@@ -98,12 +113,15 @@ def choosing_images(data: Dataset) -> Dataset:
     250
     """
     choosing, _ = halves(data.test_labels)
-    return replace(data, train_images=data.test_images[choosing], train_labels=data.test_labels[choosing])
+    return replace(
+        data, train_images=data.test_images[choosing], train_labels=data.test_labels[choosing]
+    )
 
 
 def resized(data: Dataset, size: int | None) -> Dataset:
-    """The same images, with training views of (size, size) by the base augmentation of `paperlib.augment.base`, and test views
-    to match (`Dataset.test_views`). None: views as large as the images, crops of the padded image.
+    """The same images, with training views of (size, size) by the base augmentation of
+    `paperlib.augment.base`, and test views to match (`Dataset.test_views`). None: views as large as
+    the images, crops of the padded image.
 
     >>> from paperlib.data import load
     >>> resized(load("digits"), 64).view_shape

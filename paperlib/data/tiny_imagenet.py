@@ -32,7 +32,8 @@ def _read_folder(files: list[tuple[Path, int]]) -> tuple[Tensor, Tensor]:
 
 
 def tiny_imagenet(root: Path, download: bool) -> Dataset:
-    """The folder layout of the published archive; classes whose training folder is absent are left out.
+    """The folder layout of the published archive; classes whose training folder is absent are left
+    out.
 
     Test images are the published validation images: the test labels were never published.
     """
@@ -41,9 +42,11 @@ def tiny_imagenet(root: Path, download: bool) -> Dataset:
         from torchvision.datasets.utils import download_and_extract_archive
 
         with explained(
-            "tiny-imagenet", root, f"unpack tiny-imagenet-200.zip there, giving the folder {folder.name}",
+            "tiny-imagenet",
+            root,
+            f"unpack tiny-imagenet-200.zip there, giving the folder {folder.name}",
             "point $PAPERLIB_DATA at a folder that has it",
-        ):  # fmt: skip
+        ):
             if not download:
                 raise RuntimeError("download=False")
             root.mkdir(parents=True, exist_ok=True)
@@ -54,16 +57,29 @@ def tiny_imagenet(root: Path, download: bool) -> Dataset:
             finally:
                 shutil.rmtree(unpacked)
     try:
-        wnids = [w for w in (folder / "wnids.txt").read_text().split() if (folder / "train" / w).is_dir()]
-        rows = [line.split("\t")[:2] for line in (folder / "val/val_annotations.txt").read_text().splitlines()]
+        wnids = [
+            w for w in (folder / "wnids.txt").read_text().split() if (folder / "train" / w).is_dir()
+        ]
+        rows = [
+            line.split("\t")[:2]
+            for line in (folder / "val/val_annotations.txt").read_text().splitlines()
+        ]
     except OSError as error:
         raise ValueError(f"{folder} does not have Tiny-ImageNet's layout: {error}") from error
     label = {wnid: i for i, wnid in enumerate(sorted(wnids))}
-    train = [(path, label[w]) for w in sorted(wnids) for path in sorted((folder / "train" / w / "images").iterdir())]
+    train = [
+        (path, label[w])
+        for w in sorted(wnids)
+        for path in sorted((folder / "train" / w / "images").iterdir())
+    ]
     test = [(folder / "val/images" / name, label[wnid]) for name, wnid in rows if wnid in label]
     if not train or not test:
         raise ValueError(f"{folder} has {len(train)} training and {len(test)} validation images")
     return Dataset(
-        "tiny-imagenet", *_read_folder(train), *_read_folder(test), tuple(sorted(wnids)),
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
-    )  # fmt: skip
+        "tiny-imagenet",
+        *_read_folder(train),
+        *_read_folder(test),
+        tuple(sorted(wnids)),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )

@@ -1,6 +1,8 @@
-"""Contrastive distillation: every image against thousands of others, whose embeddings are remembered.
+"""Contrastive distillation: every image against thousands of others, whose embeddings are
+remembered.
 
-Nothing here waits for the device or draws random numbers on the host: a training step stays one CUDA graph.
+Nothing here waits for the device or draws random numbers on the host: a training step stays one
+CUDA graph.
 """
 
 import math
@@ -16,14 +18,16 @@ EPSILON = 1e-7
 
 
 def contrast(scores: Tensor, images: int) -> Tensor:
-    """Noise-contrastive estimation as in CRD (Tian et al., ICLR 2020, arXiv 1910.10699, section 3), of one side.
+    """Noise-contrastive estimation as in CRD (Tian et al., ICLR 2020, arXiv 1910.10699, section 3),
+    of one side.
 
     -(1/N) [sum log P / (P + m/n + eps) + sum log (m/n) / (P' + m/n + eps)], eps = 1e-7, in nats.
 
     scores  (N, 1 + m) positive: P of the image's own entry in column 0, P' of m others.
     images  n, of the training set. Returns a scalar.
 
-    >>> contrast(torch.full((2, 3), 0.2), images=10)  # scores equal to m/n: log 2 for each of the three
+    # scores equal to m/n: log 2 for each of the three
+    >>> contrast(torch.full((2, 3), 0.2), images=10)
     tensor(2.0794)
     """
     noise = (scores.shape[1] - 1) / images
@@ -37,7 +41,9 @@ def _signed(x: int) -> int:
     return x - 2**64 if x >= 2**63 else x
 
 
-_STEP, _FIRST, _SECOND = (_signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_STEP, _FIRST, _SECOND = (
+    _signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -46,9 +52,11 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 
 def mix(x: Tensor) -> Tensor:
-    """splitmix64's finaliser (Steele, Lea & Flood, OOPSLA 2014) on int64, modulo 2^64: the same bits on every device.
+    """splitmix64's finaliser (Steele, Lea & Flood, OOPSLA 2014) on int64, modulo 2^64: the same
+    bits on every device.
 
-    >>> mix(torch.tensor([_STEP])).item() == _signed(0xE220A8397B1DCDAF)  # splitmix64's first output for seed 0
+    # splitmix64's first output for seed 0
+    >>> mix(torch.tensor([_STEP])).item() == _signed(0xE220A8397B1DCDAF)
     True
     """
     x = (x ^ _shift(x, 30)) * _FIRST
@@ -59,12 +67,14 @@ def mix(x: Tensor) -> Tensor:
 class Negatives(nn.Module):
     """Draws images of other classes, on the device, by a hash of (seed, call, row, column).
 
-    labels   (n,) int64, of the training set. classes  their number. count  draws an image, at least 1.
+    labels   (n,) int64, of the training set. classes  their number. count  draws an image, at least
+             1.
 
-    Every image of another class is equally likely, to 1 in 10^4 for 10^5 images; draws are independent, with replacement.
-    CRD's code draws without replacement where a class has enough others: the loss has the same expectation, its noise is a
-    little smaller there.
-    Raises ValueError for labels out of range, for a class that holds all images, or a count below 1.
+    Every image of another class is equally likely, to 1 in 10^4 for 10^5 images; draws are
+    independent, with replacement. CRD's code draws without replacement where a class has enough
+    others: the loss has the same expectation, its noise is a little smaller there.
+    Raises ValueError for labels out of range, for a class that holds all images, or a count below
+    1.
     """
 
     def __init__(self, labels: Tensor, classes: int, count: int, seed: int = 0):
@@ -74,10 +84,15 @@ class Negatives(nn.Module):
         if count < 1:
             raise ValueError(f"at least 1 negative is needed, got {count}")
         if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise ValueError(f"labels must lie in 0..{classes - 1}, found {int(labels.min())}..{int(labels.max())}")
+            raise ValueError(
+                f"labels must lie in 0..{classes - 1}, found "
+                f"{int(labels.min())}..{int(labels.max())}"
+            )
         sizes = torch.bincount(labels, minlength=classes)
         if int(sizes.max()) == len(labels):
-            raise ValueError(f"no image of another class: all {len(labels)} are of class {int(labels[0])}")
+            raise ValueError(
+                f"no image of another class: all {len(labels)} are of class {int(labels[0])}"
+            )
         self.count, self.seed = count, seed
         self.register_buffer("labels", labels.clone())
         self.register_buffer("order", labels.argsort(stable=True))  # images sorted by class
@@ -87,8 +102,12 @@ class Negatives(nn.Module):
 
     @torch.no_grad()
     def forward(self, indices: Tensor) -> Tensor:
-        """indices (N,) int64 -> (N, count) int64 images of other classes; in train mode the next call draws others."""
-        rows, columns = (torch.arange(1, n + 1, device=indices.device) for n in (len(indices), self.count))
+        """indices (N,) int64 -> (N, count) int64 images of other classes; in train mode the next
+        call draws others.
+        """
+        rows, columns = (
+            torch.arange(1, n + 1, device=indices.device) for n in (len(indices), self.count)
+        )
         key = mix(self.call * _STEP + self.seed)
         bits = mix(mix(key + rows[:, None] * _STEP) + columns * _STEP)
         label = self.labels[indices][:, None]
@@ -100,12 +119,15 @@ class Negatives(nn.Module):
 
 
 class Memory(nn.Module):
-    """Embeddings of two features, remembered for every image, and the contrast between them: CRD of one layer.
+    """Embeddings of two features, remembered for every image, and the contrast between them: CRD of
+    one layer.
 
-    student, teacher  shapes of the features, batch axis first; they are flattened. images  n, of the training set.
-    memory_student, memory_teacher  (n, dim): what was seen last, mixed with what was before. At first uniform in
-                      +-sqrt(3 / dim), so of length about 1.
-    scale_student, scale_teacher    the constants Z, scores' mean over the first batch times n; 0 until then.
+    student, teacher  shapes of the features, batch axis first; they are flattened. images  n, of
+                      the training set.
+    memory_student, memory_teacher  (n, dim): what was seen last, mixed with what was before. At
+                      first uniform in +-sqrt(3 / dim), so of length about 1.
+    scale_student, scale_teacher    the constants Z, scores' mean over the first batch times n; 0
+    until then.
     """
 
     def __init__(
@@ -125,11 +147,14 @@ class Memory(nn.Module):
             self.student_head = nn.Linear(math.prod(student[1:]), dim)
             self.teacher_head = nn.Linear(math.prod(teacher[1:]), dim)
             for side in ("student", "teacher"):
-                self.register_buffer(f"memory_{side}", torch.empty(images, dim).uniform_(-bound, bound))
+                self.register_buffer(
+                    f"memory_{side}", torch.empty(images, dim).uniform_(-bound, bound)
+                )
                 self.register_buffer(f"scale_{side}", torch.zeros(()))
 
     def forward(self, fs: Tensor, ft: Tensor, indices: Tensor, negatives: Tensor) -> Tensor:
-        """Student against the teacher's memory plus teacher against the student's; in train mode the memories then learn.
+        """Student against the teacher's memory plus teacher against the student's; in train mode
+        the memories then learn.
 
         indices (N,), each once; negatives (N, m), both int64.
         """
@@ -144,8 +169,9 @@ class Memory(nn.Module):
         return loss
 
     def _side(self, embedding: Tensor, memory: Tensor, scale: Tensor, chosen: Tensor) -> Tensor:
-        # The whole memory at once and then a choice: the chosen entries themselves would be N (1 + m) dim numbers. A copy,
-        # because the backward pass needs the memory as it was before this batch was remembered.
+        # The whole memory at once and then a choice: the chosen entries themselves would be N (1 +
+        # m) dim numbers. A copy, because the backward pass needs the memory as it was before this
+        # batch was remembered.
         scores = ((embedding @ memory.clone().T).gather(1, chosen) / self.temperature).exp()
         with torch.no_grad():
             z = torch.where(scale > 0, scale, scores.mean() * self.images)
@@ -160,16 +186,20 @@ class Memory(nn.Module):
 
 
 class CRD(Distiller):
-    """Contrastive representation distillation (Tian et al., ICLR 2020, arXiv 1910.10699), summed over the layers.
+    """Contrastive representation distillation (Tian et al., ICLR 2020, arXiv 1910.10699), summed
+    over the layers.
 
-    Linear heads on both sides, learned, to embeddings of length 1; score = exp(memory . embedding / temperature) / Z, Z the
-    mean score of the first batch times n, kept from then on; `contrast` of the student against the teacher's memory plus of
-    the teacher against the student's. After scoring the batch's rows of both memories become
-    normalise(momentum old + (1 - momentum) new). Needs the images' indices, each once in a batch, and only remembers in
-    train mode. With CutMix index and negatives stay those of the unmixed image.
+    Linear heads on both sides, learned, to embeddings of length 1; score = exp(memory . embedding /
+    temperature) / Z, Z the mean score of the first batch times n, kept from then on; `contrast` of
+    the student against the teacher's memory plus of the teacher against the student's. After
+    scoring the batch's rows of both memories become normalise(momentum old + (1 - momentum) new).
+    Needs the images' indices, each once in a batch, and only remembers in train mode. With CutMix
+    index and negatives stay those of the unmixed image.
 
-    negatives    images of other classes that each image is compared with, drawn anew each step, with replacement.
-    temperature  positive; 0.1 in SQAKD, 0.07 in RepDistiller. momentum  of the memories, in [0, 1). dim  of the embeddings.
+    negatives    images of other classes that each image is compared with, drawn anew each step,
+                 with replacement.
+    temperature  positive; 0.1 in SQAKD, 0.07 in RepDistiller. momentum  of the memories, in [0, 1).
+                 dim  of the embeddings.
 
     >>> crd = CRD([(2, 8)], [(2, 8)], torch.tensor([0, 1, 2, 0]), classes=3, negatives=4, dim=2)
     >>> loss = crd([torch.randn(2, 8)], [torch.randn(2, 8)], torch.tensor([3, 1]))
@@ -213,10 +243,11 @@ class CRD(Distiller):
 
 
 class CKTF(CRD):
-    """Contrastive knowledge transfer (Zhao, Chen & Zhao, ICASSP 2023, arXiv 2303.07599) as SQAKD runs it.
+    """Contrastive knowledge transfer (Zhao, Chen & Zhao, ICASSP 2023, arXiv 2303.07599) as SQAKD
+    runs it.
 
-    CRD on the last layer, a vector, plus theta times the sum of CRD on the others, maps: those are scaled to length 1
-    over the batch, element by element, then averaged over space.
+    CRD on the last layer, a vector, plus theta times the sum of CRD on the others, maps: those are
+    scaled to length 1 over the batch, element by element, then averaged over space.
     """
 
     def __init__(
@@ -235,8 +266,16 @@ class CKTF(CRD):
     ):
         if not theta >= 0:
             raise ValueError(f"theta must be at least 0, got {theta}")
-        student, teacher = ([(size[0], size[1]) for size in sizes] for sizes in (student, teacher))  # pooled
-        options = {"negatives": negatives, "temperature": temperature, "momentum": momentum, "dim": dim, "seed": seed}
+        student, teacher = (
+            [(size[0], size[1]) for size in sizes] for sizes in (student, teacher)
+        )  # pooled
+        options = {
+            "negatives": negatives,
+            "temperature": temperature,
+            "momentum": momentum,
+            "dim": dim,
+            "seed": seed,
+        }
         super().__init__(student, teacher, labels, classes, **options)
         self.theta = theta
 

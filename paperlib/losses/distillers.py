@@ -31,17 +31,20 @@ def _in_full_precision(features: Sequence[Tensor]) -> torch.autocast:
 class Distiller(nn.Module):
     """The beta term of an objective: a loss between the chosen layers, with whatever it learns.
 
-    A subclass implements `loss` and builds its modules in `__init__`, which takes the arguments below and options of its own
-    with defaults; `seed` is of the initial weights. What it registers learns with the student's weights.
+    A subclass implements `loss` and builds its modules in `__init__`, which takes the arguments
+    below and options of its own with defaults; `seed` is of the initial weights. What it registers
+    learns with the student's weights.
 
-    student, teacher  shapes of the chosen layers' features, batch axis first, from the first layer to the last.
-    labels            (n,) int64 labels of the whole training set, classes  their number: for losses that look at more than
-                      the batch.
+    student, teacher  shapes of the chosen layers' features, batch axis first, from the first layer
+                      to the last.
+    labels            (n,) int64 labels of the whole training set, classes  their number: for losses
+                      that look at more than the batch.
     Raises ValueError for no layers, or for different numbers of them.
 
-    pretrains   "" or what learns by `pretraining_loss` before the main stage: "own", the `pretrained` parameters, on the
-                teacher's features, to stay as they are from then on; or "student", the student's feature layers together
-                with the `pretrained` parameters.
+    pretrains   "" or what learns by `pretraining_loss` before the main stage: "own", the
+                `pretrained` parameters, on the teacher's features, to stay as they are from then
+                on; or "student", the student's feature layers together with the `pretrained`
+                parameters.
     capturable  whether a step with this loss can be captured in a CUDA graph.
     """
 
@@ -57,12 +60,19 @@ class Distiller(nn.Module):
     ):
         super().__init__()
         if not student or len(student) != len(teacher):
-            raise ValueError(f"as many layers of the student as of the teacher expected, got {len(student)} and {len(teacher)}")
+            raise ValueError(
+                "as many layers of the student as of the teacher expected, got "
+                f"{len(student)} and {len(teacher)}"
+            )
 
-    def forward(self, fs: Sequence[Tensor], ft: Sequence[Tensor], indices: Tensor | None = None) -> Tensor:
-        """The loss between features of one batch, a scalar of at least float32, whatever type they come in.
+    def forward(
+        self, fs: Sequence[Tensor], ft: Sequence[Tensor], indices: Tensor | None = None
+    ) -> Tensor:
+        """The loss between features of one batch, a scalar of at least float32, whatever type they
+        come in.
 
-        indices  (N,) int64, the images' places in the training set; only contrastive losses look at them.
+        indices  (N,) int64, the images' places in the training set; only contrastive losses look at
+        them.
         """
         with _in_full_precision(fs):
             return self.loss([widen(f) for f in fs], [widen(f) for f in ft], indices)
@@ -110,16 +120,27 @@ def as_map(f: Tensor) -> Tensor:
 
 
 class FitNet(Distiller):
-    """`hint` on student features that went through a 1x1 convolution, batch normalisation and ReLU (Romero et al., ICLR 2015).
+    """`hint` on student features that went through a 1x1 convolution, batch normalisation and ReLU
+    (Romero et al., ICLR 2015).
 
-    The regressor is always there, also where widths agree, as in RepDistiller; statistics are the batch's. RepDistiller meets
-    different sizes by strides or transposed convolutions; here the larger map is pooled. Vectors are maps of one position.
+    The regressor is always there, also where widths agree, as in RepDistiller; statistics are the
+    batch's. RepDistiller meets different sizes by strides or transposed convolutions; here the
+    larger map is pooled. Vectors are maps of one position.
     """
 
-    def __init__(self, student: Sizes, teacher: Sizes, labels: Tensor | None = None, classes: int | None = None, seed: int = 0):
+    def __init__(
+        self,
+        student: Sizes,
+        teacher: Sizes,
+        labels: Tensor | None = None,
+        classes: int | None = None,
+        seed: int = 0,
+    ):
         super().__init__(student, teacher, labels, classes)
         with seeded(seed):
-            self.regressors = nn.ModuleList(_conv_bn_relu(s[1], t[1]) for s, t in zip(student, teacher, strict=True))
+            self.regressors = nn.ModuleList(
+                _conv_bn_relu(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
+            )
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
         layers = zip(self.regressors, fs, ft, strict=True)
@@ -132,7 +153,8 @@ def _conv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class Correlation(Distiller):
-    """`correlation` of linear embeddings of both features, learned on both sides (Peng et al., ICCV 2019).
+    """`correlation` of linear embeddings of both features, learned on both sides (Peng et al., ICCV
+    2019).
 
     dim  width of the embeddings. Maps are flattened.
     """
@@ -149,20 +171,28 @@ class Correlation(Distiller):
     ):
         super().__init__(student, teacher, labels, classes)
         with seeded(seed):
-            self.student_heads = nn.ModuleList(nn.Linear(math.prod(size[1:]), dim) for size in student)
-            self.teacher_heads = nn.ModuleList(nn.Linear(math.prod(size[1:]), dim) for size in teacher)
+            self.student_heads = nn.ModuleList(
+                nn.Linear(math.prod(size[1:]), dim) for size in student
+            )
+            self.teacher_heads = nn.ModuleList(
+                nn.Linear(math.prod(size[1:]), dim) for size in teacher
+            )
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
         layers = zip(self.student_heads, self.teacher_heads, fs, ft, strict=True)
-        return sum(correlation(head_s(s.flatten(1)), head_t(t.flatten(1))) for head_s, head_t, s, t in layers)
+        return sum(
+            correlation(head_s(s.flatten(1)), head_t(t.flatten(1)))
+            for head_s, head_t, s, t in layers
+        )
 
 
 class VID(Distiller):
     """Variational information distillation (Ahn et al., CVPR 2019, arXiv 1904.05835, section 2).
 
-    Of each layer mean over all elements of ((mu(s) - t)^2 / v + log v) / 2, the negative log-likelihood of the teacher's
-    feature without its constant, in nats: it can be negative. mu is a regressor of three 1x1 convolutions without bias, ReLU
-    between; v = softplus(a) + 1e-5, one learned a for each of the teacher's channels. Sizes that differ are pooled.
+    Of each layer mean over all elements of ((mu(s) - t)^2 / v + log v) / 2, the negative
+    log-likelihood of the teacher's feature without its constant, in nats: it can be negative. mu is
+    a regressor of three 1x1 convolutions without bias, ReLU between; v = softplus(a) + 1e-5, one
+    learned a for each of the teacher's channels. Sizes that differ are pooled.
 
     variance  v before training, positive.
     """
@@ -183,7 +213,9 @@ class VID(Distiller):
         if not variance > self.floor:
             raise ValueError(f"the variance must be more than {self.floor}, got {variance}")
         with seeded(seed):
-            self.regressors = nn.ModuleList(_regressor(s[1], t[1]) for s, t in zip(student, teacher, strict=True))
+            self.regressors = nn.ModuleList(
+                _regressor(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
+            )
         raw = math.log(math.expm1(variance - self.floor))
         self.scales = nn.ParameterList(torch.full((size[1],), raw) for size in teacher)
 
@@ -203,13 +235,15 @@ def _regressor(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class FactorTransfer(Distiller):
-    """`factor` between a translation of the student's map and a paraphrase of the teacher's (Kim et al., NeurIPS 2018).
+    """`factor` between a translation of the student's map and a paraphrase of the teacher's (Kim et
+    al., NeurIPS 2018).
 
-    The paraphraser is an autoencoder of 3x3 convolutions, LeakyReLU(0.1) after each: C -> C -> F -> F, F = rate * C, and the
-    same mirrored by transposed convolutions. It learns first, alone, to reconstruct the teacher's map (mean squared error);
-    then its encoder gives the teacher's factor and gets no gradient any more. The translator has the encoder's shape, from the
-    student's C to F, with batch normalisation (the batch's statistics), and learns with the student. Of both networks' layers
-    the widths may differ; sizes that differ are pooled.
+    The paraphraser is an autoencoder of 3x3 convolutions, LeakyReLU(0.1) after each: C -> C -> F ->
+    F, F = rate * C, and the same mirrored by transposed convolutions. It learns first, alone, to
+    reconstruct the teacher's map (mean squared error); then its encoder gives the teacher's factor
+    and gets no gradient any more. The translator has the encoder's shape, from the student's C to
+    F, with batch normalisation (the batch's statistics), and learns with the student. Of both
+    networks' layers the widths may differ; sizes that differ are pooled.
 
     rate  channels of the factor over channels of the teacher's map, in (0, 1].
     """
@@ -231,9 +265,15 @@ class FactorTransfer(Distiller):
             raise ValueError(f"the rate must lie in (0, 1], got {rate}")
         widths = [max(1, int(rate * size[1])) for size in teacher]
         with seeded(seed):
-            self.translators = nn.ModuleList(_encoder(s[1], f, norm=True) for s, f in zip(student, widths, strict=True))
-            self.encoders = nn.ModuleList(_encoder(t[1], f) for t, f in zip(teacher, widths, strict=True))
-            self.decoders = nn.ModuleList(_decoder(t[1], f) for t, f in zip(teacher, widths, strict=True))
+            self.translators = nn.ModuleList(
+                _encoder(s[1], f, norm=True) for s, f in zip(student, widths, strict=True)
+            )
+            self.encoders = nn.ModuleList(
+                _encoder(t[1], f) for t, f in zip(teacher, widths, strict=True)
+            )
+            self.decoders = nn.ModuleList(
+                _decoder(t[1], f) for t, f in zip(teacher, widths, strict=True)
+            )
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
         with torch.no_grad():  # frozen: an optimiser passes over parameters without a gradient
@@ -242,10 +282,15 @@ class FactorTransfer(Distiller):
         return sum(factor(s, t) for s, t in zip(found, wanted, strict=True))
 
     def pretraining_loss(self, fs: Sequence[Tensor], ft: Sequence[Tensor]) -> Tensor:
-        """The paraphrasers' mean squared error of reconstruction, summed over layers; fs is not looked at."""
+        """The paraphrasers' mean squared error of reconstruction, summed over layers; fs is not
+        looked at.
+        """
         with _in_full_precision(ft):
             maps = [as_map(widen(t)) for t in ft]
-            again = [decode(encode(t)) for encode, decode, t in zip(self.encoders, self.decoders, maps, strict=True)]
+            again = [
+                decode(encode(t))
+                for encode, decode, t in zip(self.encoders, self.decoders, maps, strict=True)
+            ]
             return sum(F.mse_loss(a, t) for a, t in zip(again, maps, strict=True))
 
     def pretrained(self) -> list[nn.Parameter]:
@@ -254,7 +299,11 @@ class FactorTransfer(Distiller):
 
 def _encoder(channels_in: int, channels_out: int, norm: bool = False) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in ((channels_in, channels_in), (channels_in, channels_out), (channels_out, channels_out)):
+    for a, b in (
+        (channels_in, channels_in),
+        (channels_in, channels_out),
+        (channels_out, channels_out),
+    ):
         layers.append(nn.Conv2d(a, b, 3, padding=1))
         if norm:
             layers.append(nn.BatchNorm2d(b, track_running_stats=False))
@@ -264,7 +313,11 @@ def _encoder(channels_in: int, channels_out: int, norm: bool = False) -> nn.Sequ
 
 def _decoder(channels_out: int, channels_in: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in ((channels_in, channels_in), (channels_in, channels_out), (channels_out, channels_out)):
+    for a, b in (
+        (channels_in, channels_in),
+        (channels_in, channels_out),
+        (channels_out, channels_out),
+    ):
         layers += [nn.ConvTranspose2d(a, b, 3, padding=1), nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)
 
@@ -272,8 +325,8 @@ def _decoder(channels_out: int, channels_in: int) -> nn.Sequential:
 class Consecutive(Distiller):
     """Base of the losses that relate layers to their neighbours and need the teacher's widths.
 
-    Where a student's layer has another width than the teacher's a learned 1x1 convolution without bias makes it equal: an
-    extension, the methods' own code needs equal widths.
+    Where a student's layer has another width than the teacher's a learned 1x1 convolution without
+    bias makes it equal: an extension, the methods' own code needs equal widths.
     """
 
     def __init__(
@@ -287,7 +340,9 @@ class Consecutive(Distiller):
     ):
         super().__init__(student, teacher, labels, classes)
         if len(student) < 2:
-            raise ValueError(f"neighbouring layers are compared: at least 2 needed, got {len(student)}")
+            raise ValueError(
+                f"neighbouring layers are compared: at least 2 needed, got {len(student)}"
+            )
         with seeded(seed):
             self.projectors = nn.ModuleList(
                 nn.Identity() if s[1] == t[1] else nn.Conv2d(s[1], t[1], 1, bias=False)
@@ -301,8 +356,8 @@ class Consecutive(Distiller):
 class FSP(Consecutive):
     """The sum of `fsp` over consecutive pairs of layers (Yim et al., CVPR 2017).
 
-    In its own stage before the main one the student's feature layers minimise it alone; the released objective then has no
-    use for it (`OBJECTIVES["fsp"]`), `OBJECTIVES["fsp_active"]` has.
+    In its own stage before the main one the student's feature layers minimise it alone; the
+    released objective then has no use for it (`OBJECTIVES["fsp"]`), `OBJECTIVES["fsp_active"]` has.
     """
 
     pretrains = "student"

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from ..models.precision import widen
 from .contrastive import CKTF, CRD
-from .distillers import FSP, KDSVD, VID, Correlation, Distiller, FactorTransfer, FitNet, Layerwise, options_of
+from .distillers import (
+    FSP,
+    KDSVD,
+    VID,
+    Correlation,
+    Distiller,
+    FactorTransfer,
+    FitNet,
+    Layerwise,
+    options_of,
+)
 from .features import attention, nst, pkt, rkd, similarity
 from .functional import cross_entropy, dkd, kd
 
@@ -31,14 +41,23 @@ FEATURE_LOSSES: dict[str, Callable[..., Tensor] | type[Distiller]] = {
 }
 
 
-def _kd(student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def _kd(
+    student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, temperature: float
+) -> Tensor:
     return kd(student_logits, teacher_logits, temperature)
 
 
 def _dkd(
-    student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, temperature: float, tckd: float = 1.0, nckd: float = 8.0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    targets: Tensor,
+    temperature: float,
+    tckd: float = 1.0,
+    nckd: float = 8.0,
 ) -> Tensor:
-    """`dkd`, its weights named after its terms: an objective's alpha and beta are the weights of whole losses."""
+    """`dkd`, its weights named after its terms: an objective's alpha and beta are the weights of
+    whole losses.
+    """
     return dkd(student_logits, teacher_logits, targets, tckd, nckd, temperature)
 
 
@@ -60,18 +79,26 @@ LAYERS: dict[str, Callable[[list[str], list[str]], list[str]]] = {
 def layer_names(layers: tuple[str, ...], features: Mapping[str, Tensor]) -> list[str]:
     """The features that `layers` stands for, in its order.
 
-    layers    names of features, or of groups: "maps" all stage outputs but f0 (f1 .. f3 of a ResNet, f1 .. f4 of a VGG),
-              "maps+f0" with it, "last map", and "vector", the last feature without height and width.
+    layers    names of features, or of groups: "maps" all stage outputs but f0 (f1 .. f3 of a
+              ResNet, f1 .. f4 of a VGG), "maps+f0" with it, "last map", and "vector", the last
+              feature without height and width.
     Raises ValueError for a name that is neither, or a group without a member.
 
-    >>> features = {"f0": torch.zeros(1, 2, 4, 4), "f1": torch.zeros(1, 2, 2, 2), "f2": torch.zeros(1, 2)}
+    >>> features = {"f0": torch.zeros(1, 2, 4, 4), "f1": torch.zeros(1, 2, 2, 2),
+    ...     "f2": torch.zeros(1, 2)}
     >>> layer_names(("maps+f0", "vector"), features)
     ['f0', 'f1', 'f2']
     """
     maps, vectors = ([name for name, f in features.items() if f.ndim == ndim] for ndim in (4, 2))
     result = []
     for layer in layers:
-        found = LAYERS[layer](maps, vectors) if layer in LAYERS else [layer] if layer in features else []
+        found = (
+            LAYERS[layer](maps, vectors)
+            if layer in LAYERS
+            else [layer]
+            if layer in features
+            else []
+        )
         if not found:
             raise ValueError(f"the network has no feature {layer!r}; it has {', '.join(features)}")
         result += found
@@ -80,19 +107,25 @@ def layer_names(layers: tuple[str, ...], features: Mapping[str, Tensor]) -> list
 
 @dataclass(frozen=True)
 class Objective:
-    """Total loss = gamma CE + alpha L_logits at `temperature` + beta `feature_loss` between `layers`.
+    """Total loss = gamma CE + alpha L_logits at `temperature` + beta `feature_loss` between
+    `layers`.
 
     gamma, alpha, beta  weights, at least 0. smoothing  of hard labels, for the CE.
     logit_loss   a name of `LOGIT_LOSSES`. feature_loss  a name of `FEATURE_LOSSES`, or "" for none.
-    layers       as for `layer_names`; student and teacher are asked separately, so a ResNet may learn from a VGG.
-    warmup       epochs over which alpha rises linearly, from alpha / warmup in the first; 0 for none.
-    init_epochs  epochs of the stage before the main one, for feature losses that have one; beta may then be 0.
+    layers       as for `layer_names`; student and teacher are asked separately, so a ResNet may
+                 learn from a VGG.
+    warmup       epochs over which alpha rises linearly, from alpha / warmup in the first; 0 for
+                 none.
+    init_epochs  epochs of the stage before the main one, for feature losses that have one; beta may
+                 then be 0.
     init_lr      its learning rate; None stands for the recipe's.
-    options      (name, value) pairs, or a mapping, of options of the two losses: those of their signatures.
+    options      (name, value) pairs, or a mapping, of options of the two losses: those of their
+                 signatures.
 
-    Raises ValueError for a negative weight, a temperature that is not positive, an unknown loss or option, a value that would
-    have no effect: a feature loss that neither weighs nor trains beforehand, init_epochs of one that has no such stage,
-    warmup without alpha, smoothing without gamma.
+    Raises ValueError for a negative weight, a temperature that is not positive, an unknown loss or
+    option, a value that would have no effect: a feature loss that neither weighs nor trains
+    beforehand, init_epochs of one that has no such stage, warmup without alpha, smoothing without
+    gamma.
     """
 
     gamma: float = 1.0
@@ -109,7 +142,8 @@ class Objective:
     options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
-        # Lists and mappings, as JSON and notebooks have them, become what can be compared and hashed.
+        # Lists and mappings, as JSON and notebooks have them, become what can be compared and
+        # hashed.
         object.__setattr__(self, "layers", tuple(self.layers))
         pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
         object.__setattr__(self, "options", tuple((name, value) for name, value in pairs))
@@ -127,24 +161,36 @@ class Objective:
         if self.warmup and not self.alpha:
             raise ValueError(f"warmup = {self.warmup} has no effect: alpha is 0")
         if self.logit_loss not in LOGIT_LOSSES:
-            raise ValueError(f"unknown logit loss {self.logit_loss!r}; known: {', '.join(LOGIT_LOSSES)}")
+            raise ValueError(
+                f"unknown logit loss {self.logit_loss!r}; known: {', '.join(LOGIT_LOSSES)}"
+            )
         self._check_feature_loss()
         known = (*self._logit_options, *self._feature_options)
         for name, _ in self.options:
             if name not in known:
-                raise ValueError(f"this loss has no option {name!r}; it has: {', '.join(known) or 'none'}")
+                raise ValueError(
+                    f"this loss has no option {name!r}; it has: {', '.join(known) or 'none'}"
+                )
 
     def _check_feature_loss(self) -> None:
         if self.feature_loss not in ("", *FEATURE_LOSSES) or (self.beta and not self.feature_loss):
-            raise ValueError(f"unknown feature loss {self.feature_loss!r}; known: {', '.join(FEATURE_LOSSES)}")
+            raise ValueError(
+                f"unknown feature loss {self.feature_loss!r}; known: {', '.join(FEATURE_LOSSES)}"
+            )
         pretrains = getattr(FEATURE_LOSSES.get(self.feature_loss), "pretrains", "")
         if self.init_epochs and not pretrains:
             name = self.feature_loss or "no feature loss"
-            raise ValueError(f"init_epochs = {self.init_epochs}: {name!r} has no stage before the main one")
+            raise ValueError(
+                f"init_epochs = {self.init_epochs}: {name!r} has no stage before the main one"
+            )
         if self.feature_loss and not self.layers:
-            raise ValueError(f"beta = {self.beta} weighs a feature loss over no layers: name some, or 'maps'")
+            raise ValueError(
+                f"beta = {self.beta} weighs a feature loss over no layers: name some, or 'maps'"
+            )
         if self.feature_loss and not self.beta and not self.init_epochs:
-            raise ValueError(f"the feature loss {self.feature_loss!r} has no effect: beta and init_epochs are 0")
+            raise ValueError(
+                f"the feature loss {self.feature_loss!r} has no effect: beta and init_epochs are 0"
+            )
 
     @property
     def _logit_options(self) -> tuple[str, ...]:
@@ -152,7 +198,11 @@ class Objective:
 
     @property
     def _feature_options(self) -> tuple[str, ...]:
-        return options_of(FEATURE_LOSSES[self.feature_loss], _FEATURE_ARGUMENTS) if self.feature_loss else ()
+        return (
+            options_of(FEATURE_LOSSES[self.feature_loss], _FEATURE_ARGUMENTS)
+            if self.feature_loss
+            else ()
+        )
 
     @property
     def needs_teacher(self) -> bool:
@@ -166,7 +216,9 @@ class Objective:
 
     @property
     def packable(self) -> bool:
-        """Whether one attached loss may serve many students at once: it neither learns nor remembers, and takes soft labels."""
+        """Whether one attached loss may serve many students at once: it neither learns nor
+        remembers, and takes soft labels.
+        """
         return not isinstance(FEATURE_LOSSES.get(self.feature_loss), type) and not self.smoothing
 
     def attach(
@@ -179,12 +231,15 @@ class Objective:
     ) -> "Loss":
         """This objective for two networks and a training set.
 
-        student_features, teacher_features  as the networks give them for any batch: names, shapes, type and device count. The
-                        teacher's may be None where `needs_teacher` is False.
-        labels          (n,) int64, of the whole training set, on the features' device. classes  their number.
+        student_features, teacher_features  as the networks give them for any batch: names, shapes,
+                        type and device count. The teacher's may be None where `needs_teacher` is
+                        False.
+        labels          (n,) int64, of the whole training set, on the features' device. classes
+                        their number.
         seed            of initial weights and of the negatives that CRD draws.
 
-        Raises ValueError for layers that a network does not have, different numbers of them, or a teacher that is missing.
+        Raises ValueError for layers that a network does not have, different numbers of them, or a
+        teacher that is missing.
         """
         return Loss(self, student_features, teacher_features, labels, classes, seed)
 
@@ -193,7 +248,12 @@ class Objective:
         return LOGIT_LOSSES[self.logit_loss](student, teacher, targets, self.temperature, **options)
 
     def _distiller(
-        self, student: list[torch.Size], teacher: list[torch.Size], labels: Tensor, classes: int, seed: int
+        self,
+        student: list[torch.Size],
+        teacher: list[torch.Size],
+        labels: Tensor,
+        classes: int,
+        seed: int,
     ) -> Distiller:
         loss = FEATURE_LOSSES[self.feature_loss]
         options = {name: value for name, value in self.options if name in self._feature_options}
@@ -203,9 +263,11 @@ class Objective:
 
 
 class Loss(nn.Module):
-    """An `Objective` attached to two networks and a training set, with what its feature loss learns and remembers.
+    """An `Objective` attached to two networks and a training set, with what its feature loss learns
+    and remembers.
 
-    distiller   the feature loss, or None. Keep this module in train mode: some distillers remember what they saw.
+    distiller   the feature loss, or None. Keep this module in train mode: some distillers remember
+    what they saw.
     """
 
     def __init__(
@@ -224,25 +286,39 @@ class Loss(nn.Module):
         self.teacher_layers: list[str] = []
         if objective.feature_loss:
             if teacher_features is None:
-                raise ValueError(f"{objective.feature_loss!r} compares with a teacher's features, got None")
+                raise ValueError(
+                    f"{objective.feature_loss!r} compares with a teacher's features, got None"
+                )
             self.student_layers = layer_names(objective.layers, student_features)
             self.teacher_layers = layer_names(objective.layers, teacher_features)
             if len(self.student_layers) != len(self.teacher_layers):
                 pair = f"{self.student_layers} and {self.teacher_layers}"
-                raise ValueError(f"as many layers of the student as of the teacher expected, got {pair}")
+                raise ValueError(
+                    f"as many layers of the student as of the teacher expected, got {pair}"
+                )
             fs, ft = self._pairs(student_features, teacher_features)
-            distiller = objective._distiller([f.shape for f in fs], [f.shape for f in ft], labels, classes, seed)
+            distiller = objective._distiller(
+                [f.shape for f in fs], [f.shape for f in ft], labels, classes, seed
+            )
             self.distiller = distiller.to(fs[0].device, fs[0].dtype)
         if objective.warmup:
             # Not part of the state: it follows from the epoch.
             self.register_buffer("ramp", torch.empty((), device=labels.device), persistent=False)
             self.set_epoch(0)
 
-    def forward(self, student: Outputs, teacher: Outputs | None, targets: Tensor, indices: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        targets: Tensor,
+        indices: Tensor | None = None,
+    ) -> Tensor:
         """The total loss, a scalar. What comes in a shorter type is compared in float32.
 
-        student, teacher  logits (N, C) and named features; the teacher may be None where `needs_teacher_each_step` is False.
-        targets  as for `cross_entropy`. indices  (N,) int64, the images' places in the training set, each once.
+        student, teacher  logits (N, C) and named features; the teacher may be None where
+                          `needs_teacher_each_step` is False.
+        targets  as for `cross_entropy`. indices  (N,) int64, the images' places in the training
+        set, each once.
         """
         objective, logits = self.objective, widen(student[0])
         total = logits.new_zeros(())
@@ -252,20 +328,28 @@ class Loss(nn.Module):
             term = objective.alpha * objective._logits(logits, widen(teacher[0]), targets)
             total = total + (term * self.ramp if objective.warmup else term)
         if objective.beta:
-            total = total + objective.beta * self.distiller(*self._pairs(student[1], teacher[1]), indices)
+            total = total + objective.beta * self.distiller(
+                *self._pairs(student[1], teacher[1]), indices
+            )
         return total
 
-    def pretraining_loss(self, student_features: Mapping[str, Tensor] | None, teacher_features: Mapping[str, Tensor]) -> Tensor:
-        """What the stage before the main one minimises, a scalar without beta. Raises ValueError if there is none.
+    def pretraining_loss(
+        self, student_features: Mapping[str, Tensor] | None, teacher_features: Mapping[str, Tensor]
+    ) -> Tensor:
+        """What the stage before the main one minimises, a scalar without beta. Raises ValueError if
+        there is none.
 
-        student_features  may be None where the distiller learns from the teacher alone (`Distiller.pretrains` is "own").
+        student_features  may be None where the distiller learns from the teacher alone
+        (`Distiller.pretrains` is "own").
         """
         if self.distiller is None or not self.distiller.pretrains:
             name = self.objective.feature_loss or "no feature loss"
             raise ValueError(f"{name!r} has no stage before the main one")
         return self.distiller.pretraining_loss(*self._pairs(student_features, teacher_features))
 
-    def _pairs(self, student: Mapping[str, Tensor] | None, teacher: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _pairs(
+        self, student: Mapping[str, Tensor] | None, teacher: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         fs = [] if student is None else [widen(student[name]) for name in self.student_layers]
         return fs, [widen(teacher[name]) for name in self.teacher_layers]
 
@@ -282,9 +366,10 @@ class Loss(nn.Module):
 
 _feature = partial(Objective, gamma=1)
 
-# Weights and layers of the released scripts (PAPER 6.2, 7.2, 7.4). "kd" is the combination of the 16-augmentation runs. DKD's
-# are mdistiller's defaults (megvii-research/mdistiller a08d46f), PKT's are from RepDistiller's scripts/run_cifar_distill.sh.
-# That script has no line for KDSVD: its layers are those of RepDistiller's helper/loops.py, its weight of 1 is our choice.
+# Weights and layers of the released scripts (PAPER 6.2, 7.2, 7.4). "kd" is the combination of the
+# 16-augmentation runs. DKD's are mdistiller's defaults (megvii-research/mdistiller a08d46f), PKT's
+# are from RepDistiller's scripts/run_cifar_distill.sh. That script has no line for KDSVD: its
+# layers are those of RepDistiller's helper/loops.py, its weight of 1 is our choice.
 OBJECTIVES: dict[str, Objective] = {
     "ce": Objective(),
     "kd": Objective(gamma=1, alpha=2),
@@ -298,11 +383,14 @@ OBJECTIVES: dict[str, Objective] = {
     "fitnet": _feature(beta=100, feature_loss="hint", layers=("f2",)),
     "cc": _feature(beta=0.02, feature_loss="correlation", layers=("vector",)),
     "vid": _feature(beta=1, feature_loss="vid", layers=("maps",)),
-    # As released: the term of the main stage is 0, so after 30 epochs of FSP on the feature layers it is plain CE.
+    # As released: the term of the main stage is 0, so after 30 epochs of FSP on the feature layers
+    # it is plain CE.
     "fsp": _feature(beta=0, feature_loss="fsp", layers=("maps+f0",), init_epochs=30),
     "fsp_active": _feature(beta=50, feature_loss="fsp", layers=("maps+f0",)),
     # init_lr as released for ResNets; for a VGG it is the recipe's: objective("ft", init_lr=None).
-    "ft": _feature(beta=200, feature_loss="factor", layers=("last map",), init_epochs=30, init_lr=0.01),
+    "ft": _feature(
+        beta=200, feature_loss="factor", layers=("last map",), init_epochs=30, init_lr=0.01
+    ),
     "pkt": _feature(beta=30000, feature_loss="pkt", layers=("vector",)),
     "kdsvd": _feature(beta=1, feature_loss="kdsvd", layers=("maps",)),
     "cktf": _feature(beta=1, feature_loss="cktf", layers=("maps+f0", "vector")),
@@ -311,20 +399,33 @@ OBJECTIVES: dict[str, Objective] = {
 
 @dataclass(frozen=True)
 class MethodNote:
-    """Where a method is from, and what CutMix means for it (student and teacher always see the same mixed image)."""
+    """Where a method is from, and what CutMix means for it (student and teacher always see the same
+    mixed image).
+    """
 
     paper: str
     cutmix: str
 
 
 _BOTH = "both networks' features are of the mixed image; the CE takes the mixed label"
-_OWN = "features are of the mixed image; its place in the memory and its negatives are those of the unmixed image"
+_OWN = (
+    "features are of the mixed image; its place in the memory and its negatives are those of the "
+    "unmixed image"
+)
 
 METHOD_NOTES: dict[str, MethodNote] = {
     "ce": MethodNote("cross-entropy on labels", "the label is mixed by area"),
-    "kd": MethodNote("Hinton, Vinyals & Dean, 2015", "the teacher predicts the mixed image; the CE takes the mixed label"),
-    "sqakd": MethodNote("Zhao & Zhao, AISTATS 2024", "the teacher predicts the mixed image; labels are not used"),
-    "dkd": MethodNote("Zhao, Cui, Song, Qiu & Liang, CVPR 2022", "the loss for each class, averaged by the mixed label"),
+    "kd": MethodNote(
+        "Hinton, Vinyals & Dean, 2015",
+        "the teacher predicts the mixed image; the CE takes the mixed label",
+    ),
+    "sqakd": MethodNote(
+        "Zhao & Zhao, AISTATS 2024", "the teacher predicts the mixed image; labels are not used"
+    ),
+    "dkd": MethodNote(
+        "Zhao, Cui, Song, Qiu & Liang, CVPR 2022",
+        "the loss for each class, averaged by the mixed label",
+    ),
     "at": MethodNote("Zagoruyko & Komodakis, ICLR 2017", _BOTH),
     "nst": MethodNote("Huang & Wang, 2017", _BOTH),
     "sp": MethodNote("Tung & Mori, ICCV 2019", _BOTH),
@@ -333,9 +434,14 @@ METHOD_NOTES: dict[str, MethodNote] = {
     "fitnet": MethodNote("Romero et al., ICLR 2015", _BOTH),
     "cc": MethodNote("Peng et al., ICCV 2019", _BOTH),
     "vid": MethodNote("Ahn, Hu, Damianou, Lawrence & Dai, CVPR 2019", _BOTH),
-    "fsp": MethodNote("Yim, Joo, Bae & Kim, CVPR 2017", "the first stage sees mixed images; the rest is CE on mixed labels"),
+    "fsp": MethodNote(
+        "Yim, Joo, Bae & Kim, CVPR 2017",
+        "the first stage sees mixed images; the rest is CE on mixed labels",
+    ),
     "fsp_active": MethodNote("Yim, Joo, Bae & Kim, CVPR 2017", _BOTH),
-    "ft": MethodNote("Kim, Park & Kwak, NeurIPS 2018", _BOTH + "; the paraphraser learns on mixed images too"),
+    "ft": MethodNote(
+        "Kim, Park & Kwak, NeurIPS 2018", _BOTH + "; the paraphraser learns on mixed images too"
+    ),
     "pkt": MethodNote("Passalis & Tefas, ECCV 2018", _BOTH),
     "kdsvd": MethodNote("Lee, Kim & Song, ECCV 2018", _BOTH),
     "cktf": MethodNote("Zhao, Chen & Zhao, ICASSP 2023", _OWN),
@@ -343,10 +449,12 @@ METHOD_NOTES: dict[str, MethodNote] = {
 
 
 def objective(name: str, **changes: Any) -> Objective:
-    """One of `OBJECTIVES`, with some of its values changed: fields of `Objective`, or options of its losses.
+    """One of `OBJECTIVES`, with some of its values changed: fields of `Objective`, or options of
+    its losses.
 
-    Raises ValueError for an unknown name or option, and where a field would have no effect because the feature loss has an
-    option of the same name, as CRD's temperature: such options go by `options`.
+    Raises ValueError for an unknown name or option, and where a field would have no effect because
+    the feature loss has an option of the same name, as CRD's temperature: such options go by
+    `options`.
 
     >>> objective("kd", temperature=2.0).alpha
     2
@@ -356,11 +464,17 @@ def objective(name: str, **changes: Any) -> Objective:
     if name not in OBJECTIVES:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(OBJECTIVES)}")
     known = {field.name for field in fields(Objective)}
-    base, values = OBJECTIVES[name], {option: value for option, value in changes.items() if option in known}
+    base, values = (
+        OBJECTIVES[name],
+        {option: value for option, value in changes.items() if option in known},
+    )
     others = {option: value for option, value in changes.items() if option not in known}
     options = dict(base.options) | dict(values.pop("options", ())) | others
     result = replace(base, **values, options=options)
     for option in values:
         if option == "temperature" and not result.alpha and option in result._feature_options:
-            raise ValueError(f"{option} = {values[option]} is of the logits, alpha is 0: write options={{{option!r}: ...}}")
+            raise ValueError(
+                f"{option} = {values[option]} is of the logits, alpha is 0: write "
+                f"options={{{option!r}: ...}}"
+            )
     return result

@@ -1,11 +1,13 @@
 """Full-precision networks of the paper, by name.
 
-Every network is a `Classifier`: `model(images)` gives logits, `model.features(images)` the logits and the named
-feature maps that the feature-based distillation losses read: f0, f1, ... from the stem on, the last one a vector.
+Every network is a `Classifier`: `model(images)` gives logits, `model.features(images)` the logits
+and the named feature maps that the feature-based distillation losses read: f0, f1, ... from the
+stem on, the last one a vector.
 
-For images of 32 pixels: resnet8 .. resnet56, vgg8, vgg13. For Tiny-ImageNet at 224 pixels: resnet18, mobilenetv2,
-efficientnet_b0, vgg11_bn, shufflenetv2_x0_5, squeezenet1_0; the same with _64 are meant for images of 64 pixels, see
-imagenet.py. (vgg11_bn_64 is vgg11_bn: the paper's form has a rule of its own for images of 64.)
+For images of 32 pixels: resnet8 .. resnet56, vgg8, vgg13. For Tiny-ImageNet at 224 pixels:
+resnet18, mobilenetv2, efficientnet_b0, vgg11_bn, shufflenetv2_x0_5, squeezenet1_0; the same with
+_64 are meant for images of 64 pixels, see imagenet.py. (vgg11_bn_64 is vgg11_bn: the paper's form
+has a rule of its own for images of 64.)
 """
 
 from collections.abc import Callable

@@ -1,21 +1,27 @@
-"""ResNet-18, MobileNetV2, EfficientNet-B0, ShuffleNetV2 and SqueezeNet: torchvision's layers, cut into stages.
+"""ResNet-18, MobileNetV2, EfficientNet-B0, ShuffleNetV2 and SqueezeNet: torchvision's layers, cut
+into stages.
 
-Each has two forms, for images of about 224 pixels and (`small`) of 64. The second strides less at the beginning, which leaves
-about as many pixels to the last map:
+Each has two forms, for images of about 224 pixels and (`small`) of 64. The second strides less at
+the beginning, which leaves about as many pixels to the last map:
 
                     224 -> last map   64 -> last map   what the small form changes
-    ResNet-18             7                 8          stem 3x3 instead of 7x7, stride 1 instead of 2; no max-pooling
-    MobileNetV2           7                 8          stride 1 in the stem and in the first stage that has 2
+    ResNet-18             7                 8          stem 3x3 instead of 7x7, stride 1 instead of
+                          2; no max-pooling
+    MobileNetV2           7                 8          stride 1 in the stem and in the first stage
+                          that has 2
     EfficientNet-B0       7                 8          the same
     ShuffleNetV2          7                 8          stride 1 in the stem; no max-pooling
-    SqueezeNet 1.0       13                16          stem 3x3 padded instead of 7x7, stride 1; no first max-pooling
+    SqueezeNet 1.0       13                16          stem 3x3 padded instead of 7x7, stride 1; no
+                         first max-pooling
 
-Features are f0, the stem's output; one map a resolution after that, the last one before the next halving; and the pooled
-vector that the classifier sees. MobileNetV2 and EfficientNet-B0 widen the last map to 1280 channels before they pool,
-ShuffleNetV2 to 1024; SqueezeNet's classifier comes before the pooling, so its vector is the mean of the last map.
+Features are f0, the stem's output; one map a resolution after that, the last one before the next
+halving; and the pooled vector that the classifier sees. MobileNetV2 and EfficientNet-B0 widen the
+last map to 1280 channels before they pool, ShuffleNetV2 to 1024; SqueezeNet's classifier comes
+before the pooling, so its vector is the mean of the last map.
 
-MobileNetV2 and SqueezeNet have dropout, EfficientNet-B0 dropout and stochastic depth. They draw from torch's global random
-state in train mode: a resumed run of them differs from one that was not interrupted, and they cannot be packed.
+MobileNetV2 and SqueezeNet have dropout, EfficientNet-B0 dropout and stochastic depth. They draw
+from torch's global random state in train mode: a resumed run of them differs from one that was not
+interrupted, and they cannot be packed.
 
 torchvision is imported when one of these is built, because that takes a second or two.
 """
@@ -31,16 +37,30 @@ from .precision import widen
 class Staged(Classifier):
     """Stages one after the other, pooling, a classifier.
 
-    stages    each gives a feature map, which no later one may overwrite. widening  between the last map and the pooling.
-    head      (N, C) -> (N, classes); with `over_map`, (N, C, H, W) -> (N, classes, H, W), whose mean over positions is taken.
+    stages    each gives a feature map, which no later one may overwrite. widening  between the last
+              map and the pooling.
+    head      (N, C) -> (N, classes); with `over_map`, (N, C, H, W) -> (N, classes, H, W), whose
+              mean over positions is taken.
 
-    Full precision keep the first convolution and the last linear layer. A classifier made of a convolution, SqueezeNet's,
-    is quantized like the rest: the paper's rule looks for what gives the network's output, and finds no layer there.
+    Full precision keep the first convolution and the last linear layer. A classifier made of a
+    convolution, SqueezeNet's, is quantized like the rest: the paper's rule looks for what gives the
+    network's output, and finds no layer there.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], head: nn.Module, widening: nn.Module | None = None, over_map: bool = False):
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        head: nn.Module,
+        widening: nn.Module | None = None,
+        over_map: bool = False,
+    ):
         super().__init__()
-        self.stages, self.widening, self.head, self.over_map = nn.ModuleList(stages), widening, head, over_map
+        self.stages, self.widening, self.head, self.over_map = (
+            nn.ModuleList(stages),
+            widening,
+            head,
+            over_map,
+        )
         first = [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d)][:1]
         last = [name for name, module in self.named_modules() if isinstance(module, nn.Linear)][-1:]
         self.full_precision = (*first, *last)
@@ -61,12 +81,16 @@ def _stride(conv: nn.Conv2d, stride: int) -> None:
 
 
 def _small_stem(conv: nn.Conv2d) -> nn.Conv2d:
-    """A 3x3 convolution of stride 1 that keeps the size in the place of the first one of a network."""
+    """A 3x3 convolution of stride 1 that keeps the size in the place of the first one of a
+    network.
+    """
     return nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
 
 
 def resnet18(classes: int, small: bool = False) -> Staged:
-    """ResNet-18 (He et al., CVPR 2016): f0 (64 channels), f1 .. f4 (64, 128, 256, 512), f5 the vector of 512."""
+    """ResNet-18 (He et al., CVPR 2016): f0 (64 channels), f1 .. f4 (64, 128, 256, 512), f5 the
+    vector of 512.
+    """
     from torchvision import models
 
     net = models.resnet18(num_classes=classes)
@@ -78,7 +102,9 @@ def resnet18(classes: int, small: bool = False) -> Staged:
 
 
 def mobilenetv2(classes: int, small: bool = False) -> Staged:
-    """MobileNetV2 (Sandler et al., CVPR 2018), width 1, dropout 0.2: f0 .. f4 (32, 24, 32, 96, 320), f5 the vector of 1280."""
+    """MobileNetV2 (Sandler et al., CVPR 2018), width 1, dropout 0.2: f0 .. f4 (32, 24, 32, 96,
+    320), f5 the vector of 1280.
+    """
     from torchvision import models
 
     net = models.mobilenet_v2(num_classes=classes)
@@ -86,12 +112,17 @@ def mobilenetv2(classes: int, small: bool = False) -> Staged:
     if small:
         _stride(layers[0][0], 1)
         _stride(layers[2].conv[1][0], 1)
-    return Staged([layers[0], layers[1:4], layers[4:7], layers[7:14], layers[14:18]], net.classifier, layers[18])
+    return Staged(
+        [layers[0], layers[1:4], layers[4:7], layers[7:14], layers[14:18]],
+        net.classifier,
+        layers[18],
+    )
 
 
 def efficientnet_b0(classes: int, small: bool = False) -> Staged:
-    """EfficientNet-B0 (Tan & Le, ICML 2019), stochastic depth up to 0.2, dropout 0.2: f0 .. f4 (32, 24, 40, 112, 320), f5 the
-    vector of 1280."""
+    """EfficientNet-B0 (Tan & Le, ICML 2019), stochastic depth up to 0.2, dropout 0.2: f0 .. f4 (32,
+    24, 40, 112, 320), f5 the vector of 1280.
+    """
     from torchvision import models
 
     net = models.efficientnet_b0(num_classes=classes)
@@ -105,7 +136,9 @@ def efficientnet_b0(classes: int, small: bool = False) -> Staged:
 
 
 def shufflenetv2_x0_5(classes: int, small: bool = False) -> Staged:
-    """ShuffleNetV2 x0.5 (Ma et al., ECCV 2018): f0 .. f3 (24, 48, 96, 192), f4 the vector of 1024."""
+    """ShuffleNetV2 x0.5 (Ma et al., ECCV 2018): f0 .. f3 (24, 48, 96, 192), f4 the vector of
+    1024.
+    """
     from torchvision import models
 
     net = models.shufflenet_v2_x0_5(num_classes=classes)
@@ -116,7 +149,9 @@ def shufflenetv2_x0_5(classes: int, small: bool = False) -> Staged:
 
 
 def squeezenet1_0(classes: int, small: bool = False) -> Staged:
-    """SqueezeNet 1.0 (Iandola et al., 2016), dropout 0.5: f0 .. f3 (96, 256, 512, 512), f4 the mean of f3 over positions."""
+    """SqueezeNet 1.0 (Iandola et al., 2016), dropout 0.5: f0 .. f3 (96, 256, 512, 512), f4 the mean
+    of f3 over positions.
+    """
     from torchvision import models
 
     net = models.squeezenet1_0(num_classes=classes)
@@ -126,9 +161,14 @@ def squeezenet1_0(classes: int, small: bool = False) -> Staged:
         stem = [_small_stem(layers[0]), layers[1]]
         nn.init.kaiming_uniform_(stem[0].weight)
         nn.init.zeros_(stem[0].bias)
-    return Staged([nn.Sequential(*stem), layers[3:6], layers[6:11], layers[11:]], net.classifier[:3], over_map=True)
+    return Staged(
+        [nn.Sequential(*stem), layers[3:6], layers[6:11], layers[11:]],
+        net.classifier[:3],
+        over_map=True,
+    )
 
 
 NETWORKS: dict[str, Callable[..., Staged]] = {
-    network.__name__: network for network in (resnet18, mobilenetv2, efficientnet_b0, shufflenetv2_x0_5, squeezenet1_0)
+    network.__name__: network
+    for network in (resnet18, mobilenetv2, efficientnet_b0, shufflenetv2_x0_5, squeezenet1_0)
 }

@@ -1,7 +1,9 @@
-"""ResNet-8/20/32/44/56 for 32 x 32 images (He et al., CVPR 2016, section 4.2), as the paper uses them.
+"""ResNet-8/20/32/44/56 for 32 x 32 images (He et al., CVPR 2016, section 4.2), as the paper uses
+them.
 
-Two details differ from most implementations and are the paper's: shortcuts of option A pad the channels on both sides,
-and a BatchNorm1d sits between the pooled vector and the classifier. Distillation takes the vector before that norm.
+Two details differ from most implementations and are the paper's: shortcuts of option A pad the
+channels on both sides, and a BatchNorm1d sits between the pooled vector and the classifier.
+Distillation takes the vector before that norm.
 """
 
 import torch.nn.functional as F
@@ -16,7 +18,9 @@ class BasicBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()
         self.stride = stride
-        self.padding = (channels_out - channels_in) // 2  # zero channels added to the shortcut, on each side
+        self.padding = (
+            channels_out - channels_in
+        ) // 2  # zero channels added to the shortcut, on each side
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
@@ -25,13 +29,17 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
         if self.padding:
-            shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
+            shortcut = F.pad(
+                x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding)
+            )
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(y)) + shortcut, inplace=True)
 
 
 class CifarResNet(Classifier):
-    """`blocks` basic blocks in each of three stages with 16, 32 and 64 channels: depth 6 * blocks + 2."""
+    """`blocks` basic blocks in each of three stages with 16, 32 and 64 channels: depth 6 * blocks +
+    2.
+    """
 
     full_precision = ("conv", "linear")
 
@@ -44,7 +52,9 @@ class CifarResNet(Classifier):
         for channels in (16, 32, 64):
             stage = []
             for i in range(blocks):
-                stage.append(BasicBlock(channels_in, channels, stride=2 if i == 0 and channels > 16 else 1))
+                stage.append(
+                    BasicBlock(channels_in, channels, stride=2 if i == 0 and channels > 16 else 1)
+                )
                 channels_in = channels
             self.stages.append(nn.Sequential(*stage))
         self.bn_pooled = nn.BatchNorm1d(64)

@@ -1,4 +1,6 @@
-"""VGG-8, VGG-11 and VGG-13 with batch normalisation (Simonyan & Zisserman, 2015), as the paper uses them."""
+"""VGG-8, VGG-11 and VGG-13 with batch normalisation (Simonyan & Zisserman, 2015), as the paper uses
+them.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +14,11 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 def conv_bn(channels_in: int, channels_out: int) -> list[nn.Module]:
     """The three layers of which every stage is made: 3x3 convolution with bias, BatchNorm, ReLU."""
-    return [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]
+    return [
+        nn.Conv2d(channels_in, channels_out, 3, padding=1),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    ]
 
 
 class VGG(Classifier):
@@ -20,11 +26,14 @@ class VGG(Classifier):
 
     convs  convolutions of each stage.
 
-    Maps are halved after the first three stages and, if the images are 64 pixels high, after the fourth: the last ones have
-    4 x 4 pixels for images of 32 or 64, and 28 x 28 for images of 224.
+    Maps are halved after the first three stages and, if the images are 64 pixels high, after the
+    fourth: the last ones have 4 x 4 pixels for images of 32 or 64, and 28 x 28 for images of 224.
     """
 
-    full_precision = ("stages.0", "linear")  # the whole first stage: two convolutions in VGG-13, one in the others
+    full_precision = (
+        "stages.0",
+        "linear",
+    )  # the whole first stage: two convolutions in VGG-13, one in the others
 
     def __init__(self, convs: Sequence[int], classes: int):
         super().__init__()
@@ -48,7 +57,8 @@ class VGG(Classifier):
     def features(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         features, x = {}, images
         for i, stage in enumerate(self.stages):
-            # (N, 64, 32, 32), (N, 128, 16, 16), (N, 256, 8, 8), (N, 512, 4, 4), (N, 512, 4, 4) for images of 32
+            # (N, 64, 32, 32), (N, 128, 16, 16), (N, 256, 8, 8), (N, 512, 4, 4), (N, 512, 4, 4) for
+            # images of 32
             features[f"f{i}"] = x = stage(x)
             if i < 3 or (i == 3 and images.shape[2] == 64):
                 x = F.max_pool2d(x, 2)

@@ -3,7 +3,8 @@
 functional.py    the mathematics, one function per quantizer, gradients written out
 fusion.py        those functions as one compiled kernel each
 layers.py        convolution and linear layer with quantized weight and input
-ewgs.py, dorefa.py, pact.py, learned_step.py, ternary.py, released.py   one file per method: how its parameters start
+ewgs.py, dorefa.py, pact.py, learned_step.py, ternary.py, released.py   one file per method: how its
+parameters start
 """
 
 import copy
@@ -33,12 +34,15 @@ from .ternary import ternary_weight
 
 @dataclass(frozen=True)
 class Method:
-    """How to make the quantizers of a layer: functions of (bits, **options), the options of each by name.
+    """How to make the quantizers of a layer: functions of (bits, **options), the options of each by
+    name.
 
-    weight           also takes `shape`, (C, 1, ...), if the weights are to be quantized per channel.
-    activation       of a layer's input. image  of the network's own input, which is negative too; None if the method has
-                     no grid for that.
-    output_scale     whether the layer learns to scale its output, because the quantized values do not.
+    weight           also takes `shape`, (C, 1, ...), if the weights are to be quantized per
+                     channel.
+    activation       of a layer's input. image  of the network's own input, which is negative too;
+                     None if the method has no grid for that.
+    output_scale     whether the layer learns to scale its output, because the quantized values do
+                     not.
     paper            authors, venue, arXiv number.
 
     An entry in `METHODS` is all that a quantizer of one's own needs:
@@ -73,25 +77,50 @@ _LSQ = "Esser et al., ICLR 2020, arXiv 1902.08153"
 
 METHODS: dict[str, Method] = {
     "ewgs": Method(
-        ewgs.weight, ewgs.activation, ewgs.activation, True, ("delta",), ("delta",), "Lee, Kim & Ham, CVPR 2021, arXiv 2104.00903"
+        ewgs.weight,
+        ewgs.activation,
+        ewgs.activation,
+        True,
+        ("delta",),
+        ("delta",),
+        "Lee, Kim & Ham, CVPR 2021, arXiv 2104.00903",
     ),
     "dorefa": Method(dorefa.DorefaWeight, dorefa.DorefaActivation, paper=_DOREFA),
-    "pact": Method(dorefa.DorefaWeight, pact.PactActivation, activation_options=("alpha",), paper=_PACT),
+    "pact": Method(
+        dorefa.DorefaWeight, pact.PactActivation, activation_options=("alpha",), paper=_PACT
+    ),
     "lsq": Method(learned_step.weight, learned_step.activation, learned_step.image, paper=_LSQ),
     "lsq+": Method(
-        learned_step.plus_weight, learned_step.LsqPlusActivation, learned_step.LsqPlusActivation,
+        learned_step.plus_weight,
+        learned_step.LsqPlusActivation,
+        learned_step.LsqPlusActivation,
         paper="Bhalgat et al., CVPR Workshops 2020, arXiv 2004.09576",
     ),
-    "ternary": Method(ternary.TernaryWeight, dorefa.DorefaActivation, paper="Li, Zhang & Liu, 2016, arXiv 1605.04711"),
+    "ternary": Method(
+        ternary.TernaryWeight,
+        dorefa.DorefaActivation,
+        paper="Li, Zhang & Liu, 2016, arXiv 1605.04711",
+    ),
     "dorefa_released": Method(
-        released.ReleasedDorefa, released.ReleasedDorefa, released.ReleasedDorefa, paper=_DOREFA + ", as released"
+        released.ReleasedDorefa,
+        released.ReleasedDorefa,
+        released.ReleasedDorefa,
+        paper=_DOREFA + ", as released",
     ),
     "pact_released": Method(
-        released.ReleasedDorefa, released.ReleasedPact, released.ReleasedPact, activation_options=("alpha",),
+        released.ReleasedDorefa,
+        released.ReleasedPact,
+        released.ReleasedPact,
+        activation_options=("alpha",),
         paper=_PACT + ", as released",
     ),
-    "lsq_released": Method(released.ReleasedLsq, released.ReleasedLsq, released.ReleasedLsq, paper=_LSQ + ", as released"),
-}  # fmt: skip
+    "lsq_released": Method(
+        released.ReleasedLsq,
+        released.ReleasedLsq,
+        released.ReleasedLsq,
+        paper=_LSQ + ", as released",
+    ),
+}
 
 
 def quantizable(model: nn.Module) -> list[str]:
@@ -102,8 +131,9 @@ def quantizable(model: nn.Module) -> list[str]:
 def layers_to_quantize(model: nn.Module, keep: tuple[str, ...] | None = None) -> list[str]:
     """Names of the convolutions and linear layers that `quantize` replaces by low-bit ones.
 
-    keep  modules that stay in full precision, with all below them. None: the model's own `full_precision`, or for a
-          model without one its first convolution or linear layer and its last.
+    keep  modules that stay in full precision, with all below them. None: the model's own
+          `full_precision`, or for a model without one its first convolution or linear layer and its
+          last.
     Raises ValueError if `keep` names no module, or nothing is left.
     """
     candidates = quantizable(model)
@@ -115,7 +145,9 @@ def layers_to_quantize(model: nn.Module, keep: tuple[str, ...] | None = None) ->
             raise ValueError(f"the model has no module {name!r} to keep in full precision")
     chosen = [c for c in candidates if not any(c == k or c.startswith(k + ".") for k in keep)]
     if not chosen:
-        raise ValueError(f"nothing to quantize: every layer of {candidates} is kept in full precision")
+        raise ValueError(
+            f"nothing to quantize: every layer of {candidates} is kept in full precision"
+        )
     return chosen
 
 
@@ -129,22 +161,26 @@ def quantize(
     per_channel: bool = False,
     **options: float | str,
 ) -> nn.Module:
-    """A low-bit copy of `model`: same weights, biases and BatchNorm state, convolutions and linear layers quantized.
+    """A low-bit copy of `model`: same weights, biases and BatchNorm state, convolutions and linear
+    layers quantized.
 
     model            any torch network. Not modified.
     method           a key of `METHODS`.
-    weight_bits, activation_bits  1 to 8 (LSQ's weights and the released forms: 2 to 8; ternary weights: 2).
-    keep             see `layers_to_quantize`: first and last layers stay in full precision unless told otherwise.
-    kept_bits        None, or bits at which weights and inputs of those layers are quantized after all: 8 in the paper's
-                     Tiny-ImageNet recipe.
+    weight_bits, activation_bits  1 to 8 (LSQ's weights and the released forms: 2 to 8; ternary
+                                  weights: 2).
+    keep             see `layers_to_quantize`: first and last layers stay in full precision unless
+                     told otherwise.
+    kept_bits        None, or bits at which weights and inputs of those layers are quantized after
+                     all: 8 in the paper's Tiny-ImageNet recipe.
     per_channel      weights get bounds, steps and scales of their own for each output channel.
     options          of the method, such as delta for EWGS or alpha for PACT.
 
     The copy must see a first batch, `initialise(student, images)`, before it is used.
-    Raises ValueError for an unknown method or option, bits out of range, or kept_bits with a method that has no grid for
-    the network's own input.
+    Raises ValueError for an unknown method or option, bits out of range, or kept_bits with a method
+    that has no grid for the network's own input.
 
-    >>> student = quantize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 3)), "ewgs", 2, 2)
+    >>> student = quantize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3),
+    ...     nn.Conv2d(8, 2, 3)), "ewgs", 2, 2)
     >>> [type(layer).__name__ for layer in student]
     ['Conv2d', 'QuantizedConv2d', 'Conv2d']
     """
@@ -155,7 +191,10 @@ def quantize(
         if option not in recipe.weight_options + recipe.activation_options:
             raise ValueError(f"method {method!r} has no option {option!r}")
     if kept_bits is not None and recipe.image is None:
-        raise ValueError(f"kept_bits = {kept_bits}: {method!r} has no grid for the network's own input, which is negative too")
+        raise ValueError(
+            f"kept_bits = {kept_bits}: {method!r} has no grid for the network's own input, "
+            "which is negative too"
+        )
     of_weight = {k: v for k, v in options.items() if k in recipe.weight_options}
     of_activation = {k: v for k, v in options.items() if k in recipe.activation_options}
     student = copy.deepcopy(model).requires_grad_()  # a frozen teacher's copy is to learn
@@ -166,7 +205,8 @@ def quantize(
         activation = recipe.image if name == names[0] and recipe.image else recipe.activation
         channels = len(layer.weight)
         shape = {"shape": (channels, *[1] * (layer.weight.ndim - 1))} if per_channel else {}
-        # A change of class keeps weights, hyperparameters and hooks as they are; only quantizers are added.
+        # A change of class keeps weights, hyperparameters and hooks as they are; only quantizers
+        # are added.
         layer.__class__ = QUANTIZED_TYPES[type(layer)]
         device = layer.weight.device
         layer.adopt(
@@ -179,9 +219,11 @@ def quantize(
 
 @torch.no_grad()
 def initialise(student: nn.Module, images: Tensor) -> None:
-    """Set all quantizer parameters from one batch: a forward pass in train mode, BatchNorm statistics included.
+    """Set all quantizer parameters from one batch: a forward pass in train mode, BatchNorm
+    statistics included.
 
-    student  as `quantize` made it, changed in place. images (N, ...) float, as the network takes them.
+    student  as `quantize` made it, changed in place. images (N, ...) float, as the network takes
+    them.
     """
     layers = [m for m in student.modules() if isinstance(m, QuantizedLayer)]
     training = student.training
@@ -197,7 +239,9 @@ def initialise(student: nn.Module, images: Tensor) -> None:
 
 
 def quantizer_parameters(student: nn.Module) -> list[nn.Parameter]:
-    """The learned bounds, steps, clips and output scales: what the paper trains with an optimiser of its own."""
+    """The learned bounds, steps, clips and output scales: what the paper trains with an optimiser
+    of its own.
+    """
     parameters = []
     for module in student.modules():
         if isinstance(module, Quantizer):
@@ -208,7 +252,25 @@ def quantizer_parameters(student: nn.Module) -> list[nn.Parameter]:
 
 
 __all__ = [
-    "METHODS", "Method", "QuantizedLayer", "Quantizer", "dorefa_activation", "dorefa_weight", "ewgs_activation",
-    "ewgs_round", "ewgs_weight", "fake_quantize", "fusing", "initialise", "layers_to_quantize", "lsq", "lsq_plus",
-    "pact_activation", "quantizable", "quantize", "quantizer_parameters", "straight_through", "ternary_weight",
-]  # fmt: skip
+    "METHODS",
+    "Method",
+    "QuantizedLayer",
+    "Quantizer",
+    "dorefa_activation",
+    "dorefa_weight",
+    "ewgs_activation",
+    "ewgs_round",
+    "ewgs_weight",
+    "fake_quantize",
+    "fusing",
+    "initialise",
+    "layers_to_quantize",
+    "lsq",
+    "lsq_plus",
+    "pact_activation",
+    "quantizable",
+    "quantize",
+    "quantizer_parameters",
+    "straight_through",
+    "ternary_weight",
+]

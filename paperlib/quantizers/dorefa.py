@@ -7,7 +7,9 @@ from .layers import Quantizer
 
 
 class DorefaWeight(Quantizer):
-    """shape  (C, 1, ...) for a maximum (at one bit, a mean) of each output channel, () for one of the whole weight."""
+    """shape  (C, 1, ...) for a maximum (at one bit, a mean) of each output channel, () for one of
+    the whole weight.
+    """
 
     def __init__(self, bits: int, shape: tuple[int, ...] = ()):
         super().__init__()

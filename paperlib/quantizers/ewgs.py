@@ -1,8 +1,9 @@
 """EWGS: learned clipping interval, element-wise gradient scaling (Lee, Kim & Ham, CVPR 2021).
 
-`delta` scales the gradient by the distance to the grid. It is a number (0: the straight-through estimator, which is
-what the paper's released runs use), or "hessian": each layer's weight and activation factors start at 0 and are set
-from the curvature of the loss by `update_deltas`, as EWGS's authors do every ten epochs.
+`delta` scales the gradient by the distance to the grid. It is a number (0: the straight-through
+estimator, which is what the paper's released runs use), or "hessian": each layer's weight and
+activation factors start at 0 and are set from the curvature of the loss by `update_deltas`, as
+EWGS's authors do every ten epochs.
 """
 
 import math
@@ -17,12 +18,16 @@ from .layers import QuantizedLayer, Quantizer
 
 
 class EwgsQuantizer(Quantizer):
-    """Interval [lower, upper], learned; q in [0, 1] for activations, 2 (q - 1/2) in [-1, 1] for weights.
+    """Interval [lower, upper], learned; q in [0, 1] for activations, 2 (q - 1/2) in [-1, 1] for
+    weights.
 
-    shape  of the two bounds: () for one interval, (C, 1, ...) for one for each output channel of a weight.
+    shape  of the two bounds: () for one interval, (C, 1, ...) for one for each output channel of a
+    weight.
     """
 
-    def __init__(self, bits: int, signed: bool, delta: float | str = 0.0, shape: tuple[int, ...] = ()):
+    def __init__(
+        self, bits: int, signed: bool, delta: float | str = 0.0, shape: tuple[int, ...] = ()
+    ):
         super().__init__()
         _check_bits(bits)
         if delta != "hessian":
@@ -31,7 +36,8 @@ class EwgsQuantizer(Quantizer):
             _check_delta(delta)
         self.levels, self.signed = 2**bits, signed
         self.by_hessian = delta == "hessian"
-        # A tensor, so that a new factor reaches a captured CUDA graph; none where the factor is 0 for good.
+        # A tensor, so that a new factor reaches a captured CUDA graph; none where the factor is 0
+        # for good.
         value = None if delta == 0 else torch.tensor(0.0 if self.by_hessian else float(delta))
         self.register_buffer("delta", value)
         self.lower = nn.Parameter(torch.zeros(shape))
@@ -41,10 +47,11 @@ class EwgsQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Weights: +-3 std. Activations: min and 3 std / sqrt(1 - 2 / pi), the std of a half-normal made normal.
+        """Weights: +-3 std. Activations: min and 3 std / sqrt(1 - 2 / pi), the std of a half-normal
+        made normal.
 
-        Activations that lie further from 0 than they spread, as in squeeze-and-excitation, would get an upper bound below the
-        lower one: theirs is the maximum.
+        Activations that lie further from 0 than they spread, as in squeeze-and-excitation, would
+        get an upper bound below the lower one: theirs is the maximum.
         """
         std = over_channels(torch.std, x, self.lower.ndim > 0)
         if self.signed:
@@ -56,7 +63,9 @@ class EwgsQuantizer(Quantizer):
             self.upper.copy_(torch.where(high > low, high, torch.maximum(x.max(), low + 1e-6)))
 
     def codes(self, x: Tensor) -> tuple[Tensor, float]:
-        codes = interval_codes(x, self.lower, self.upper, self.levels, 0.0 if self.delta is None else self.delta)
+        codes = interval_codes(
+            x, self.lower, self.upper, self.levels, 0.0 if self.delta is None else self.delta
+        )
         if self.recording:
             self.recorded = codes
         return (centred(codes, self.levels) if self.signed else codes), 1 / (self.levels - 1)
@@ -72,11 +81,15 @@ def activation(bits: int, delta: float | str = 0.0) -> EwgsQuantizer:
     return EwgsQuantizer(bits, False, delta)
 
 
-def hutchinson_trace(gradient: Tensor, values: Tensor, rng: torch.Generator, draws: int = 50, tolerance: float = 1e-3) -> float:
-    """Trace of the Hessian whose gradient with respect to `values` is `gradient` (with its graph), by +-1 vectors.
+def hutchinson_trace(
+    gradient: Tensor, values: Tensor, rng: torch.Generator, draws: int = 50, tolerance: float = 1e-3
+) -> float:
+    """Trace of the Hessian whose gradient with respect to `values` is `gradient` (with its graph),
+    by +-1 vectors.
 
-    Stops when the running mean changes by less than `tolerance` relative to itself, after `draws` at the most. (The
-    released code of EWGS compares without absolute value, so there a negative running mean always stops at once.)
+    Stops when the running mean changes by less than `tolerance` relative to itself, after `draws`
+    at the most. (The released code of EWGS compares without absolute value, so there a negative
+    running mean always stops at once.)
     """
     mean = 0.0
     for k in range(1, draws + 1):
@@ -89,25 +102,37 @@ def hutchinson_trace(gradient: Tensor, values: Tensor, rng: torch.Generator, dra
     return mean
 
 
-def _add_ratios(ratios: list[list[float]], quantizers: list[EwgsQuantizer], loss: Tensor, rng: torch.Generator) -> None:
-    """Append each quantizer's (Tr(H) / N) / (3 std(g)) of a loss whose forward pass it has recorded."""
+def _add_ratios(
+    ratios: list[list[float]], quantizers: list[EwgsQuantizer], loss: Tensor, rng: torch.Generator
+) -> None:
+    """Append each quantizer's (Tr(H) / N) / (3 std(g)) of a loss whose forward pass it has
+    recorded.
+    """
     recorded = [q.recorded for q in quantizers]
     gradients = torch.autograd.grad(loss, recorded, create_graph=True)
     for k, (gradient, codes) in enumerate(zip(gradients, recorded, strict=True)):
         trace = hutchinson_trace(gradient, codes, rng)
-        # g and H of the values codes / (levels - 1) are (levels - 1) and (levels - 1)^2 times those of the codes.
+        # g and H of the values codes / (levels - 1) are (levels - 1) and (levels - 1)^2 times those
+        # of the codes.
         factor = quantizers[k].levels - 1
-        ratios[k].append(factor * trace / codes.numel() / (3 * float(gradient.detach().std()) + 1e-30))
+        ratios[k].append(
+            factor * trace / codes.numel() / (3 * float(gradient.detach().std()) + 1e-30)
+        )
 
 
 def update_deltas(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor], seed: int = 0
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Set every layer's two factors to delta = max(0, mean over batches of (Tr(H) / N) / (3 std(g))).
+    """Set every layer's two factors to delta = max(0, mean over batches of (Tr(H) / N) / (3
+    std(g))).
 
-    g and H are gradient and Hessian of the loss with respect to the quantized values in [0, 1], N their number, the
-    batch included for activations; std unbiased (EWGS, eq. 10 and supplement). Costs up to 50 backward passes a layer
-    and batch. The model runs in train mode, and its BatchNorm statistics are put back afterwards.
+    g and H are gradient and Hessian of the loss with respect to the quantized values in [0, 1], N
+    their number, the batch included for activations; std unbiased (EWGS, eq. 10 and supplement).
+    Costs up to 50 backward passes a layer and batch. The model runs in train mode, and its
+    BatchNorm statistics are put back afterwards.
 
     batches  (images, labels) pairs, three in EWGS. loss  of (logits, labels).
     Returns {layer name: (weight factor, activation factor)}.
@@ -116,11 +141,14 @@ def update_deltas(
     layers = {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, QuantizedLayer) and getattr(layer.weight_quantizer, "by_hessian", False)
+        if isinstance(layer, QuantizedLayer)
+        and getattr(layer.weight_quantizer, "by_hessian", False)
     }
     if not layers:
         raise ValueError("no layer of this model has delta='hessian'")
-    quantizers = [q for layer in layers.values() for q in (layer.weight_quantizer, layer.activation_quantizer)]
+    quantizers = [
+        q for layer in layers.values() for q in (layer.weight_quantizer, layer.activation_quantizer)
+    ]
     ratios: list[list[float]] = [[] for _ in quantizers]
     rng = torch.Generator().manual_seed(seed)
     training, buffers = model.training, {name: b.clone() for name, b in model.named_buffers()}
@@ -140,5 +168,6 @@ def update_deltas(
     for q, values in zip(quantizers, ratios, strict=True):
         q.delta.fill_(max(0.0, sum(values) / len(values)))
     return {
-        name: (float(layer.weight_quantizer.delta), float(layer.activation_quantizer.delta)) for name, layer in layers.items()
+        name: (float(layer.weight_quantizer.delta), float(layer.activation_quantizer.delta))
+        for name, layer in layers.items()
     }

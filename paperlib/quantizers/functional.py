@@ -1,12 +1,14 @@
 """The quantization functions, each with its gradient written down rather than inherited.
 
-Every quantizer maps x to *codes*, small integers in a floating dtype, and a positive scale: value = scale * codes. The
-layers convolve the codes, which bfloat16 holds exactly up to 8 bits, and multiply by the scale afterwards. Arithmetic is in
-float32 where x is in a shorter type. All gradients of the learned scalars (bounds, steps, alpha) are those of the value and
-come from the codes' backward pass, summed over all elements; the scale passes none.
+Every quantizer maps x to *codes*, small integers in a floating dtype, and a positive scale: value =
+scale * codes. The layers convolve the codes, which bfloat16 holds exactly up to 8 bits, and
+multiply by the scale afterwards. Arithmetic is in float32 where x is in a shorter type. All
+gradients of the learned scalars (bounds, steps, alpha) are those of the value and come from the
+codes' backward pass, summed over all elements; the scale passes none.
 
-Rounding is half to even. `torch.clamp` passes a gradient of 1 at x exactly on a bound in some versions of torch and 0
-in others, and after a ReLU many values are exactly 0; so every function here states which side its bounds are on.
+Rounding is half to even. `torch.clamp` passes a gradient of 1 at x exactly on a bound in some
+versions of torch and 0 in others, and after a ReLU many values are exactly 0; so every function
+here states which side its bounds are on.
 """
 
 from collections.abc import Callable
@@ -35,17 +37,21 @@ def _check_delta(delta: float) -> None:
 
 
 def _summed(x: Tensor, like: Tensor) -> Tensor:
-    """The gradient of a parameter that was broadcast: one for the tensor, or (C, 1, ...) one for each output channel."""
+    """The gradient of a parameter that was broadcast: one for the tensor, or (C, 1, ...) one for
+    each output channel.
+    """
     return x.sum().reshape(like.shape) if like.numel() == 1 else x.sum_to_size(like.shape)
 
 
 def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    return torch.full((), value, dtype=widen(like[:0]).dtype, device=like.device)  # a fill: no copy from the host
+    return torch.full(
+        (), value, dtype=widen(like[:0]).dtype, device=like.device
+    )  # a fill: no copy from the host
 
 
-# -------------------------------------------------------------------------------------------------- EWGS, DoReFa
+# ------------------------------------------------------------------------------------- EWGS, DoReFa
 
 
 @fusible
@@ -58,15 +64,21 @@ def _interval_forward(x: Tensor, lower: Tensor, upper: Tensor, top: int) -> Tens
 def _interval_backward(
     g: Tensor, x: Tensor, lower: Tensor, upper: Tensor, top: int, delta: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to x, lower and upper; g is the gradient of the codes, g top that of q = codes / top."""
+    """Gradients to x, lower and upper; g is the gradient of the codes, g top that of q = codes /
+    top.
+    """
     width = upper - lower
     n = (widen(x) - lower) / width
     inside = (n >= 0) & (n <= 1)
     g = torch.where(inside, widen(g) * top, 0.0)
     if delta is not None:
-        error = (n - (n * top).round() / top).detach()  # a constant where second derivatives are taken
+        error = (
+            n - (n * top).round() / top
+        ).detach()  # a constant where second derivatives are taken
         g = g + delta * g.abs() * error
-    by_upper = -_summed(g * n, upper) / width  # d n / d upper = -n / width, d n / d lower = (n - 1) / width
+    by_upper = (
+        -_summed(g * n, upper) / width
+    )  # d n / d upper = -n / width, d n / d lower = (n - 1) / width
     return (g / width).to(x.dtype), -_summed(g, lower) / width - by_upper, by_upper
 
 
@@ -89,13 +101,20 @@ class _IntervalCodes(Function):
         return by_x, by_lower.reshape(lower.shape), by_upper.reshape(upper.shape), None, None
 
 
-def interval_codes(x: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: Tensor | float = 0.0) -> Tensor:
-    """Integers 0 .. L - 1: round((L - 1) clip((x - lower) / (upper - lower), 0, 1)), in the dtype of x.
+def interval_codes(
+    x: Tensor,
+    lower: Tensor | float,
+    upper: Tensor | float,
+    levels: int,
+    delta: Tensor | float = 0.0,
+) -> Tensor:
+    """Integers 0 .. L - 1: round((L - 1) clip((x - lower) / (upper - lower), 0, 1)), in the dtype
+    of x.
 
-    With q = codes / (L - 1) and n the clipped ratio, the gradient of n is dq (1 + delta sign(dq) (n - q)); x, lower and
-    upper receive it where lower <= x <= upper, bounds included.
-    Raises ValueError for levels or delta out of range or, where they are numbers, lower >= upper; tensors are not looked
-    at, which would wait for the device.
+    With q = codes / (L - 1) and n the clipped ratio, the gradient of n is dq (1 + delta sign(dq) (n
+    - q)); x, lower and upper receive it where lower <= x <= upper, bounds included.
+    Raises ValueError for levels or delta out of range or, where they are numbers, lower >= upper;
+    tensors are not looked at, which would wait for the device.
 
     >>> interval_codes(torch.tensor([-1.0, 0.0, 1.9, 5.0]), 0.0, 4.0, levels=4)
     tensor([0., 0., 1., 3.])
@@ -126,12 +145,14 @@ def ewgs_round(x: Tensor, levels: int, delta: float = 0.0) -> Tensor:
     return ewgs_activation(x, 0.0, 1.0, levels, delta)
 
 
-def ewgs_activation(x: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: float = 0.0) -> Tensor:
+def ewgs_activation(
+    x: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: float = 0.0
+) -> Tensor:
     """EWGS for activations: x of any shape -> the same shape, on `levels` points of [0, 1].
 
-    q = round((L - 1) n) / (L - 1) with n = clip((x - lower) / (upper - lower), 0, 1). There is no scaling back by
-    upper - lower: the layer multiplies its output by a learned scalar. Gradients as in `interval_codes`; lower and
-    upper are numbers or one-element tensors and receive theirs.
+    q = round((L - 1) n) / (L - 1) with n = clip((x - lower) / (upper - lower), 0, 1). There is no
+    scaling back by upper - lower: the layer multiplies its output by a learned scalar. Gradients as
+    in `interval_codes`; lower and upper are numbers or one-element tensors and receive theirs.
 
     >>> ewgs_activation(torch.tensor([-1.0, 0.0, 1.9, 5.0]), 0.0, 4.0, levels=4)
     tensor([0.0000, 0.0000, 0.3333, 1.0000])
@@ -139,7 +160,9 @@ def ewgs_activation(x: Tensor, lower: Tensor | float, upper: Tensor | float, lev
     return interval_codes(x, lower, upper, levels, delta) / (levels - 1)
 
 
-def ewgs_weight(w: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: float = 0.0) -> Tensor:
+def ewgs_weight(
+    w: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: float = 0.0
+) -> Tensor:
     """EWGS for weights: as `ewgs_activation`, then 2 (q - 1/2), which lies in [-1, 1].
 
     >>> ewgs_weight(torch.tensor([-3.0, -0.1, 0.1, 3.0]), -1.0, 1.0, levels=2)
@@ -164,11 +187,17 @@ def over_channels(function: Callable[..., Tensor], x: Tensor, per_channel: bool)
     tensor([[2.],
             [5.]])
     """
-    return function(x, dim=tuple(range(1, x.ndim)), keepdim=True) if per_channel else function(x, dim=tuple(range(x.ndim)))
+    return (
+        function(x, dim=tuple(range(1, x.ndim)), keepdim=True)
+        if per_channel
+        else function(x, dim=tuple(range(x.ndim)))
+    )
 
 
 class _GivenCodes(Function):
-    """`codes` as they are; to x passes the gradient that x has in the value, as if it had not been rounded."""
+    """`codes` as they are; to x passes the gradient that x has in the value, as if it had not been
+    rounded.
+    """
 
     generate_vmap_rule = True
 
@@ -183,7 +212,11 @@ class _GivenCodes(Function):
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = ctx.saved_tensors
-        return (g / scale).to(g.dtype), None, None  # value = scale codes: the gradient of the value from that of the codes
+        return (
+            (g / scale).to(g.dtype),
+            None,
+            None,
+        )  # value = scale codes: the gradient of the value from that of the codes
 
 
 def straight_through(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
@@ -197,25 +230,34 @@ def straight_through(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     return _GivenCodes.apply(x, codes, scale)
 
 
-def dorefa_weight_codes(w: Tensor, bits: int, per_channel: bool = False) -> tuple[Tensor, Tensor | float]:
-    """The codes and the scale of `dorefa_weight`: odd integers and 1 / (2^b - 1), or at one bit +-1 and mean|w|.
+def dorefa_weight_codes(
+    w: Tensor, bits: int, per_channel: bool = False
+) -> tuple[Tensor, Tensor | float]:
+    """The codes and the scale of `dorefa_weight`: odd integers and 1 / (2^b - 1), or at one bit +-1
+    and mean|w|.
 
-    per_channel  mean and maximum over each w[c] instead of all of w; the scale at one bit is then (C, 1, ...).
+    per_channel  mean and maximum over each w[c] instead of all of w; the scale at one bit is then
+    (C, 1, ...).
     """
     _check_bits(bits)
     if bits == 1:
         scale = over_channels(torch.mean, widen(w.detach()).abs(), per_channel)
-        return straight_through(w, torch.where(w.detach() >= 0, 1.0, -1.0).to(w.dtype), scale), scale
+        return straight_through(
+            w, torch.where(w.detach() >= 0, 1.0, -1.0).to(w.dtype), scale
+        ), scale
     t = torch.tanh(widen(w))
-    codes = interval_codes(t / (2 * over_channels(torch.amax, t.detach().abs(), per_channel)) + 0.5, 0.0, 1.0, 2**bits)
+    codes = interval_codes(
+        t / (2 * over_channels(torch.amax, t.detach().abs(), per_channel)) + 0.5, 0.0, 1.0, 2**bits
+    )
     return centred(codes, 2**bits).to(w.dtype), 1 / (2**bits - 1)
 
 
 def dorefa_weight(w: Tensor, bits: int) -> Tensor:
-    """DoReFa-Net for weights (Zhou et al., 2016, arXiv 1606.06160, eqs. 8 and 9), any shape, per tensor.
+    """DoReFa-Net for weights (Zhou et al., 2016, arXiv 1606.06160, eqs. 8 and 9), any shape, per
+    tensor.
 
-    bits > 1  2 round((2^b - 1) (tanh(w) / (2 max|tanh(w)|) + 1/2)) / (2^b - 1) - 1, in [-1, 1]; the maximum counts as
-              a constant in the gradient.
+    bits > 1  2 round((2^b - 1) (tanh(w) / (2 max|tanh(w)|) + 1/2)) / (2^b - 1) - 1, in [-1, 1]; the
+              maximum counts as a constant in the gradient.
     bits = 1  mean|w| sign(w), straight-through; the mean counts as a constant.
     Raises ValueError unless bits is 1 to 8.
 
@@ -254,10 +296,12 @@ class _Ceil(Function):
 
 
 def dorefa_activation(x: Tensor, bits: int) -> Tensor:
-    """DoReFa-Net for activations (arXiv 1606.06160, eq. 11): round((2^b - 1) clip(x, 0, 1)) / (2^b - 1).
+    """DoReFa-Net for activations (arXiv 1606.06160, eq. 11): round((2^b - 1) clip(x, 0, 1)) / (2^b
+    - 1).
 
-    At one bit, the sign of the clipped value, as the public paper-form code (zzzxxxttt/pytorch_DoReFaNet) has it: what is
-    positive becomes 1. The gradient passes where 0 <= x <= 1. Raises ValueError unless bits is 1 to 8.
+    At one bit, the sign of the clipped value, as the public paper-form code
+    (zzzxxxttt/pytorch_DoReFaNet) has it: what is positive becomes 1. The gradient passes where 0 <=
+    x <= 1. Raises ValueError unless bits is 1 to 8.
 
     >>> dorefa_activation(torch.tensor([-1.0, 0.4, 0.6, 2.0]), bits=1)
     tensor([0., 1., 1., 1.])
@@ -266,7 +310,7 @@ def dorefa_activation(x: Tensor, bits: int) -> Tensor:
     return codes * scale
 
 
-# ----------------------------------------------------------------------------------------------------------- PACT
+# --------------------------------------------------------------------------------------------- PACT
 
 
 @fusible
@@ -323,7 +367,7 @@ def pact_activation(x: Tensor, alpha: Tensor | float, bits: int) -> Tensor:
     return codes * scale.to(codes)
 
 
-# ------------------------------------------------------------------------------------------------------------ LSQ
+# ---------------------------------------------------------------------------------------------- LSQ
 
 
 @fusible
@@ -332,7 +376,9 @@ def _lsq_forward(x: Tensor, step: Tensor, qmin: int, qmax: int) -> Tensor:
 
 
 @fusible
-def _lsq_backward(g: Tensor, x: Tensor, step: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+def _lsq_backward(
+    g: Tensor, x: Tensor, step: Tensor, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor]:
     g, v = widen(g) / step, widen(x) / step  # the gradient of the value from that of the codes
     inside = (v > qmin) & (v < qmax)
     slope = torch.where(inside, v.round() - v, v.clamp(qmin, qmax))
@@ -358,7 +404,9 @@ class _LsqCodes(Function):
         return by_x, (by_step * ctx.grad_scale).reshape(step.shape), None, None, None
 
 
-def lsq_codes(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def lsq_codes(
+    x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The codes qmin .. qmax and the scale, the step, of `lsq`."""
     if int(qmin) != qmin or int(qmax) != qmax or not qmin < qmax:
         raise ValueError(f"qmin and qmax must be integers with qmin < qmax, got {qmin} and {qmax}")
@@ -369,13 +417,16 @@ def lsq_codes(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale:
 
 
 def lsq(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0) -> Tensor:
-    """Learned Step Size Quantization (Esser et al., ICLR 2020, arXiv 1902.08153, eqs. 1 to 5), any shape, per tensor.
+    """Learned Step Size Quantization (Esser et al., ICLR 2020, arXiv 1902.08153, eqs. 1 to 5), any
+    shape, per tensor.
 
     Forward   round(clip(x / s, qmin, qmax)) s.
-    Backward  with v = x / s: to x, g where qmin < v < qmax; to s, grad_scale times the sum of g (round(v) - v) inside,
-              g qmin where v <= qmin, g qmax where v >= qmax. Inside is decided by v, before rounding.
+    Backward  with v = x / s: to x, g where qmin < v < qmax; to s, grad_scale times the sum of g
+              (round(v) - v) inside, g qmin where v <= qmin, g qmax where v >= qmax. Inside is
+              decided by v, before rounding.
     grad_scale  the paper's 1 / sqrt(N qmax), N the number of weights or of features.
-    Raises ValueError unless qmin < qmax are integers and the step is positive (when it is a number).
+    Raises ValueError unless qmin < qmax are integers and the step is positive (when it is a
+    number).
 
     >>> lsq(torch.tensor([-3.0, 0.4, 0.6, 9.0]), step=1.0, qmin=-2, qmax=1)
     tensor([-2.,  0.,  1.,  1.])
@@ -385,7 +436,9 @@ def lsq(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float
 
 
 class _FakeQuantizedCodes(Function):
-    """Inside or outside of the grid is decided by the rounded integer, as torch's fake quantization does."""
+    """Inside or outside of the grid is decided by the rounded integer, as torch's fake quantization
+    does.
+    """
 
     generate_vmap_rule = True
 
@@ -401,7 +454,10 @@ class _FakeQuantizedCodes(Function):
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
-        g, v = widen(g) / scale, widen(x) * (1 / scale)  # the gradient of the value from that of the codes
+        g, v = (
+            widen(g) / scale,
+            widen(x) * (1 / scale),
+        )  # the gradient of the value from that of the codes
         rounded = v.round()
         inside = (rounded >= ctx.qmin) & (rounded <= ctx.qmax)
         slope = torch.where(inside, rounded - v, rounded.clamp(ctx.qmin, ctx.qmax))
@@ -416,15 +472,21 @@ def fake_quantize_codes(
     if not isinstance(scale, Tensor) and not scale > 0:
         raise ValueError(f"the scale must be positive, got {scale}")
     scale = _scalar(scale, x)
-    return _FakeQuantizedCodes.apply(x, scale, int(qmin), int(qmax), float(grad_scale)), scale.detach()
+    return _FakeQuantizedCodes.apply(
+        x, scale, int(qmin), int(qmax), float(grad_scale)
+    ), scale.detach()
 
 
-def fake_quantize(x: Tensor, scale: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0) -> Tensor:
-    """Uniform fake quantization as torch's kernels and the released code have it, any shape (PAPER 5.2 to 5.4).
+def fake_quantize(
+    x: Tensor, scale: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
+) -> Tensor:
+    """Uniform fake quantization as torch's kernels and the released code have it, any shape (PAPER
+    5.2 to 5.4).
 
     Forward   clip(round(x / scale), qmin, qmax) scale.
-    Backward  with r = round(x / scale): to x, g where qmin <= r <= qmax; to the scale, grad_scale times the sum of
-              g (r - x / scale) there, g qmin below, g qmax above. `lsq` differs by deciding before it rounds.
+    Backward  with r = round(x / scale): to x, g where qmin <= r <= qmax; to the scale, grad_scale
+              times the sum of g (r - x / scale) there, g qmin below, g qmax above. `lsq` differs by
+              deciding before it rounds.
     Raises ValueError for a number scale that is not positive.
 
     >>> fake_quantize(torch.tensor([-3.0, 0.4, 0.6, 9.0]), scale=1.0, qmin=-2, qmax=1)
@@ -434,12 +496,21 @@ def fake_quantize(x: Tensor, scale: Tensor | float, qmin: int, qmax: int, grad_s
     return codes * scale.to(codes)
 
 
-def lsq_plus(x: Tensor, step: Tensor | float, offset: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0) -> Tensor:
-    """LSQ+ (Bhalgat et al., CVPR Workshops 2020, arXiv 2004.09576, eqs. 3 to 6): LSQ on a grid that a learned offset moves.
+def lsq_plus(
+    x: Tensor,
+    step: Tensor | float,
+    offset: Tensor | float,
+    qmin: int,
+    qmax: int,
+    grad_scale: float = 1.0,
+) -> Tensor:
+    """LSQ+ (Bhalgat et al., CVPR Workshops 2020, arXiv 2004.09576, eqs. 3 to 6): LSQ on a grid that
+    a learned offset moves.
 
     Forward   round(clip((x - offset) / s, qmin, qmax)) s + offset.
-    Backward  to x and s as `lsq` of x - offset; to the offset 0 inside the grid, the sum of g outside.
-    Any shape, per tensor. The offset need not be a multiple of the step: 0 need not lie on the grid.
+    Backward  to x and s as `lsq` of x - offset; to the offset 0 inside the grid, the sum of g
+    outside. Any shape, per tensor. The offset need not be a multiple of the step: 0 need not lie on
+    the grid.
 
     >>> lsq_plus(torch.tensor([-3.0, 0.1, 0.6, 9.0]), step=1.0, offset=-0.5, qmin=0, qmax=3)
     tensor([-0.5000,  0.5000,  0.5000,  2.5000])

@@ -1,9 +1,11 @@
-"""One kernel instead of ten passes over memory: element-wise functions compiled by torch where that is possible.
+"""One kernel instead of ten passes over memory: element-wise functions compiled by torch where that
+is possible.
 
-A quantizer is a chain of cheap element-wise operations. Run one by one, each reads and writes the whole activation, and on a
-CPU the chain then costs as much as the convolution it feeds. `torch.compile` makes one loop of it. Compiling takes seconds
-and a C++ compiler (on a GPU: Triton), so it is done on request, `with fusing():`, and where it fails everything runs
-as written, after one warning. The results are the same but for the order of the sums.
+A quantizer is a chain of cheap element-wise operations. Run one by one, each reads and writes the
+whole activation, and on a CPU the chain then costs as much as the convolution it feeds.
+`torch.compile` makes one loop of it. Compiling takes seconds and a C++ compiler (on a GPU: Triton),
+so it is done on request, `with fusing():`, and where it fails everything runs as written, after one
+warning. The results are the same but for the order of the sums.
 """
 
 import contextlib
@@ -20,10 +22,12 @@ _broken = False
 
 
 def fusible(function: Callable) -> Callable:
-    """Decorator for an element-wise function without side effects: inside `fusing()` it runs compiled.
+    """Decorator for an element-wise function without side effects: inside `fusing()` it runs
+    compiled.
 
-    function  of tensors and numbers. Its first tensor sets the shape; every other one is of that shape or a scalar; so are
-              the tensors it returns, one or a tuple of them. Otherwise it runs as written.
+    function  of tensors and numbers. Its first tensor sets the shape; every other one is of that
+              shape or a scalar; so are the tensors it returns, one or a tuple of them. Otherwise it
+              runs as written.
     """
     compiled = or_as_written(function, dynamic=True)
 
@@ -37,7 +41,9 @@ def fusible(function: Callable) -> Callable:
 
 
 def or_as_written(function: Callable, **options: Any) -> Callable:
-    """`torch.compile(function, **options)` or, where torch cannot compile, the function itself, after one warning."""
+    """`torch.compile(function, **options)` or, where torch cannot compile, the function itself,
+    after one warning.
+    """
     compiled = functools.cache(lambda: torch.compile(function, **options))
 
     def call(*arguments: Any) -> Any:
@@ -47,10 +53,15 @@ def or_as_written(function: Callable, **options: Any) -> Callable:
         try:
             return compiled()(*arguments)
         except Exception as error:  # no compiler, no Triton, a full disk: torch raises many kinds
-            result = function(*arguments)  # an error of the function's own goes to the caller from here
+            result = function(
+                *arguments
+            )  # an error of the function's own goes to the caller from here
             _broken = True
             reason = (str(error).strip().splitlines() or [""])[0]
-            warnings.warn(f"torch cannot compile here, so it goes slower ({type(error).__name__}: {reason})", stacklevel=2)
+            warnings.warn(
+                f"torch cannot compile here, so it goes slower ({type(error).__name__}: {reason})",
+                stacklevel=2,
+            )
             return result
 
     return call
@@ -62,7 +73,9 @@ def _one_shape(arguments: tuple) -> bool:
 
 
 def _on_flat(function: Callable, arguments: tuple) -> Any:
-    """Call with one-dimensional views in memory order: one kernel then serves all shapes and layouts."""
+    """Call with one-dimensional views in memory order: one kernel then serves all shapes and
+    layouts.
+    """
     first = next(a for a in arguments if isinstance(a, Tensor) and a.ndim)
     order = sorted(range(first.ndim), key=lambda d: -first.stride(d))
     shape = [first.shape[d] for d in order]
@@ -83,7 +96,9 @@ def _on_flat(function: Callable, arguments: tuple) -> Any:
 
 @contextlib.contextmanager
 def fusing(on: bool = True) -> Iterator[None]:
-    """Run `fusible` functions compiled within this block, or with on=False as written, which second derivatives need."""
+    """Run `fusible` functions compiled within this block, or with on=False as written, which second
+    derivatives need.
+    """
     global _active
     before, _active = _active, on
     try:

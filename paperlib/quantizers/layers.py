@@ -1,4 +1,6 @@
-"""Quantized layers: a convolution or linear layer with a weight quantizer, an input quantizer and an output scale."""
+"""Quantized layers: a convolution or linear layer with a weight quantizer, an input quantizer and
+an output scale.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -8,25 +10,31 @@ from torch import Tensor, nn
 
 
 class Quantizer(nn.Module, ABC):
-    """Maps a tensor to a low-bit grid. Parameters, if any, are set from the first tensor seen (`initialise`).
+    """Maps a tensor to a low-bit grid. Parameters, if any, are set from the first tensor seen
+    (`initialise`).
 
     A new method is one file with two subclasses, registered in `METHODS`.
     """
 
     def __init__(self):
         super().__init__()
-        self.register_parameter("offset", None)  # of an activation's grid from 0, if it has one: value = scale codes + offset
+        self.register_parameter(
+            "offset", None
+        )  # of an activation's grid from 0, if it has one: value = scale codes + offset
 
     @abstractmethod
     def initialise(self, x: Tensor) -> None:
-        """Set the parameters from the full-precision weight, or from the layer's input on the first batch."""
+        """Set the parameters from the full-precision weight, or from the layer's input on the first
+        batch.
+        """
 
     @abstractmethod
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
-        """x of any shape -> (integers of the same shape and dtype, scale): the quantized value is their product.
+        """x of any shape -> (integers of the same shape and dtype, scale): the quantized value is
+        their product.
 
-        The scale is a scalar or, for weights, (C, 1, ...), one for each output channel. The codes pass all gradients, also
-        those of the scale's parameters; the scale passes none.
+        The scale is a scalar or, for weights, (C, 1, ...), one for each output channel. The codes
+        pass all gradients, also those of the scale's parameters; the scale passes none.
         """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,21 +45,29 @@ class Quantizer(nn.Module, ABC):
 
 
 class QuantizedLayer(nn.Module):
-    """output = |output scale| (layer(quantized input, quantized weight) + bias): the mixin of the two layer types below.
+    """output = |output scale| (layer(quantized input, quantized weight) + bias): the mixin of the
+    two layer types below.
 
-    The layer's operation runs on the integer codes of input and weight, and its result is multiplied by their scales. In
-    bfloat16 the codes are exact, where values such as 1/3 would be rounded to another grid.
-    `output_scale` is learned for methods whose quantized values leave the scale out (EWGS), absent for the others; it is
-    one number or, where the weights are quantized per channel, one for each output channel.
-    A layer must be initialised from a first batch before it is used: see `paperlib.quantizers.initialise`.
+    The layer's operation runs on the integer codes of input and weight, and its result is
+    multiplied by their scales. In bfloat16 the codes are exact, where values such as 1/3 would be
+    rounded to another grid. `output_scale` is learned for methods whose quantized values leave the
+    scale out (EWGS), absent for the others; it is one number or, where the weights are quantized
+    per channel, one for each output channel. A layer must be initialised from a first batch before
+    it is used: see `paperlib.quantizers.initialise`.
     """
 
     channel_axis: int  # of the layer's output
 
-    def adopt(self, weight: Quantizer, activation: Quantizer, scale_shape: tuple[int, ...] | None) -> None:
-        """Add the quantizers and, if its shape is given, () or (output channels,), the output scale."""
+    def adopt(
+        self, weight: Quantizer, activation: Quantizer, scale_shape: tuple[int, ...] | None
+    ) -> None:
+        """Add the quantizers and, if its shape is given, () or (output channels,), the output
+        scale.
+        """
         self.weight_quantizer, self.activation_quantizer = weight, activation
-        self.output_scale = None if scale_shape is None else nn.Parameter(self.weight.new_ones(scale_shape))
+        self.output_scale = (
+            None if scale_shape is None else nn.Parameter(self.weight.new_ones(scale_shape))
+        )
         self.ready = False
         self.initialising = False
 
@@ -67,8 +83,14 @@ class QuantizedLayer(nn.Module):
         if self.initialising:
             self._initialise(x)
         if not self.ready:
-            raise RuntimeError("this quantized layer has no bounds yet: call paperlib.quantizers.initialise(model, images)")
-        (codes, scale), (weight, weight_scale) = self.activation_quantizer.codes(x), self.weight_quantizer.codes(self.weight)
+            raise RuntimeError(
+                "this quantized layer has no bounds yet: call "
+                "paperlib.quantizers.initialise(model, images)"
+            )
+        (codes, scale), (weight, weight_scale) = (
+            self.activation_quantizer.codes(x),
+            self.weight_quantizer.codes(self.weight),
+        )
         weight = weight.to(codes.dtype)
         y, offset = self.operation(codes, weight), self.activation_quantizer.offset
         if isinstance(weight_scale, Tensor) and weight_scale.ndim:
@@ -79,7 +101,8 @@ class QuantizedLayer(nn.Module):
         if not (isinstance(scales, float) and scales == 1.0):
             y = (y * scales).to(y.dtype)  # scales of channels must not widen bfloat16
         if offset is not None:
-            # What the offset of every input adds, exactly, the zeros around the image left out: one image's work.
+            # What the offset of every input adds, exactly, the zeros around the image left out: one
+            # image's work.
             ones = torch.ones_like(codes[:1])
             y = y + self.operation(ones, weight) * (scales / scale * offset).to(y.dtype)
         if self.bias is None:
@@ -92,17 +115,28 @@ class QuantizedLayer(nn.Module):
         self.weight_quantizer.initialise(self.weight)
         self.activation_quantizer.initialise(x)
         self.ready = True
-        if self.output_scale is not None:  # the mean size of the quantized output becomes that of the exact one
+        if (
+            self.output_scale is not None
+        ):  # the mean size of the quantized output becomes that of the exact one
             bias = 0 if self.bias is None else self.per_channel(self.bias)
             exact = self.operation(x, self.weight) + bias
-            quantized = self.operation(self.activation_quantizer(x), self.weight_quantizer(self.weight)) + bias
+            quantized = (
+                self.operation(self.activation_quantizer(x), self.weight_quantizer(self.weight))
+                + bias
+            )
             ratio = self._mean_size(exact) / self._mean_size(quantized)
             self.output_scale.copy_(ratio)
 
     def _mean_size(self, y: Tensor) -> Tensor:
-        """mean|y|, over everything or over everything but the channels, as the output scale is shaped."""
+        """mean|y|, over everything or over everything but the channels, as the output scale is
+        shaped.
+        """
         size = y.abs()
-        return size.mean() if self.output_scale.ndim == 0 else size.movedim(self.channel_axis, 0).flatten(1).mean(1)
+        return (
+            size.mean()
+            if self.output_scale.ndim == 0
+            else size.movedim(self.channel_axis, 0).flatten(1).mean(1)
+        )
 
     def get_extra_state(self) -> bool:
         return self.ready
@@ -135,4 +169,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
         return values
 
 
-QUANTIZED_TYPES: dict[type[nn.Module], type[QuantizedLayer]] = {nn.Conv2d: QuantizedConv2d, nn.Linear: QuantizedLinear}
+QUANTIZED_TYPES: dict[type[nn.Module], type[QuantizedLayer]] = {
+    nn.Conv2d: QuantizedConv2d,
+    nn.Linear: QuantizedLinear,
+}

@@ -1,7 +1,9 @@
-"""LSQ in paper form (Esser et al., ICLR 2020) and LSQ+ (Bhalgat et al., CVPR Workshops 2020): learned steps.
+"""LSQ in paper form (Esser et al., ICLR 2020) and LSQ+ (Bhalgat et al., CVPR Workshops 2020):
+learned steps.
 
-LSQ has signed weights and unsigned activations; LSQ+ gives the activations' grid a learned offset, for activations that
-are negative too. A signed grid of 1 bit has no positive level, so weights need 2 bits or more.
+LSQ has signed weights and unsigned activations; LSQ+ gives the activations' grid a learned offset,
+for activations that are negative too. A signed grid of 1 bit has no positive level, so weights need
+2 bits or more.
 """
 
 import math
@@ -17,8 +19,8 @@ from .layers import Quantizer
 class LsqQuantizer(Quantizer):
     """Integers -2^(b-1) .. 2^(b-1) - 1 if signed, else 0 .. 2^b - 1, times a learned step.
 
-    of_weights  whether x is a weight: the gradient of the step is scaled by the number of weights, else by the number of
-                features of one image, as in the paper: the batch is left out.
+    of_weights  whether x is a weight: the gradient of the step is scaled by the number of weights,
+                else by the number of features of one image, as in the paper: the batch is left out.
     shape       of the step: () for one, (C, 1, ...) for one for each output channel of a weight.
     """
 
@@ -26,12 +28,16 @@ class LsqQuantizer(Quantizer):
         super().__init__()
         _check_bits(bits, least=2 if signed else 1)
         self.of_weights = of_weights
-        self.qmin, self.qmax = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        self.qmin, self.qmax = (
+            (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        )
         self.step = nn.Parameter(torch.ones(shape))
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        self.step.copy_(2 * over_channels(torch.mean, x.abs(), self.step.ndim > 0) / math.sqrt(self.qmax))
+        self.step.copy_(
+            2 * over_channels(torch.mean, x.abs(), self.step.ndim > 0) / math.sqrt(self.qmax)
+        )
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return lsq_codes(x, self.step, self.qmin, self.qmax, self._grad_scale(x))
@@ -54,9 +60,9 @@ class LsqPlusWeight(LsqQuantizer):
 class LsqPlusActivation(LsqQuantizer):
     """Integers 0 .. 2^b - 1 times a learned step, plus a learned offset.
 
-    Both start where the squared error on the first batch is least (LSQ+, section 3.3). The paper minimises by gradient
-    descent; here by a search over intervals: 40 lengths of each of the two sides, in turns. The gradient of the offset is
-    not scaled, for which the paper gives no rule.
+    Both start where the squared error on the first batch is least (LSQ+, section 3.3). The paper
+    minimises by gradient descent; here by a search over intervals: 40 lengths of each of the two
+    sides, in turns. The gradient of the offset is not scaled, for which the paper gives no rule.
     """
 
     def __init__(self, bits: int):
@@ -69,8 +75,12 @@ class LsqPlusActivation(LsqQuantizer):
         sample = sample[:: max(1, len(sample) // 100_000)]
         low, high = sample.min(), sample.max()
         for _ in range(2):
-            high = self._best(sample, [(low, low + (sample.max() - low) * k / 40) for k in range(1, 41)])[1]
-            low = self._best(sample, [(high - (high - sample.min()) * k / 40, high) for k in range(1, 41)])[0]
+            high = self._best(
+                sample, [(low, low + (sample.max() - low) * k / 40) for k in range(1, 41)]
+            )[1]
+            low = self._best(
+                sample, [(high - (high - sample.min()) * k / 40, high) for k in range(1, 41)]
+            )[0]
         self.step.copy_(((high - low) / self.qmax).clamp(min=1e-8))
         self.offset.copy_(low)
 
@@ -83,7 +93,9 @@ class LsqPlusActivation(LsqQuantizer):
         return min(intervals, key=error)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        codes, scale = lsq_codes(widen(x) - self.offset, self.step, 0, self.qmax, self._grad_scale(x))
+        codes, scale = lsq_codes(
+            widen(x) - self.offset, self.step, 0, self.qmax, self._grad_scale(x)
+        )
         return codes.to(x.dtype), scale
 
 

@@ -1,4 +1,6 @@
-"""PACT in paper form (Choi et al., 2018): activations with a learned clip alpha; weights as DoReFa's."""
+"""PACT in paper form (Choi et al., 2018): activations with a learned clip alpha; weights as
+DoReFa's.
+"""
 
 import torch
 from torch import Tensor, nn

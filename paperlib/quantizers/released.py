@@ -1,9 +1,11 @@
-"""DoReFa, PACT and LSQ as the paper's released Tiny-ImageNet runs have them (PAPER 5.2 to 5.4, 7.5), beside the papers' forms.
+"""DoReFa, PACT and LSQ as the paper's released Tiny-ImageNet runs have them (PAPER 5.2 to 5.4,
+7.5), beside the papers' forms.
 
-All three put weights and activations on the signed integers -2^(b-1) .. 2^(b-1) - 1, of which activations after a ReLU
-use half. DoReFa's scale is frozen after the first batch; PACT's alpha gets no gradient and stays where it starts; LSQ
-decides by the rounded integer what is out of range and counts the batch in the scale of its step's gradient. At one bit
-such a grid has no positive level, so 2 bits or more are needed.
+All three put weights and activations on the signed integers -2^(b-1) .. 2^(b-1) - 1, of which
+activations after a ReLU use half. DoReFa's scale is frozen after the first batch; PACT's alpha gets
+no gradient and stays where it starts; LSQ decides by the rounded integer what is out of range and
+counts the batch in the scale of its step's gradient. At one bit such a grid has no positive level,
+so 2 bits or more are needed.
 """
 
 import math
@@ -27,7 +29,9 @@ def squash(x: Tensor, per_channel: bool = False) -> Tensor:
 
 
 class SignedQuantizer(Quantizer):
-    """The grid that the three share. shape  of its scale: (), or (C, 1, ...) for a weight's channels."""
+    """The grid that the three share. shape  of its scale: (), or (C, 1, ...) for a weight's
+    channels.
+    """
 
     def __init__(self, bits: int, shape: tuple[int, ...] = ()):
         super().__init__()
@@ -46,10 +50,15 @@ class ReleasedDorefa(SignedQuantizer):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        self.scale.copy_(over_channels(torch.amax, squash(x, self.per_channel).abs(), self.per_channel) / self.half)
+        self.scale.copy_(
+            over_channels(torch.amax, squash(x, self.per_channel).abs(), self.per_channel)
+            / self.half
+        )
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        codes, scale = fake_quantize_codes(squash(x, self.per_channel), self.scale, self.qmin, self.qmax)
+        codes, scale = fake_quantize_codes(
+            squash(x, self.per_channel), self.scale, self.qmin, self.qmax
+        )
         return codes.to(x.dtype), scale
 
 
@@ -78,7 +87,9 @@ class ReleasedLsq(SignedQuantizer):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        self.step.copy_(2 * over_channels(torch.mean, x.abs(), self.per_channel) / math.sqrt(self.qmax))
+        self.step.copy_(
+            2 * over_channels(torch.mean, x.abs(), self.per_channel) / math.sqrt(self.qmax)
+        )
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         grad_scale = 1 / math.sqrt(x.numel() // self.step.numel() * self.qmax)

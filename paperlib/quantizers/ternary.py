@@ -1,4 +1,6 @@
-"""Ternary weight networks (Li, Zhang & Liu, 2016, arXiv 1605.04711): weights -a, 0, a; nothing is learned but the weights."""
+"""Ternary weight networks (Li, Zhang & Liu, 2016, arXiv 1605.04711): weights -a, 0, a; nothing is
+learned but the weights.
+"""
 
 import torch
 from torch import Tensor
@@ -20,10 +22,11 @@ def ternary_codes(w: Tensor, per_channel: bool = False) -> tuple[Tensor, Tensor]
 
 
 def ternary_weight(w: Tensor, per_channel: bool = False) -> Tensor:
-    """a sign(w) where |w| > 0.7 mean|w|, else 0; a is the mean of the |w| above the threshold (eqs. 3 to 6).
+    """a sign(w) where |w| > 0.7 mean|w|, else 0; a is the mean of the |w| above the threshold (eqs.
+    3 to 6).
 
-    w  any shape; per_channel takes threshold and a from each w[c] instead of all of w. The gradient passes unchanged;
-    threshold and a count as constants.
+    w  any shape; per_channel takes threshold and a from each w[c] instead of all of w. The gradient
+    passes unchanged; threshold and a count as constants.
 
     >>> ternary_weight(torch.tensor([-2.0, -0.1, 0.3, 1.0]))
     tensor([-1.5000,  0.0000,  0.0000,  1.5000])

@@ -1,4 +1,6 @@
-"""Yours beside ours: the tables made in build/ against the committed ones, row by row. No torch here."""
+"""Yours beside ours: the tables made in build/ against the committed ones, row by row. No torch
+here.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,15 +13,17 @@ from .ablations import forms_table, search_table
 from .gains import kd_table, qat_table
 from .report import markdown, methods_table, ranking_table
 
-# A training run amplifies the last bits in which processors and thread counts differ: the README, "What to expect", tells
-# how far results moved when only the rounding changed.
+# A training run amplifies the last bits in which processors and thread counts differ: the README,
+# "What to expect", tells how far results moved when only the rounding changed.
 ACCURACY_POINTS = 3.0
 SCORE_NATS = 0.1
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A table that two trees have: how it is made, what names a row, and how far its columns may lie apart."""
+    """A table that two trees have: how it is made, what names a row, and how far its columns may
+    lie apart.
+    """
 
     table: Callable[[Store], pd.DataFrame]
     keys: tuple[str, ...]
@@ -33,20 +37,33 @@ TABLES = {
     "qat": Compared(qat_table, (*SETUP, "quantizer", "loss", "arm", "augmentation"), ACCURACY),
     "kd": Compared(kd_table, (*SETUP, "quantizer", "loss", "arm", "augmentation"), ACCURACY),
     "forms": Compared(forms_table, (*SETUP, "form"), ACCURACY),
-    "search": Compared(search_table, (*SETUP, "choice", "augmentation"), {"score": SCORE_NATS} | ACCURACY),
+    "search": Compared(
+        search_table, (*SETUP, "choice", "augmentation"), {"score": SCORE_NATS} | ACCURACY
+    ),
 }
 
 
-def comparison(yours: pd.DataFrame, ours: pd.DataFrame, keys: tuple[str, ...], tolerances: dict[str, float]) -> pd.DataFrame:
-    """One row per row of either table: the columns that have a tolerance, of both, and whether they agree.
+def comparison(
+    yours: pd.DataFrame, ours: pd.DataFrame, keys: tuple[str, ...], tolerances: dict[str, float]
+) -> pd.DataFrame:
+    """One row per row of either table: the columns that have a tolerance, of both, and whether they
+    agree.
 
-    within_tolerance  "yes" or "no"; "not made" or "not committed" where one side lacks the row or its accuracy.
+    within_tolerance  "yes" or "no"; "not made" or "not committed" where one side lacks the row or
+    its accuracy.
     """
     columns = [*keys, *tolerances]
     both = pd.merge(
-        yours.reindex(columns=columns), ours.reindex(columns=columns), on=list(keys), how="outer", suffixes=("_yours", "_ours")
+        yours.reindex(columns=columns),
+        ours.reindex(columns=columns),
+        on=list(keys),
+        how="outer",
+        suffixes=("_yours", "_ours"),
     )
-    near = [(both[f"{name}_yours"] - both[f"{name}_ours"]).abs() <= tolerance for name, tolerance in tolerances.items()]
+    near = [
+        (both[f"{name}_yours"] - both[f"{name}_ours"]).abs() <= tolerance
+        for name, tolerance in tolerances.items()
+    ]
     verdict = pd.concat(near, axis=1).all(axis=1).map({True: "yes", False: "no"}).astype(object)
     verdict[both["accuracy_mean_yours"].isna()] = "not made"
     verdict[both["accuracy_mean_ours"].isna()] = "not committed"
@@ -54,10 +71,16 @@ def comparison(yours: pd.DataFrame, ours: pd.DataFrame, keys: tuple[str, ...], t
 
 
 def write_comparison(store: Store) -> int:
-    """Write build/<profile>/compare.md and print the rows that are not within tolerance; returns 0, or 1 if there is nothing to compare."""
-    build, results = Store(store.profile, "build", store.root), Store(store.profile, "results", store.root)
+    """Write build/<profile>/compare.md and print the rows that are not within tolerance; returns 0,
+    or 1 if there is nothing to compare.
+    """
+    build, results = (
+        Store(store.profile, "build", store.root),
+        Store(store.profile, "results", store.root),
+    )
     parts = [
-        f"# {store.profile}: yours beside ours\n\nTolerance: {ACCURACY_POINTS} points of accuracy, {SCORE_NATS} nats of score.\n"
+        f"# {store.profile}: yours beside ours\n\nTolerance: {ACCURACY_POINTS} points of "
+        f"accuracy, {SCORE_NATS} nats of score.\n"
     ]
     print()
     for name, what in TABLES.items():

@@ -1,9 +1,10 @@
 """What the paper's score might be: candidate definitions on the same records. No torch here.
 
-The paper's text has M = D - CMI; the released Tiny-ImageNet script prints CMI - D and stores CMI - cross-entropy; under CutMix
-the released centroids are transposed; the figure shows seven schemes. The released scripts train with TrivialAugment +
-CutMix on CIFAR-100 VGG-13 and with AutoAugment-ImageNet + CutMix on ResNet-32 as "ours". Which definition picks what, and
-which predicts accuracy?
+The paper's text has M = D - CMI; the released Tiny-ImageNet script prints CMI - D and stores CMI -
+cross-entropy; under CutMix the released centroids are transposed; the figure shows seven schemes.
+The released scripts train with TrivialAugment + CutMix on CIFAR-100 VGG-13 and with
+AutoAugment-ImageNet + CutMix on ResNet-32 as "ours". Which definition picks what, and which
+predicts accuracy?
 """
 
 import textwrap
@@ -41,9 +42,10 @@ DEFINITIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 def definitions_table(ranking: pd.DataFrame) -> pd.DataFrame:
     """One row per set-up, pool of candidates and definition.
 
-    pick  what it chooses; regret  points of accuracy lost to the best of the pool; spearman, kendall  with mean accuracy, a
-    perfect ranker has -1, and Spearman's exact p; rank_ta_cutmix, rank_aai_cutmix  the places it gives the two released
-    picks, 1 the best (NaN where they are not in the pool); candidates  their number.
+    pick  what it chooses; regret  points of accuracy lost to the best of the pool; spearman,
+    kendall  with mean accuracy, a perfect ranker has -1, and Spearman's exact p; rank_ta_cutmix,
+    rank_aai_cutmix  the places it gives the two released picks, 1 the best (NaN where they are not
+    in the pool); candidates  their number.
     """
     rows = []
     for setup, whole in groups(ranking):
@@ -55,29 +57,49 @@ def definitions_table(ranking: pd.DataFrame) -> pd.DataFrame:
                 if values.isna().any():
                     continue
                 places = values.rank(method="min").set_axis(part["augmentation"])
-                rho, tau = spearman(values.to_numpy(), accuracy), kendall(values.to_numpy(), accuracy)
-                rows.append({
-                    "setup": setup, "pool": pool, "definition": name, "pick": places.idxmin(),
-                    "regret": regret(values.to_numpy(), accuracy), "spearman": rho.value, "spearman_p": rho.p, "kendall": tau.value,
-                    "rank_ta_cutmix": places.get(RELEASED_PICKS[0], float("nan")),
-                    "rank_aai_cutmix": places.get(RELEASED_PICKS[1], float("nan")), "candidates": len(part),
-                })  # fmt: skip
+                rho, tau = (
+                    spearman(values.to_numpy(), accuracy),
+                    kendall(values.to_numpy(), accuracy),
+                )
+                rows.append(
+                    {
+                        "setup": setup,
+                        "pool": pool,
+                        "definition": name,
+                        "pick": places.idxmin(),
+                        "regret": regret(values.to_numpy(), accuracy),
+                        "spearman": rho.value,
+                        "spearman_p": rho.p,
+                        "kendall": tau.value,
+                        "rank_ta_cutmix": places.get(RELEASED_PICKS[0], float("nan")),
+                        "rank_aai_cutmix": places.get(RELEASED_PICKS[1], float("nan")),
+                        "candidates": len(part),
+                    }
+                )
     return pd.DataFrame(rows)
 
 
 def definitions_figure(table: pd.DataFrame) -> Figure:
-    """A `definitions_table` as a map a set-up: Spearman's correlation of each definition with accuracy in each pool.
+    """A `definitions_table` as a map a set-up: Spearman's correlation of each definition with
+    accuracy in each pool.
 
     Blue ranks as claimed (a lower score, a higher accuracy), red the other way round.
     """
     setups = list(table["setup"].unique())
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = plt.subplots(
-            1, len(setups), figsize=(2.2 + 4.3 * len(setups), 5.4), squeeze=False, sharey=True, layout="constrained"
+            1,
+            len(setups),
+            figsize=(2.2 + 4.3 * len(setups), 5.4),
+            squeeze=False,
+            sharey=True,
+            layout="constrained",
         )
         for axis, setup in zip(axes[0], setups, strict=True):
             rows = table[table["setup"] == setup]
-            values = rows.pivot(index="definition", columns="pool", values="spearman").reindex(list(DEFINITIONS))[list(POOLS)]
+            values = rows.pivot(index="definition", columns="pool", values="spearman").reindex(
+                list(DEFINITIONS)
+            )[list(POOLS)]
             sns.heatmap(
                 values,
                 vmin=-1,
@@ -91,6 +113,11 @@ def definitions_figure(table: pd.DataFrame) -> Figure:
                 annot_kws={"size": 8},
             )
             axis.set(title=setup, xlabel="", ylabel="")
-            axis.set_xticks(axis.get_xticks(), [textwrap.fill(name, 10) for name in POOLS], rotation=0, fontsize=8)
+            axis.set_xticks(
+                axis.get_xticks(),
+                [textwrap.fill(name, 10) for name in POOLS],
+                rotation=0,
+                fontsize=8,
+            )
     plt.close(figure)
     return figure

@@ -1,4 +1,6 @@
-"""Which files the tables and figures go to: one folder a profile, the claims and one page for all. No torch here."""
+"""Which files the tables and figures go to: one folder a profile, the claims and one page for all.
+No torch here.
+"""
 
 from pathlib import Path
 
@@ -16,30 +18,49 @@ VECTOR_FORMATS = ("pdf", "svg")
 
 
 def write(store: Store, vector: str = "") -> list[Path]:
-    """Write the tables (CSV and Markdown) and figures that the records of a profile allow; returns the files.
+    """Write the tables (CSV and Markdown) and figures that the records of a profile allow; returns
+    the files.
 
-    vector  "pdf" or "svg": each figure in that format too, in build/vector, which git ignores. Raises ValueError for another.
+    vector  "pdf" or "svg": each figure in that format too, in build/vector, which git ignores.
+    Raises ValueError for another.
     """
     if vector and vector not in VECTOR_FORMATS:
         raise ValueError(f"unknown vector format {vector!r}; known: {', '.join(VECTOR_FORMATS)}")
-    ranking, methods, costs = report.ranking_table(store), report.methods_table(store), claims.cost_table(store)
+    ranking, methods, costs = (
+        report.ranking_table(store),
+        report.methods_table(store),
+        claims.cost_table(store),
+    )
     definitions = definitions_table(ranking)
     gains = {"qat": qat_table(store), "kd": kd_table(store)}
     tables = {
-        "ranking": ranking, "agreement": report.agreement_table(ranking),
-        "seeds": report.seeds_table(store), "precision": report.precision_table(store),
-        "precision_of_scores": report.short_score_table(store), "budget": report.budget_table(store), "methods": methods,
-        "definitions": definitions, "cost": costs, **gains, "score_variants": ablations.score_variants_table(store),
-        "forms": ablations.forms_table(store), "search": ablations.search_table(store),
-    }  # fmt: skip
+        "ranking": ranking,
+        "agreement": report.agreement_table(ranking),
+        "seeds": report.seeds_table(store),
+        "precision": report.precision_table(store),
+        "precision_of_scores": report.short_score_table(store),
+        "budget": report.budget_table(store),
+        "methods": methods,
+        "definitions": definitions,
+        "cost": costs,
+        **gains,
+        "score_variants": ablations.score_variants_table(store),
+        "forms": ablations.forms_table(store),
+        "search": ablations.search_table(store),
+    }
     confidence, regime_rows = theory.theory_table(store), regimes.regime_rows(store)
     if len(regime_rows):
         tables |= {
-            "theory": confidence, "teachers": theory.teachers_table(confidence), "temperatures": theory.temperatures_table(store),
-            "regimes": regime_rows, "verdicts": regimes.verdicts_table(store), "rivals": regimes.rivals_table(store),
-            "capacity": regimes.capacity_table(store), "regime_methods": regimes.methods_verdicts(store),
+            "theory": confidence,
+            "teachers": theory.teachers_table(confidence),
+            "temperatures": theory.temperatures_table(store),
+            "regimes": regime_rows,
+            "verdicts": regimes.verdicts_table(store),
+            "rivals": regimes.rivals_table(store),
+            "capacity": regimes.capacity_table(store),
+            "regime_methods": regimes.methods_verdicts(store),
             "predictions": regimes.predictions_table(store),
-        }  # fmt: skip
+        }
     written = []
     for name, table in tables.items():
         if len(table):
@@ -47,7 +68,9 @@ def write(store: Store, vector: str = "") -> list[Path]:
     figures = {}
     if report.groups(ranking):
         figures["metric_vs_accuracy"] = report.scatter(ranking)
-        figures["metric_vs_accuracy_seven"] = report.scatter(report.in_pool(ranking, profiles.SEVEN))
+        figures["metric_vs_accuracy_seven"] = report.scatter(
+            report.in_pool(ranking, profiles.SEVEN)
+        )
         figures["definitions"] = definitions_figure(definitions)
     if len(methods):
         figures["methods"] = report.methods_figure(methods)
@@ -70,7 +93,13 @@ def write(store: Store, vector: str = "") -> list[Path]:
         written.append(_save(figure, store.figures / f"{name}.png", {"Software": None}))
         if vector:
             date = {"pdf": "CreationDate", "svg": "Date"}[vector]
-            written.append(_save(figure, store.root / "build/vector" / store.profile / f"{name}.{vector}", {date: None}))
+            written.append(
+                _save(
+                    figure,
+                    store.root / "build/vector" / store.profile / f"{name}.{vector}",
+                    {date: None},
+                )
+            )
     return written
 
 
@@ -96,7 +125,9 @@ def _save(figure: Figure, path: Path, metadata: dict[str, None]) -> Path:
 
 
 def rebuild(root: Path = Path(), vector: str = "") -> list[Path]:
-    """Everything in results/ that is made from the committed records: tables, figures, CLAIMS.md, report.html; `vector` as for `write`."""
+    """Everything in results/ that is made from the committed records: tables, figures, CLAIMS.md,
+    report.html; `vector` as for `write`.
+    """
     stores = [Store(profile, "results", root) for profile in profiles.PROFILES]
     written = [path for store in stores for path in write(store, vector)]
     found = claims.claims(stores)

@@ -1,7 +1,7 @@
 """Many independent runs through one executor interface (`concurrent.futures`).
 
-Here: in this process, or a local pool of spawned processes with threads = cores / jobs, several of them on one GPU if asked.
-A cluster's executor has the same interface and can be passed instead.
+Here: in this process, or a local pool of spawned processes with threads = cores / jobs, several of
+them on one GPU if asked. A cluster's executor has the same interface and can be passed instead.
 """
 
 import multiprocessing
@@ -41,17 +41,19 @@ def sweep(
 ) -> None:
     """Make every run that is missing: first the teachers, then the rest, `jobs` at a time.
 
-    Teachers whose recipe does not say how many threads they take are trained one after the other with all cores.
+    Teachers whose recipe does not say how many threads they take are trained one after the other
+    with all cores.
 
-    jobs      processes on this machine; 0 chooses one a core on the CPU and one in all on a GPU. With 1, this process.
-    together  students of one set-up that are trained as one network, see `paperlib.training.packing`: for a GPU, which a single small
-              student does not fill.
+    jobs      processes on this machine; 0 chooses one a core on the CPU and one in all on a GPU.
+              With 1, this process.
+    together  students of one set-up that are trained as one network, see
+              `paperlib.training.packing`: for a GPU, which a single small student does not fill.
     executor  something with `concurrent.futures`' interface to use instead of a local pool.
     keep      whether a run's weights are to be committed with its record, see `Store.keep`.
 
     Progress goes to `store.progress`, a line an epoch. A failed run does not stop the others.
-    Raises SweepError at the end if some failed; ValueError for a negative number of jobs, fewer than one student together,
-    or a device that is not there.
+    Raises SweepError at the end if some failed; ValueError for a negative number of jobs, fewer
+    than one student together, or a device that is not there.
     """
     if together < 1:
         raise ValueError(f"at least one student is trained at a time, got together={together}")
@@ -66,19 +68,35 @@ def sweep(
         return
     jobs = jobs or (1 if device.startswith("cuda") else count_cores())
     started, total = time.perf_counter(), len(todo)
-    store.log(f"{total} of {len(runs)} runs to make in {store.folder}, {jobs} at a time, on {device}")
+    store.log(
+        f"{total} of {len(runs)} runs to make in {store.folder}, {jobs} at a time, on {device}"
+    )
     needed = {teacher.key: teacher for run in todo for teacher in run.teachers}
-    side_by_side = [t for t in needed.values() if t.recipe.threads and not (store.done(t) and store.weights(t).exists())]
-    alone = [t for t in (needed | {r.key: r for r in todo if not r.teachers}).values() if _takes_all_cores(t)]
+    side_by_side = [
+        t
+        for t in needed.values()
+        if t.recipe.threads and not (store.done(t) and store.weights(t).exists())
+    ]
+    alone = [
+        t
+        for t in (needed | {r.key: r for r in todo if not r.teachers}).values()
+        if _takes_all_cores(t)
+    ]
     failures = _make_teachers(alone, store, device)
     pool = _Pool(store, device, jobs, executor, keep)
     pool.make([(teacher,) for teacher in side_by_side], failures)
-    todo = [r for r in missing(todo, store) if not any(each.key in failures for each in (r, *r.teachers))]
+    todo = [
+        r
+        for r in missing(todo, store)
+        if not any(each.key in failures for each in (r, *r.teachers))
+    ]
     pool.make(packs(todo, together), failures)
     for run in (*needed.values(), *runs):
         if keep(run) and store.done(run):
             store.keep(run)
-    store.log(f"{total - len(failures)} of {total} runs done, {time.perf_counter() - started:.0f} s")
+    store.log(
+        f"{total - len(failures)} of {total} runs done, {time.perf_counter() - started:.0f} s"
+    )
     if failures:
         raise SweepError("\n".join(failures.values()))
 
@@ -88,7 +106,9 @@ def _takes_all_cores(run: Run) -> bool:
 
 
 def _make_teachers(teachers: Sequence[TeacherRun], store: Store, device: str) -> dict[str, str]:
-    """One after the other, with all cores, in this process; returns {key: label and error} of those that failed."""
+    """One after the other, with all cores, in this process; returns {key: label and error} of those
+    that failed.
+    """
     failures = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(count_cores())
@@ -128,34 +148,64 @@ def _execute(unit: Unit, store: Store, device: str) -> list[dict]:
 
 
 class _Pool:
-    def __init__(self, store: Store, device: str, jobs: int, executor: Executor | None, keep: Callable[[Run], bool]):
-        self.store, self.device, self.most, self.executor, self.keep = store, device, jobs, executor, keep
+    def __init__(
+        self,
+        store: Store,
+        device: str,
+        jobs: int,
+        executor: Executor | None,
+        keep: Callable[[Run], bool],
+    ):
+        self.store, self.device, self.most, self.executor, self.keep = (
+            store,
+            device,
+            jobs,
+            executor,
+            keep,
+        )
         self.started = time.perf_counter()
 
     def make(self, todo: Sequence[Unit], failures: dict[str, str]) -> None:
         self.jobs = min(self.most, max(1, len(todo)))
         if self.executor is None and self.jobs == 1:
             for done, unit in enumerate(todo, start=1):
-                self._collect(lambda unit=unit: _execute(unit, self.store, self.device), unit, failures, done, len(todo))
+                self._collect(
+                    lambda unit=unit: _execute(unit, self.store, self.device),
+                    unit,
+                    failures,
+                    done,
+                    len(todo),
+                )
             return
         for _ in range(ATTEMPTS):
             todo = self._pass(todo, failures)
             if not todo:
                 return
             left = sum(map(len, todo))
-            self.store.log(f"a worker process died; starting again with the {left} runs that are left")
+            self.store.log(
+                f"a worker process died; starting again with the {left} runs that are left"
+            )
         for run in (run for unit in todo for run in unit):
-            self.store.save(run, "failed", error=["the worker process died, perhaps for want of memory"])
+            self.store.save(
+                run, "failed", error=["the worker process died, perhaps for want of memory"]
+            )
             failures[run.key] = f"{run.label}: the worker process died"
 
     def _pass(self, todo: Sequence[Unit], failures: dict[str, str]) -> list[Unit]:
-        """Send all of `todo` to an executor; returns what was lost because a worker process died."""
+        """Send all of `todo` to an executor; returns what was lost because a worker process
+        died.
+        """
         lost = []
         executor = self.executor or ProcessPoolExecutor(
-            self.jobs, multiprocessing.get_context("spawn"), _start_worker, (max(1, count_cores() // self.jobs), os.getpid())
+            self.jobs,
+            multiprocessing.get_context("spawn"),
+            _start_worker,
+            (max(1, count_cores() // self.jobs), os.getpid()),
         )
         try:
-            futures = {executor.submit(_execute, unit, self.store, self.device): unit for unit in todo}
+            futures = {
+                executor.submit(_execute, unit, self.store, self.device): unit for unit in todo
+            }
             for done, future in enumerate(as_completed(futures), start=1):
                 if isinstance(future.exception(), BrokenExecutor):
                     lost.append(futures[future])
@@ -177,7 +227,10 @@ class _Pool:
             for run, record in zip(unit, records, strict=True):
                 if self.keep(run):
                     self.store.keep(run)
-                self.store.log(f"[{done}/{total}, about {left / 60:.0f} min left] {run.label}: {_headline(record)}")
+                self.store.log(
+                    f"[{done}/{total}, about {left / 60:.0f} min left] {run.label}: "
+                    f"{_headline(record)}"
+                )
         except Exception as error:
             for run in unit:
                 failures[run.key] = f"{run.label}: {type(error).__name__}: {error}"

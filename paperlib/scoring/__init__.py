@@ -1,7 +1,8 @@
 """Scoring augmentations with the teacher alone.
 
 metrics.py  the formulas: logits, targets -> CMI, divergence, score, T. stddev, intervals
-ranking.py  a teacher and images -> all candidates, best first      racing.py  the best of them for a part of the work
+ranking.py  a teacher and images -> all candidates, best first      racing.py  the best of them for
+a part of the work
 """
 
 from .metrics import (
@@ -20,6 +21,22 @@ from .racing import rank_within
 from .ranking import AS_DEFINED, ablate, logits_of, predict, predict_views, rank, scoring_order
 
 __all__ = [
-    "AS_DEFINED", "Score", "ablate", "bootstrap", "calibrating_temperature", "centroid_divergence", "class_centroids", "cmi", "evaluate",
-    "interval", "logits_of", "predict", "predict_views", "rank", "rank_within", "score", "scoring_order", "teacher_stddev",
-]  # fmt: skip
+    "AS_DEFINED",
+    "Score",
+    "ablate",
+    "bootstrap",
+    "calibrating_temperature",
+    "centroid_divergence",
+    "class_centroids",
+    "cmi",
+    "evaluate",
+    "interval",
+    "logits_of",
+    "predict",
+    "predict_views",
+    "rank",
+    "rank_within",
+    "score",
+    "scoring_order",
+    "teacher_stddev",
+]

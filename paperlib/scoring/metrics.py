@@ -1,19 +1,24 @@
-"""Scoring augmentations with the teacher alone: contextual mutual information against centroid divergence.
+"""Scoring augmentations with the teacher alone: contextual mutual information against centroid
+divergence.
 
-P_x is the teacher's softmax output on an augmented image x, Q_y the mean of P_x over the images of class y. Then
+P_x is the teacher's softmax output on an augmented image x, Q_y the mean of P_x over the images of
+class y. Then
 
     CMI = mean_x KL(P_x || Q_{y(x)})          large: predictions keep what is not about the label
     D   = mean_y -log Q_y[y]                  small: on average a class is still recognised
     M   = D - CMI                             the paper's score, lower is better
 
-(Kur & Zhao, arXiv 2509.03850; CMI is the conditional mutual information I(X; Yhat | Y) of Yang et al., 2023, and Ye et
-al., ICLR 2024.) Natural logarithms throughout; probabilities at temperature 1; sums in float64.
+(Kur & Zhao, arXiv 2509.03850; CMI is the conditional mutual information I(X; Yhat | Y) of Yang et
+al., 2023, and Ye et al., ICLR 2024.) Natural logarithms throughout; probabilities at temperature 1;
+sums in float64.
 
-**One pass or two.** The released code fits the centroids on one random pass over the images and evaluates on another. Here
-one pass serves both: `rank` stores the teacher's probabilities of one augmented pass and computes everything from them. The
-centroid is the mean that minimises mean_x KL(P_x || Q), so with its own centroids CMI comes out lower than with another
-pass's, by at most about (classes squared) / (2 images), and less the less the predictions of a class scatter: 0.001 for
-CIFAR-10's 50,000 images, up to 0.1 for CIFAR-100's. T. stddev likewise takes its groups from this pass alone.
+**One pass or two.** The released code fits the centroids on one random pass over the images and
+evaluates on another. Here one pass serves both: `rank` stores the teacher's probabilities of one
+augmented pass and computes everything from them. The centroid is the mean that minimises mean_x
+KL(P_x || Q), so with its own centroids CMI comes out lower than with another pass's, by at most
+about (classes squared) / (2 images), and less the less the predictions of a class scatter: 0.001
+for CIFAR-10's 50,000 images, up to 0.1 for CIFAR-100's. T. stddev likewise takes its groups from
+this pass alone.
 """
 
 from collections.abc import Sequence
@@ -32,7 +37,9 @@ TINY = 1e-300  # below the smallest probability a float64 softmax gives: keeps 0
 
 @dataclass(frozen=True)
 class Score:
-    """One augmentation, scored; all in nats. entropy and cross_entropy are means over images of H(P_x), -sum t log P_x."""
+    """One augmentation, scored; all in nats. entropy and cross_entropy are means over images of
+    H(P_x), -sum t log P_x.
+    """
 
     score: float
     cmi: float
@@ -43,10 +50,15 @@ class Score:
 
 def _check_probabilities(p: Tensor) -> None:
     if not isinstance(p, Tensor) or not p.is_floating_point() or p.ndim != 2 or 0 in p.shape:
-        raise ValueError(f"expected a non-empty (N, C) float tensor, got {getattr(p, 'dtype', type(p).__name__)} "
-                         f"{tuple(getattr(p, 'shape', ()))}")  # fmt: skip
+        raise ValueError(
+            "expected a non-empty (N, C) float tensor, got "
+            f"{getattr(p, 'dtype', type(p).__name__)} "
+            f"{tuple(getattr(p, 'shape', ()))}"
+        )
     if not torch.isfinite(p).all():
-        raise ValueError(f"found {p[~torch.isfinite(p)][0].item()} where finite numbers are expected")
+        raise ValueError(
+            f"found {p[~torch.isfinite(p)][0].item()} where finite numbers are expected"
+        )
 
 
 def soft_labels(targets: Tensor, images: int, classes: int) -> Tensor:
@@ -60,18 +72,23 @@ def soft_labels(targets: Tensor, images: int, classes: int) -> Tensor:
     wrong = ~((totals - 1).abs() < 1e-3) | ~(targets >= 0).all(1)
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        raise ValueError(f"soft labels must be non-negative and sum to 1; row {row} sums to {totals[row].item()}")
+        raise ValueError(
+            f"soft labels must be non-negative and sum to 1; row {row} sums to {totals[row].item()}"
+        )
     return targets.double()
 
 
 def class_centroids(probabilities: Tensor, targets: Tensor, transposed: bool = False) -> Tensor:
     """Mean prediction of each class: Q_y = sum_x t_x[y] P_x / sum_x t_x[y].
 
-    probabilities  (N, C) float, rows summing to 1. targets  (N,) int64, or (N, C) float soft labels.
-    transposed     the released code's variant for soft labels, a fault: it accumulates [predicted, label] instead of
-                   [label, predicted] and divides the rows by the label counts. Its rows do not sum to 1.
+    probabilities  (N, C) float, rows summing to 1. targets  (N,) int64, or (N, C) float soft
+                   labels.
+    transposed     the released code's variant for soft labels, a fault: it accumulates [predicted,
+                   label] instead of [label, predicted] and divides the rows by the label counts.
+                   Its rows do not sum to 1.
     Returns (C, C): row y is Q_y; dtype and device of `probabilities`.
-    Raises ValueError for NaN, labels out of range, soft labels that do not sum to 1, or a class with no image.
+    Raises ValueError for NaN, labels out of range, soft labels that do not sum to 1, or a class
+    with no image.
 
     >>> class_centroids(torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1]))
     tensor([[0.7500, 0.2500],
@@ -85,7 +102,9 @@ def class_centroids(probabilities: Tensor, targets: Tensor, transposed: bool = F
 def _centroids(p: Tensor, t: Tensor, transposed: bool = False) -> Tensor:
     counts = t.sum(0)
     if not (counts > 0).all():
-        raise ValueError(f"class {int((counts <= 0).nonzero()[0])} has no image: its centroid is undefined")
+        raise ValueError(
+            f"class {int((counts <= 0).nonzero()[0])} has no image: its centroid is undefined"
+        )
     sums = p.T @ t if transposed else t.T @ p
     return sums / counts.unsqueeze(1)
 
@@ -101,15 +120,18 @@ def _divergences(log_p: Tensor, t: Tensor, q: Tensor) -> Tensor:
 
 
 def cmi(logits: Tensor, targets: Tensor, centroids: Tensor | None = None) -> Tensor:
-    """Contextual mutual information, mean_x KL(P_x || Q_t) with Q_t = sum_y t_y Q_y; scalar, nats, at least 0.
+    """Contextual mutual information, mean_x KL(P_x || Q_t) with Q_t = sum_y t_y Q_y; scalar, nats,
+    at least 0.
 
-    logits     (N, C) float of the teacher on augmented images. targets  (N,) int64, or (N, C) soft labels.
-    centroids  (C, C) as from `class_centroids`, for example of another pass; None: of these very images. For hard labels
-               the value is then mean_x [H(Q_{y(x)}) - H(P_x)].
+    logits     (N, C) float of the teacher on augmented images. targets  (N,) int64, or (N, C) soft
+               labels.
+    centroids  (C, C) as from `class_centroids`, for example of another pass; None: of these very
+               images. For hard labels the value is then mean_x [H(Q_{y(x)}) - H(P_x)].
     With centroids that are no distributions, the transposed ones, it can be negative.
     Raises ValueError as `class_centroids`.
 
-    >>> round(cmi(torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 9.0]]), torch.tensor([0, 0, 1])).item(), 4)
+    >>> round(cmi(torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 9.0]]),
+    ...     torch.tensor([0, 0, 1])).item(), 4)
     0.2185
     """
     log_p = log_softmax(logits)
@@ -119,8 +141,8 @@ def cmi(logits: Tensor, targets: Tensor, centroids: Tensor | None = None) -> Ten
     q = _centroids(log_p.exp(), t) if centroids is None else centroids.double()
     if q.shape != (logits.shape[1],) * 2:
         raise ValueError(f"centroids must be {(logits.shape[1],) * 2}, got {tuple(q.shape)}")
-    # Rounding can take a divergence of identical distributions below 0. The transposed centroids are no distributions:
-    # theirs may be negative in earnest, and stays so.
+    # Rounding can take a divergence of identical distributions below 0. The transposed centroids
+    # are no distributions: theirs may be negative in earnest, and stays so.
     value = _divergences(log_p, t, q).mean()
     return (value.clamp(min=0) if centroids is None else value).to(logits.dtype)
 
@@ -128,7 +150,8 @@ def cmi(logits: Tensor, targets: Tensor, centroids: Tensor | None = None) -> Ten
 def centroid_divergence(centroids: Tensor) -> Tensor:
     """D = mean_y -log Q_y[y] = mean_y KL(onehot_y || Q_y); scalar, nats, at least 0.
 
-    centroids  (C, C) as from `class_centroids`. Raises ValueError for another shape, NaN, or a diagonal outside 0 .. 1.
+    centroids  (C, C) as from `class_centroids`. Raises ValueError for another shape, NaN, or a
+               diagonal outside 0 .. 1.
 
     >>> centroid_divergence(torch.eye(3))
     tensor(0.)
@@ -138,16 +161,23 @@ def centroid_divergence(centroids: Tensor) -> Tensor:
         raise ValueError(f"centroids must be square, got {tuple(centroids.shape)}")
     own = centroids.diagonal().double()
     if not ((own >= 0) & (own <= 1 + 1e-6)).all():
-        raise ValueError(f"a centroid's own probability must lie in 0..1, got {own[(own < 0) | (own > 1 + 1e-6)][0].item()}")
+        raise ValueError(
+            "a centroid's own probability must lie in 0..1, got "
+            f"{own[(own < 0) | (own > 1 + 1e-6)][0].item()}"
+        )
     return own.clamp(TINY, 1).log().neg().mean().abs().to(centroids.dtype)  # abs: no negative zero
 
 
-def score(logits: Tensor, targets: Tensor, cmi_weight: float = 1.0, centroids: Tensor | None = None) -> Score:
-    """The paper's score M = D - cmi_weight * CMI of one augmented pass, lower is better, and its parts.
+def score(
+    logits: Tensor, targets: Tensor, cmi_weight: float = 1.0, centroids: Tensor | None = None
+) -> Score:
+    """The paper's score M = D - cmi_weight * CMI of one augmented pass, lower is better, and its
+    parts.
 
     logits     (N, C) float of the teacher. targets  (N,) int64 labels, or (N, C) float soft labels.
     centroids  (C, C), of another pass; None: of these very images.
-    Raises ValueError for NaN, labels out of range, soft labels that do not sum to 1, or a class with no image.
+    Raises ValueError for NaN, labels out of range, soft labels that do not sum to 1, or a class
+    with no image.
 
     >>> round(score(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])).score, 4)
     0.1269
@@ -159,7 +189,10 @@ def score(logits: Tensor, targets: Tensor, cmi_weight: float = 1.0, centroids: T
 
 
 def _score(log_p: Tensor, t: Tensor, q: Tensor, cmi_weight: float) -> Score:
-    value, divergence = float(_divergences(log_p, t, q).mean().clamp(min=0)), float(centroid_divergence(q))
+    value, divergence = (
+        float(_divergences(log_p, t, q).mean().clamp(min=0)),
+        float(centroid_divergence(q)),
+    )
     return Score(
         score=divergence - cmi_weight * value,
         cmi=value,
@@ -170,14 +203,15 @@ def _score(log_p: Tensor, t: Tensor, q: Tensor, cmi_weight: float) -> Score:
 
 
 def teacher_stddev(probabilities: Tensor, group_sizes: Sequence[int]) -> Tensor:
-    """T. stddev (Wang et al., NeurIPS 2022): how much the mean prediction varies from group to group; lower is better.
+    """T. stddev (Wang et al., NeurIPS 2022): how much the mean prediction varies from group to
+    group; lower is better.
 
-    Mean over classes of the unbiased standard deviation, over groups of consecutive images, of the group's mean
-    prediction.
+    Mean over classes of the unbiased standard deviation, over groups of consecutive images, of the
+    group's mean prediction.
 
-    probabilities  (N, C) float. group_sizes  images in each group, in order; images beyond their sum are left out.
-    Returns a scalar of the dtype of `probabilities`. Raises ValueError for fewer than two groups (undefined), an empty
-    group, or more images than there are.
+    probabilities  (N, C) float. group_sizes  images in each group, in order; images beyond their
+    sum are left out. Returns a scalar of the dtype of `probabilities`. Raises ValueError for fewer
+    than two groups (undefined), an empty group, or more images than there are.
 
     >>> teacher_stddev(torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.5, 0.5]]), [2, 1])
     tensor(0.2121)
@@ -185,7 +219,9 @@ def teacher_stddev(probabilities: Tensor, group_sizes: Sequence[int]) -> Tensor:
     _check_probabilities(probabilities)
     sizes = [int(size) for size in group_sizes]
     if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"T. stddev needs at least two groups of at least one image, got sizes {sizes}")
+        raise ValueError(
+            f"T. stddev needs at least two groups of at least one image, got sizes {sizes}"
+        )
     if sum(sizes) > len(probabilities):
         raise ValueError(f"the groups hold {sum(sizes)} images, there are {len(probabilities)}")
     parts = probabilities[: sum(sizes)].double().split(sizes)
@@ -197,11 +233,12 @@ def bootstrap(
 ) -> dict[str, np.ndarray]:
     """Replicates of score, cmi and divergence under re-weighting of the images.
 
-    The Bayesian bootstrap (Rubin, 1981): weights are exponential instead of counts, so no class is ever left without an
-    image. CutMix images count as independent although two share each original.
+    The Bayesian bootstrap (Rubin, 1981): weights are exponential instead of counts, so no class is
+    ever left without an image. CutMix images count as independent although two share each original.
 
-    logits, targets  as for `score`. Returns {"score", "cmi", "divergence"}: (replicates,) float64 each. Their spread is that of the estimate; their mean
-    is not, because every replicate fits its own centroids and so loses some CMI: see `interval`.
+    logits, targets  as for `score`. Returns {"score", "cmi", "divergence"}: (replicates,) float64
+    each. Their spread is that of the estimate; their mean is not, because every replicate fits its
+    own centroids and so loses some CMI: see `interval`.
     """
     log_p = log_softmax(logits)
     hard = not targets.is_floating_point()
@@ -225,9 +262,11 @@ def bootstrap(
 
 
 def interval(estimate: float, replicates: np.ndarray) -> tuple[float, float]:
-    """95 % interval of an estimate: the middle 95 % of its replicates, moved so that their mean is the estimate.
+    """95 % interval of an estimate: the middle 95 % of its replicates, moved so that their mean is
+    the estimate.
 
-    It tells how far the images at hand decide the estimate, not the small-sample bias of CMI described above.
+    It tells how far the images at hand decide the estimate, not the small-sample bias of CMI
+    described above.
 
     >>> interval(5.0, np.arange(101.0))
     (-42.5, 52.5)
@@ -236,8 +275,12 @@ def interval(estimate: float, replicates: np.ndarray) -> tuple[float, float]:
     return float(estimate + low), float(estimate + high)
 
 
-def evaluate(logits: Tensor, targets: Tensor, cmi_weight: float, replicates: int, seed: int) -> dict[str, float]:
-    """Everything one stored pass says of its augmentation but T. stddev: the columns described at `rank`."""
+def evaluate(
+    logits: Tensor, targets: Tensor, cmi_weight: float, replicates: int, seed: int
+) -> dict[str, float]:
+    """Everything one stored pass says of its augmentation but T. stddev: the columns described at
+    `rank`.
+    """
     log_p, t = log_softmax(logits), soft_labels(targets, *logits.shape)
     q = _centroids(log_p.exp(), t)
     row = asdict(_score(log_p, t, q, cmi_weight))
@@ -248,7 +291,9 @@ def evaluate(logits: Tensor, targets: Tensor, cmi_weight: float, replicates: int
     # The fault sits in the released code's path for soft labels; hard labels take another one.
     row["cmi_released"] = row["cmi"]
     if targets.is_floating_point():
-        row["cmi_released"] = float(_divergences(log_p, t, _centroids(log_p.exp(), t, transposed=True)).mean())
+        row["cmi_released"] = float(
+            _divergences(log_p, t, _centroids(log_p.exp(), t, transposed=True)).mean()
+        )
     row["score_released"] = row["divergence"] - cmi_weight * row["cmi_released"]
     if replicates:
         for name, values in bootstrap(logits, targets, replicates, seed, cmi_weight).items():
@@ -257,12 +302,14 @@ def evaluate(logits: Tensor, targets: Tensor, cmi_weight: float, replicates: int
 
 
 def calibrating_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature T that minimises the cross-entropy of softmax(logits / T) (Guo et al., ICML 2017), within 0.05 .. 20.
+    """The temperature T that minimises the cross-entropy of softmax(logits / T) (Guo et al., ICML
+    2017), within 0.05 .. 20.
 
     logits  (N, C) float, on images that the network was not trained on. labels  (N,) int64.
     Raises ValueError for NaN or labels out of range.
 
-    >>> calibrating_temperature(torch.tensor([[9.0, 0.0], [9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 0, 1])) > 5
+    >>> calibrating_temperature(torch.tensor([[9.0, 0.0], [9.0, 0.0], [9.0, 0.0]]),
+    ...     torch.tensor([0, 0, 1])) > 5
     True
     """
     _check_probabilities(logits)
@@ -270,14 +317,26 @@ def calibrating_temperature(logits: Tensor, labels: Tensor) -> float:
     wide = logits.double()
 
     def loss(log_temperature: float) -> float:
-        return float(torch.nn.functional.cross_entropy(wide / float(np.exp(log_temperature)), labels))
+        return float(
+            torch.nn.functional.cross_entropy(wide / float(np.exp(log_temperature)), labels)
+        )
 
-    best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-6})
+    best = minimize_scalar(
+        loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-6}
+    )
     return float(np.exp(best.x))
 
 
 def paired_stddev(logits: Tensor, base: Tensor, groups: list[int]) -> float:
-    """T. stddev over groups that hold the augmented views and as many base-augmented views of the same images."""
+    """T. stddev over groups that hold the augmented views and as many base-augmented views of the
+    same images.
+    """
     n = sum(groups)
-    both = torch.cat([half for pair in zip(logits[:n].split(groups), base[:n].split(groups), strict=True) for half in pair])
+    both = torch.cat(
+        [
+            half
+            for pair in zip(logits[:n].split(groups), base[:n].split(groups), strict=True)
+            for half in pair
+        ]
+    )
     return float(teacher_stddev(both.double().softmax(1), [2 * size for size in groups]))

@@ -1,35 +1,39 @@
 """Finding the best augmentation with a tenth of the teacher's work: a race of the candidates.
 
-`scoring.rank` sends every image through the teacher once for each candidate. Most candidates are so much worse than the best
-that a few hundred images show it. `rank_within` starts all of them on a class-balanced part of the images and lets only
-those go on, on more images, whose order is still open. What makes that sound:
+`scoring.rank` sends every image through the teacher once for each candidate. Most candidates are so
+much worse than the best that a few hundred images show it. `rank_within` starts all of them on a
+class-balanced part of the images and lets only those go on, on more images, whose order is still
+open. What makes that sound:
 
-**Differences, not scores.** All candidates see the same images in the same order, at the same crop, mirrored alike, under
-the same CutMix boxes. What images and boxes do to all candidates drops out of the *difference* of two scores, so it is the
-interval of the difference that decides. On 2,000 images of CIFAR-10 its standard error is 0.005 between "none" and
-"augmix", 0.008 between "none+cutmix" and "erasing+cutmix"; passes over images of their own would give 0.014 and 0.024.
+**Differences, not scores.** All candidates see the same images in the same order, at the same crop,
+mirrored alike, under the same CutMix boxes. What images and boxes do to all candidates drops out of
+the *difference* of two scores, so it is the interval of the difference that decides. On 2,000
+images of CIFAR-10 its standard error is 0.005 between "none" and "augmix", 0.008 between
+"none+cutmix" and "erasing+cutmix"; passes over images of their own would give 0.014 and 0.024.
 
-**CutMix.** The images of a batch share a box and each shares half of its neighbour: they are one observation, not many.
-Resampling takes such batches whole. A box is drawn for every 5 images instead of every 100 as in `scoring.rank`: what is
-expected of an image is the same (a random partner and a random box), but 20 times as many boxes stand behind the mean.
-Even so the variance is 1.3 to 1.6 times what images taken for independent would show.
+**CutMix.** The images of a batch share a box and each shares half of its neighbour: they are one
+observation, not many. Resampling takes such batches whole. A box is drawn for every 5 images
+instead of every 100 as in `scoring.rank`: what is expected of an image is the same (a random
+partner and a random box), but 20 times as many boxes stand behind the mean. Even so the variance is
+1.3 to 1.6 times what images taken for independent would show.
 
-**The jackknife.** The images lie in up to 50 groups of whole CutMix batches. Leaving out one group moves the score by that
-group's influence. The influences of two candidates, subtracted group by group, give the standard error of the difference
-and, with Student's t, its interval; it takes the place of a paired bootstrap and shows the bias too. Groups are not
-class-balanced though the images as a whole are, and the images are a part of a finite set: both make intervals rather
-too wide.
+**The jackknife.** The images lie in up to 50 groups of whole CutMix batches. Leaving out one group
+moves the score by that group's influence. The influences of two candidates, subtracted group by
+group, give the standard error of the difference and, with Student's t, its interval; it takes the
+place of a paired bootstrap and shows the bias too. Groups are not class-balanced though the images
+as a whole are, and the images are a part of a finite set: both make intervals rather too wide.
 
-**The bias of few images.** Centroids fitted to the images at hand lower CMI and raise D, by an amount of order 1/n that is
-the greater the more a candidate's predictions scatter: uncorrected, few images favour the tame candidates. Leaving groups
-out shows this bias b(n). On 100 of the digits it is 0.018 nats for "none" and 0.12 for "trivialaugment", whose true scores
-differ by 0.10 the other way; the correction leaves less than 0.01 of it. On 500 images of CIFAR-10 it is 0.012 to 0.019.
-Taken off is b(n) (1 - n/N), so that the score estimates what `scoring.score` gives for all N images, whose own bias b(N)
-belongs to its definition and stays.
+**The bias of few images.** Centroids fitted to the images at hand lower CMI and raise D, by an
+amount of order 1/n that is the greater the more a candidate's predictions scatter: uncorrected, few
+images favour the tame candidates. Leaving groups out shows this bias b(n). On 100 of the digits it
+is 0.018 nats for "none" and 0.12 for "trivialaugment", whose true scores differ by 0.10 the other
+way; the correction leaves less than 0.01 of it. On 500 images of CIFAR-10 it is 0.012 to 0.019.
+Taken off is b(n) (1 - n/N), so that the score estimates what `scoring.score` gives for all N
+images, whose own bias b(N) belongs to its definition and stays.
 
-**Many looks.** To lose the best of K candidates, one of K - 1 rivals has to look better by mistake in one of R rounds. So
-each one-sided test gets (1 - confidence) / (top (K - 1) R), Bonferroni's correction, and nothing that was settled or dropped
-is tested again.
+**Many looks.** To lose the best of K candidates, one of K - 1 rivals has to look better by mistake
+in one of R rounds. So each one-sided test gets (1 - confidence) / (top (K - 1) R), Bonferroni's
+correction, and nothing that was settled or dropped is tested again.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,16 +55,17 @@ GROUPS = 50  # of the jackknife, at most
 ORDER, VIEWS, BOXES = 0xB0D6, 0xB0D7, 0xB0D8  # keys of the streams of random numbers
 
 
-# ------------------------------------------------------------------------------------------------------- one candidate
+# ------------------------------------------------------------------------------------ one candidate
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the first `images` images say of a candidate. The three numbers are score, cmi and divergence, in nats.
+    """What the first `images` images say of a candidate. The three numbers are score, cmi and
+    divergence, in nats.
 
     values      (3,) float64, corrected for few images. bias  (3,) what the correction took off.
-    influences  (groups, 3) float64: how far each group of images moves the values. They sum to about 0; see
-                `standard_error`.
+    influences  (groups, 3) float64: how far each group of images moves the values. They sum to
+                about 0; see `standard_error`.
     """
 
     images: int
@@ -70,13 +75,16 @@ class Estimate:
 
 
 def estimate(logits: Tensor, targets: Tensor, population: int, cmi_weight: float = 1.0) -> Estimate:
-    """The score that `population` images would give by `scoring.score`, estimated from the first of them by the jackknife.
+    """The score that `population` images would give by `scoring.score`, estimated from the first of
+    them by the jackknife.
 
-    logits, targets  as for `scoring.score`, in the order of the pass: every `BOX` consecutive images are one CutMix batch.
+    logits, targets  as for `scoring.score`, in the order of the pass: every `BOX` consecutive
+                     images are one CutMix batch.
     population       N, at least their number; then the values are exactly those of `scoring.score`.
     Raises ValueError as `scoring.score`, and for fewer than two CutMix batches.
 
-    >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 9.0]]).repeat(10, 1), torch.tensor([0, 1, 1]).repeat(10)
+    >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 9.0]]).repeat(10,
+    ...     1), torch.tensor([0, 1, 1]).repeat(10)
     >>> found = estimate(logits, labels, population=30)
     >>> from paperlib.scoring import score
     >>> found.influences.shape, bool(abs(found.values[0] - score(logits, labels).score) < 1e-6)
@@ -89,15 +97,25 @@ def estimate(logits: Tensor, targets: Tensor, population: int, cmi_weight: float
         raise ValueError(f"the jackknife needs more than {BOX} images, got {n}")
     if population < n:
         raise ValueError(f"{n} images cannot be drawn from a population of {population}")
-    edges = np.minimum(BOX * np.linspace(0, batches, min(GROUPS, batches) + 1).round().astype(int), n)
+    edges = np.minimum(
+        BOX * np.linspace(0, batches, min(GROUPS, batches) + 1).round().astype(int), n
+    )
     sizes = np.diff(edges).tolist()
-    # Sums over each group: images of a class (G, C), their predictions (G, C, C), negative entropies (G,).
+    # Sums over each group: images of a class (G, C), their predictions (G, C, C), negative
+    # entropies (G,).
     parts = list(zip(t.split(sizes), p.split(sizes), strict=True))
-    counts, sums = torch.stack([u.sum(0) for u, _ in parts]), torch.stack([u.T @ v for u, v in parts])
+    counts, sums = (
+        torch.stack([u.sum(0) for u, _ in parts]),
+        torch.stack([u.T @ v for u, v in parts]),
+    )
     entropies = torch.stack([part.sum() for part in (p * log_p).sum(1).split(sizes)])
     if not (counts.sum(0) > 0).all():
-        raise ValueError(f"class {int((counts.sum(0) <= 0).nonzero()[0])} has no image: its centroid is undefined")
-    # Leave each group out. Where that would lose a class, count each group twice: less exact for the bias.
+        raise ValueError(
+            f"class {int((counts.sum(0) <= 0).nonzero()[0])} has no image: its centroid is "
+            "undefined"
+        )
+    # Leave each group out. Where that would lose a class, count each group twice: less exact for
+    # the bias.
     step = -1 if (counts.sum(0) - counts > 1e-6).all() else 1
     counts, sums, entropies = (_all_and_without(x, step) for x in (counts, sums, entropies))
     q = (sums / counts.unsqueeze(2)).clamp(min=TINY)
@@ -110,24 +128,32 @@ def estimate(logits: Tensor, targets: Tensor, population: int, cmi_weight: float
             rows = (p * (t @ centroids).clamp(min=TINY).log()).sum(1)
             cross[k] = rows.sum() + (step * rows[edges[k - 1] : edges[k]].sum() if k else 0)
     weights = np.array([n, *(n + step * size for size in sizes)])
-    value, divergence = (entropies - cross).cpu().numpy() / weights, -log_q.diagonal(dim1=1, dim2=2).mean(1).cpu().numpy()
+    value, divergence = (
+        (entropies - cross).cpu().numpy() / weights,
+        -log_q.diagonal(dim1=1, dim2=2).mean(1).cpu().numpy(),
+    )
     table = np.column_stack([divergence - cmi_weight * value, value, divergence])
-    # A group of m images weighted 1 + step moves the distribution by step m / (n + step m) towards the group's own.
+    # A group of m images weighted 1 + step moves the distribution by step m / (n + step m) towards
+    # the group's own.
     influences = step * (table[1:] - table[0]) * (weights[1:] / n)[:, None]
     bias = step * influences.sum(0) * (1 + step / len(sizes)) * (1 - n / population)
     return Estimate(n, table[0] - bias, bias, influences)
 
 
 def _all_and_without(sums: Tensor, step: int) -> Tensor:
-    """(G, ...) sums over groups -> (1 + G, ...): over all images, then with each group once more (step 1) or less (-1)."""
+    """(G, ...) sums over groups -> (1 + G, ...): over all images, then with each group once more
+    (step 1) or less (-1).
+    """
     total = sums.sum(0, keepdim=True)
     return torch.cat([total, total + step * sums])
 
 
 def standard_error(influences: np.ndarray) -> float:
-    """Of the estimate whose groups have these influences, (groups,) float64; of a difference, for their differences.
+    """Of the estimate whose groups have these influences, (groups,) float64; of a difference, for
+    their differences.
 
-    >>> round(standard_error(np.array([1.0, -1.0, 1.0, -1.0]) / 4), 3)  # of the mean of four numbers 1, -1, 1, -1
+    # of the mean of four numbers 1, -1, 1, -1
+    >>> round(standard_error(np.array([1.0, -1.0, 1.0, -1.0]) / 4), 3)
     0.577
     """
     m = len(influences)
@@ -135,21 +161,25 @@ def standard_error(influences: np.ndarray) -> float:
 
 
 def t_quantile(level: float, degrees: int) -> float:
-    """Quantile of Student's t by its expansion about the normal one: 0.3 % off at 9 degrees of freedom and level 0.9995,
-    less for more of them. (scipy, which has it exactly, is needed for the tests only.)
+    """Quantile of Student's t by its expansion about the normal one: 0.3 % off at 9 degrees of
+    freedom and level 0.9995, less for more of them. (scipy, which has it exactly, is needed for the
+    tests only.)
 
     >>> round(t_quantile(0.975, 49), 3)
     2.01
     """
     z, v = NormalDist().inv_cdf(level), degrees
     return (
-        z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    )  # fmt: skip
+    )
 
 
 def difference(a: Estimate, b: Estimate, level: float) -> tuple[float, float, float]:
-    """score a - score b on the same images, and its interval: (low, difference, high), each side missed with chance `level`.
+    """score a - score b on the same images, and its interval: (low, difference, high), each side
+    missed with chance `level`.
 
     Raises ValueError if the two are not of equally many images.
     """
@@ -160,7 +190,7 @@ def difference(a: Estimate, b: Estimate, level: float) -> tuple[float, float, fl
     return change - margin, change, change + margin
 
 
-# ------------------------------------------------------------------------------------------------------------ the race
+# ----------------------------------------------------------------------------------------- the race
 
 
 @dataclass(frozen=True)
@@ -169,8 +199,10 @@ class Race:
 
     estimates  one dict a candidate: images -> what they said of it, a round each.
     better     (K, K) bool: [i, j] if i was shown to be better than j.
-    active     (K,) bool: some order that matters is still open. dropped  (K,) bool: `top` others are better.
-    used       images x candidates. level  of each one-sided test. stopped  "settled", "budget" or "images".
+    active     (K,) bool: some order that matters is still open. dropped  (K,) bool: `top` others
+               are better.
+    used       images x candidates. level  of each one-sided test. stopped  "settled", "budget" or
+    "images".
     """
 
     estimates: list[dict[int, Estimate]]
@@ -188,7 +220,8 @@ class Race:
 
 
 def schedule(images: int, candidates: int, allowed: int, start: int, growth: float) -> list[int]:
-    """Images a candidate after each round: times `growth`, as far as the budget reaches if only two candidates go on.
+    """Images a candidate after each round: times `growth`, as far as the budget reaches if only two
+    candidates go on.
 
     >>> schedule(images=20_000, candidates=16, allowed=32_000, start=500, growth=2)
     [500, 1000, 2000, 4000, 8000, 12500]
@@ -211,9 +244,12 @@ def race(
 ) -> Race:
     """Give images to candidates, round by round, until the best `top` and their order are known.
 
-    look     (candidate, images it has seen, images it shall have seen) -> its estimate on the latter.
-    sizes    images after each round, growing; the last ones are cut down to what the budget has left.
-    allowed  images x candidates that may be looked at; `candidates` times the first size must not exceed it.
+    look     (candidate, images it has seen, images it shall have seen) -> its estimate on the
+             latter.
+    sizes    images after each round, growing; the last ones are cut down to what the budget has
+             left.
+    allowed  images x candidates that may be looked at; `candidates` times the first size must not
+    exceed it.
     """
     level = (1 - confidence) / max(1, top * (candidates - 1) * len(sizes))
     estimates: list[dict[int, Estimate]] = [{} for _ in range(candidates)]
@@ -237,7 +273,8 @@ def race(
             better |= better[:, k, None] & better[k] & ~better.T
         dropped = better.sum(0) >= top
         known = better | better.T | dropped | dropped[:, None] | np.eye(candidates, dtype=bool)
-        # Two that are both still in for the top and not ordered: one of the places 1 .. top is open between them.
+        # Two that are both still in for the top and not ordered: one of the places 1 .. top is open
+        # between them.
         active = ~known.all(1)
         if not active.any():
             break
@@ -248,7 +285,8 @@ def race(
 def _table(names: Sequence[str], run: Race) -> pd.DataFrame:
     """The columns described at `rank_within`, best first."""
     last, ahead = run.last, (run.better & ~run.dropped).sum(0)
-    # Of those still in, fewest better ones first, then by score: they saw the same images, or their order is settled.
+    # Of those still in, fewest better ones first, then by score: they saw the same images, or their
+    # order is settled.
     leader = min(np.flatnonzero(~run.dropped), key=lambda i: (ahead[i], last[i].values[0]))
     rows = []
     for i, name in enumerate(names):
@@ -256,27 +294,44 @@ def _table(names: Sequence[str], run: Race) -> pd.DataFrame:
         low, behind, high = difference(run.estimates[i][n], run.estimates[leader][n], run.level)
         score, value, divergence = own.values.tolist()
         margin = t_quantile(0.975, len(own.influences) - 1) * standard_error(own.influences[:, 0])
-        rows.append({
-            "augmentation": name, "score": score, "score_low": score - margin, "score_high": score + margin, "cmi": value,
-            "divergence": divergence, "behind": behind, "behind_low": low, "behind_high": high, "images": own.images,
-            "state": "dropped" if run.dropped[i] else "open" if run.active[i] else "settled",
-        })  # fmt: skip
-    place = lambda i: (False, ahead[i], rows[i]["score"]) if not run.dropped[i] else (True, 0, rows[i]["behind"])  # noqa: E731
+        rows.append(
+            {
+                "augmentation": name,
+                "score": score,
+                "score_low": score - margin,
+                "score_high": score + margin,
+                "cmi": value,
+                "divergence": divergence,
+                "behind": behind,
+                "behind_low": low,
+                "behind_high": high,
+                "images": own.images,
+                "state": "dropped" if run.dropped[i] else "open" if run.active[i] else "settled",
+            }
+        )
+
+    def place(i: int) -> tuple:
+        return (
+            (True, 0, rows[i]["behind"]) if run.dropped[i] else (False, ahead[i], rows[i]["score"])
+        )
+
     order = sorted(range(len(rows)), key=place)
     table = pd.DataFrame([rows[i] for i in order])
     table.insert(0, "rank", range(1, len(table) + 1))
     return table
 
 
-# ----------------------------------------------------------------------------------------------------------- a teacher
+# ---------------------------------------------------------------------------------------- a teacher
 
 
 def nested_order(labels: Tensor, seed: int = 0) -> Tensor:
-    """All images in a random order in which every beginning has each class in its share of the whole.
+    """All images in a random order in which every beginning has each class in its share of the
+    whole.
 
-    labels  (N,) int64. Returns (N,) int64 indices on the CPU. If the classes are equally frequent, the first n images
-    hold each of them n / C times, rounded up or down; if not, in proportion, because that is what all images together
-    would score. The first C places hold one image of every class, so that none is missing from a beginning.
+    labels  (N,) int64. Returns (N,) int64 indices on the CPU. If the classes are equally frequent,
+    the first n images hold each of them n / C times, rounded up or down; if not, in proportion,
+    because that is what all images together would score. The first C places hold one image of every
+    class, so that none is missing from a beginning.
 
     >>> nested_order(torch.tensor([0, 0, 0, 0, 1, 1]))[:2].sort().values < torch.tensor([4, 6])
     tensor([True, True])
@@ -293,12 +348,20 @@ def nested_order(labels: Tensor, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def _predict(
-    teacher: nn.Module, data: datasets.Dataset, index: Tensor, augmentation: str, seed: int, start: int, batch: int,
-    padding: int, precision: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    teacher: nn.Module,
+    data: datasets.Dataset,
+    index: Tensor,
+    augmentation: str,
+    seed: int,
+    start: int,
+    batch: int,
+    padding: int,
+    precision: str,
+) -> tuple[Tensor, Tensor]:
     """Logits and targets of the images `index`, which take the places `start` and on of the pass.
 
-    Random numbers depend on the place, not on the candidate, so that all candidates share crops, mirrors and boxes.
+    Random numbers depend on the place, not on the candidate, so that all candidates share crops,
+    mirrors and boxes.
     """
     policy, mix = parse(augmentation)
     classes = len(data.classes)
@@ -307,12 +370,21 @@ def _predict(
         place = start + k * batch
         labels = data.train_labels[part]
         views, target = augment(
-            data.train_images[part], labels, policy, generator(seed, VIEWS, place), classes, data.mirror, padding, data.size
+            data.train_images[part],
+            labels,
+            policy,
+            generator(seed, VIEWS, place),
+            classes,
+            data.mirror,
+            padding,
+            data.size,
         )
         if mix:
             rng = generator(seed, BOXES, place)
             draws = [cutmix_draw(rng, len(few), *views.shape[-2:]) for few in part.split(BOX)]
-            views, target = cutmix(views, labels, classes, *map(np.concatenate, zip(*draws, strict=True)))
+            views, target = cutmix(
+                views, labels, classes, *map(np.concatenate, zip(*draws, strict=True))
+            )
         logits.append(logits_of(teacher, data, views, precision))
         targets.append(target)
     return torch.cat(logits), torch.cat(targets)
@@ -345,29 +417,35 @@ def rank_within(
 ) -> pd.DataFrame:
     """The best augmentations by the score of `scoring.rank`, from a share of its forward passes.
 
-    teacher, data, augmentations, mean, std, mirror, padding, seed, cmi_weight, precision  as for `scoring.rank`.
+    teacher, data, augmentations, mean, std, mirror, padding, seed, cmi_weight, precision  as for
+    `scoring.rank`.
     batch       images a forward pass, rounded down to whole CutMix batches of 5.
-    budget      share of (images x candidates) that may pass through the teacher in all, above 0 and at most 1. Less is
-                used if the order is settled before.
+    budget      share of (images x candidates) that may pass through the teacher in all, above 0 and
+                at most 1. Less is used if the order is settled before.
     top         how many of the best are to be found, in their order.
     confidence  with which they, and their order, are right if the result is settled.
-    start       images in the first round; None: a quarter of the budget's images a candidate, but ten a class at least,
-                as far as the budget allows. growth  factor from round to round.
-    progress    called with (images done, images allowed, augmentation) before each pass; images counted per candidate.
+    start       images in the first round; None: a quarter of the budget's images a candidate, but
+                ten a class at least, as far as the budget allows. growth  factor from round to
+                round.
+    progress    called with (images done, images allowed, augmentation) before each pass; images
+                counted per candidate.
 
-    Returns one row an augmentation: rank, augmentation, score (nats; what all images would give, estimated) with its 95 %
-    interval score_low and score_high, cmi, divergence, behind (the score minus that of rank 1 on the same images) with
-    the interval behind_low .. behind_high at the level of the tests, images it was judged by, and state: "settled" (in
-    the top), "dropped" (not in the top) or "open" (it could not be settled: more budget or more images are needed).
-    The dropped ones are ordered by `behind`, not by `score`: on few images all scores may be high or low together.
-    `table.attrs` has stopped ("settled", or what was spent: "budget", "images"), share (of images x candidates, used)
-    and confidence.
-    Raises ValueError as `scoring.rank`; for arguments out of range; for a budget too small to begin with (two images a class
-    and 20 in all, for every candidate).
+    Returns one row an augmentation: rank, augmentation, score (nats; what all images would give,
+    estimated) with its 95 % interval score_low and score_high, cmi, divergence, behind (the score
+    minus that of rank 1 on the same images) with the interval behind_low .. behind_high at the
+    level of the tests, images it was judged by, and state: "settled" (in the top), "dropped" (not
+    in the top) or "open" (it could not be settled: more budget or more images are needed). The
+    dropped ones are ordered by `behind`, not by `score`: on few images all scores may be high or
+    low together. `table.attrs` has stopped ("settled", or what was spent: "budget", "images"),
+    share (of images x candidates, used) and confidence.
+    Raises ValueError as `scoring.rank`; for arguments out of range; for a budget too small to begin
+    with (two images a class and 20 in all, for every candidate).
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
-    >>> images, labels = torch.randint(0, 256, (400, 3, 8, 8), dtype=torch.uint8), torch.arange(400) % 2
-    >>> table = rank_within(net, (images, labels), ["none", "augmix+cutmix"], mean=(0.5,) * 3, std=(0.25,) * 3)
+    >>> images, labels = torch.randint(0, 256, (400, 3, 8, 8),
+    ...     dtype=torch.uint8), torch.arange(400) % 2
+    >>> table = rank_within(net, (images, labels), ["none", "augmix+cutmix"], mean=(0.5,) * 3,
+    ...     std=(0.25,) * 3)
     >>> table.attrs["share"] <= 0.1, table["images"].tolist()
     (True, [40, 40])
     """
@@ -377,20 +455,32 @@ def rank_within(
     images, candidates, classes = len(data.train_images), len(augmentations), len(data.classes)
     _require(candidates > 0, "no augmentations to rank, got []")
     _require(0 < budget <= 1, f"budget is a share above 0 and at most 1, got {budget}")
-    _require(1 <= top <= candidates, f"top must lie in 1..{candidates}, the number of augmentations, got {top}")
+    _require(
+        1 <= top <= candidates,
+        f"top must lie in 1..{candidates}, the number of augmentations, got {top}",
+    )
     _require(0 < confidence < 1, f"confidence must lie between 0 and 1, got {confidence}")
     _require(growth > 1, f"growth must be above 1, got {growth}")
-    _require(batch >= BOX, f"a batch needs at least the {BOX} images that share a CutMix box, got {batch}")
+    _require(
+        batch >= BOX,
+        f"a batch needs at least the {BOX} images that share a CutMix box, got {batch}",
+    )
     missing = torch.bincount(data.train_labels, minlength=classes) == 0
-    _require(not missing.any(), f"class {int(missing.int().argmax())} has no image: its centroid is undefined")
+    _require(
+        not missing.any(),
+        f"class {int(missing.int().argmax())} has no image: its centroid is undefined",
+    )
     allowed = int(budget * images * candidates + 1e-9)
     most, least = allowed // candidates, max(2 * classes, 4 * BOX)
     _require(
         most >= least,
-        f"a budget of {budget} lets {most} of {images} images a candidate through; {classes} classes need at least {least}",
+        f"a budget of {budget} lets {most} of {images} images a candidate through; "
+        f"{classes} classes need at least {least}",
     )
     first = max(min(max(most // 4, 10 * classes), most), least) if start is None else start
-    _require(least <= first <= most, f"start must lie in {least}..{most} with this budget, got {first}")
+    _require(
+        least <= first <= most, f"start must lie in {least}..{most} with this budget, got {first}"
+    )
     first = max(first // BOX, 4) * BOX if first < images else images
     batch = batch // BOX * BOX
     order, seen = nested_order(data.train_labels, seed).to(data.train_images.device), {}
@@ -399,11 +489,18 @@ def rank_within(
         name = augmentations[candidate]
         if progress:
             progress(sum(len(logits) for logits, _ in seen.values()), allowed, name)
-        # Neighbours are CutMix partners: within a round they are random, not one of every class in turn.
-        shuffled = torch.from_numpy(generator(seed, ORDER, begin).permutation(end - begin)).to(order.device)
-        new = _predict(teacher, data, order[begin:end][shuffled], name, seed, begin, batch, padding, precision)
+        # Neighbours are CutMix partners: within a round they are random, not one of every class in
+        # turn.
+        shuffled = torch.from_numpy(generator(seed, ORDER, begin).permutation(end - begin)).to(
+            order.device
+        )
+        new = _predict(
+            teacher, data, order[begin:end][shuffled], name, seed, begin, batch, padding, precision
+        )
         old = seen.get(candidate)
-        seen[candidate] = new if old is None else tuple(torch.cat(pair) for pair in zip(old, new, strict=True))
+        seen[candidate] = (
+            new if old is None else tuple(torch.cat(pair) for pair in zip(old, new, strict=True))
+        )
         return estimate(*seen[candidate], images, cmi_weight)
 
     sizes = schedule(images, candidates, allowed, first, growth)
@@ -414,5 +511,9 @@ def rank_within(
     finally:
         teacher.train(training)
     table = _table(augmentations, run)
-    table.attrs |= {"stopped": run.stopped, "share": run.used / (images * candidates), "confidence": confidence}
+    table.attrs |= {
+        "stopped": run.stopped,
+        "share": run.used / (images * candidates),
+        "confidence": confidence,
+    }
     return table

@@ -15,13 +15,20 @@ from .metrics import class_centroids, evaluate, paired_stddev, score
 
 
 @torch.no_grad()
-def logits_of(teacher: nn.Module, data: datasets.Dataset, views: Tensor, precision: str = "float32") -> Tensor:
-    """(N, 3, H, W) uint8 views -> (N, C) float32 logits. Raises ValueError if C is not the data set's."""
+def logits_of(
+    teacher: nn.Module, data: datasets.Dataset, views: Tensor, precision: str = "float32"
+) -> Tensor:
+    """(N, 3, H, W) uint8 views -> (N, C) float32 logits. Raises ValueError if C is not the data
+    set's.
+    """
     with autocast(views.device, precision):
-        logits = teacher(data.normalise(views).contiguous(memory_format=torch.channels_last)).float()
+        logits = teacher(
+            data.normalise(views).contiguous(memory_format=torch.channels_last)
+        ).float()
     if logits.shape != (len(views), len(data.classes)):
         raise ValueError(
-            f"the teacher gives logits of shape {tuple(logits.shape)} for {len(views)} images; the data set "
+            f"the teacher gives logits of shape {tuple(logits.shape)} for {len(views)} "
+            "images; the data set "
             f"{data.name!r} has {len(data.classes)} classes"
         )
     return logits
@@ -29,7 +36,9 @@ def logits_of(teacher: nn.Module, data: datasets.Dataset, views: Tensor, precisi
 
 def scoring_order(data: datasets.Dataset, seed: int) -> Tensor:
     """(N,) int64 on the data's device: the place in the data set of each image of a pass."""
-    return to_device(generator(seed, 0x0DE5).permutation(len(data.train_images)), data.train_images.device)
+    return to_device(
+        generator(seed, 0x0DE5).permutation(len(data.train_images)), data.train_images.device
+    )
 
 
 @torch.no_grad()
@@ -43,29 +52,43 @@ def predict(
     draw: int = 0,
     precision: str = "float32",
 ) -> tuple[Tensor, Tensor]:
-    """The teacher's logits on one augmented pass over the training images, and the targets that go with them.
+    """The teacher's logits on one augmented pass over the training images, and the targets that go
+    with them.
 
-    Images are taken in a seeded random order, the same for every augmentation, so that neither T. stddev's groups nor
-    CutMix's partners depend on how the data set is sorted. `draw` numbers independent passes of one augmentation over the
-    images in that order. The teacher runs in eval mode, its convolutions in `precision`, and is left in the mode it was in.
+    Images are taken in a seeded random order, the same for every augmentation, so that neither T.
+    stddev's groups nor CutMix's partners depend on how the data set is sorted. `draw` numbers
+    independent passes of one augmentation over the images in that order. The teacher runs in eval
+    mode, its convolutions in `precision`, and is left in the mode it was in.
 
-    Returns (N, C) float32 logits and (N,) int64 labels or (N, C) float32 soft labels, on the data's device.
-    Raises ValueError if the teacher's number of classes is not the data set's.
+    Returns (N, C) float32 logits and (N,) int64 labels or (N, C) float32 soft labels, on the data's
+    device. Raises ValueError if the teacher's number of classes is not the data set's.
     """
     device = data.train_images.device
     order = scoring_order(data, seed)
-    policy_key = AUGMENTATIONS.index(augmentation) if augmentation in AUGMENTATIONS else len(AUGMENTATIONS)
+    policy_key = (
+        AUGMENTATIONS.index(augmentation) if augmentation in AUGMENTATIONS else len(AUGMENTATIONS)
+    )
     training = teacher.training
     teacher.eval()
     logits, targets = [], []
     try:
         together = max(1, at_once(device, *data.view_shape) // batch)
         for first, chunk in enumerate(order.split(together * batch)):
-            rngs = [generator(seed, policy_key, first * together + k, draw) for k in range(-(-len(chunk) // batch))]
+            rngs = [
+                generator(seed, policy_key, first * together + k, draw)
+                for k in range(-(-len(chunk) // batch))
+            ]
             views, target = augment_batches(
-                data.train_images[chunk], data.train_labels[chunk], augmentation, rngs, batch, len(data.classes),
-                data.mirror, padding, data.size,
-            )  # fmt: skip
+                data.train_images[chunk],
+                data.train_labels[chunk],
+                augmentation,
+                rngs,
+                batch,
+                len(data.classes),
+                data.mirror,
+                padding,
+                data.size,
+            )
             targets.append(target)
             logits += [logits_of(teacher, data, x, precision) for x in views.split(batch)]
     finally:
@@ -76,16 +99,30 @@ def predict(
 def as_dataset(data, mean, std, mirror) -> datasets.Dataset:
     if isinstance(data, datasets.Dataset):
         if mean is not None or std is not None or mirror is not None:
-            raise ValueError("a Dataset brings its own mean, std and mirror: leave these arguments out")
+            raise ValueError(
+                "a Dataset brings its own mean, std and mirror: leave these arguments out"
+            )
         return data
     if mean is None or std is None:
-        raise ValueError("images and labels alone need mean and std: what the teacher's input is normalised with")
+        raise ValueError(
+            "images and labels alone need mean and std: what the teacher's input is normalised with"
+        )
     images, labels = data
     datasets.check_images(images)
-    datasets.check_labels(labels, len(images), classes=int(labels.max()) + 1 if labels.numel() else 0)
+    datasets.check_labels(
+        labels, len(images), classes=int(labels.max()) + 1 if labels.numel() else 0
+    )
     names = tuple(map(str, range(int(labels.max()) + 1)))
     return datasets.Dataset(
-        "own data", images, labels, images[:1], labels[:1], names, tuple(mean), tuple(std), mirror is not False
+        "own data",
+        images,
+        labels,
+        images[:1],
+        labels[:1],
+        names,
+        tuple(mean),
+        tuple(std),
+        mirror is not False,
     )
 
 
@@ -106,33 +143,41 @@ def rank(
     precision: str = "float32",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> pd.DataFrame:
-    """Score augmentations with the teacher alone, one pass over the images each, and put the best first.
+    """Score augmentations with the teacher alone, one pass over the images each, and put the best
+    first.
 
-    teacher        any torch classifier of (N, 3, H, W) normalised float images; on the images' device.
-    data           a `paperlib.data.Dataset`, of which the training images are used, or a pair: (N, 3, H, W) uint8 images
-                   and (N,) int64 labels. A pair needs `mean` and `std` of the channels (scale 0 .. 1) and may turn off
-                   mirroring.
+    teacher        any torch classifier of (N, 3, H, W) normalised float images; on the images'
+                   device.
+    data           a `paperlib.data.Dataset`, of which the training images are used, or a pair: (N,
+                   3, H, W) uint8 images and (N,) int64 labels. A pair needs `mean` and `std` of the
+                   channels (scale 0 .. 1) and may turn off mirroring.
     augmentations  names among `AUGMENTATIONS`. padding  pixels of the random crop.
-    batch          images a forward pass; CutMix draws one box for each, 100 as in the released code.
-    cmi_weight     of CMI in the score. stddev_group  images in one group of T. stddev, 500 in the released code, to which
-                   as many views with crop and mirror alone (and CutMix, if the candidate has it) are added, from a pass
-                   of their own that all candidates share.
+    batch          images a forward pass; CutMix draws one box for each, 100 as in the released
+                   code.
+    cmi_weight     of CMI in the score. stddev_group  images in one group of T. stddev, 500 in the
+                   released code, to which as many views with crop and mirror alone (and CutMix, if
+                   the candidate has it) are added, from a pass of their own that all candidates
+                   share.
     replicates     of the bootstrap; 0 leaves the intervals out.
-    precision      "float32", or "bfloat16" for the teacher's convolutions: faster, and the third digit moves.
+    precision      "float32", or "bfloat16" for the teacher's convolutions: faster, and the third
+                   digit moves.
     progress       called with (done, total, augmentation) before each pass and at the end.
 
-    Returns one row an augmentation: rank, augmentation, score, cmi, divergence, entropy, cross_entropy (nats), error and
-    confidence of the teacher (means over the views: 1 - label mass on the predicted class, largest probability),
-    centroid_entropy (nats, mean over images of H(Q_y)), teacher_stddev (NaN if there are fewer than two groups), cmi_released and score_released (with the released code's
-    centroids, see `class_centroids`; they differ under CutMix only), 95 % intervals NAME_low and NAME_high of score, cmi
-    and divergence, and images.
-    Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, labels out of range, a class with no
-    image, a teacher with another number of classes, or one that gives NaN. Warns where the ranking is that of the teacher's
-    error alone (`paperlib.basics.confidence`).
+    Returns one row an augmentation: rank, augmentation, score, cmi, divergence, entropy,
+    cross_entropy (nats), error and confidence of the teacher (means over the views: 1 - label mass
+    on the predicted class, largest probability), centroid_entropy (nats, mean over images of
+    H(Q_y)), teacher_stddev (NaN if there are fewer than two groups), cmi_released and
+    score_released (with the released code's centroids, see `class_centroids`; they differ under
+    CutMix only), 95 % intervals NAME_low and NAME_high of score, cmi and divergence, and images.
+    Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, labels out of
+    range, a class with no image, a teacher with another number of classes, or one that gives NaN.
+    Warns where the ranking is that of the teacher's error alone (`paperlib.basics.confidence`).
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
-    >>> images, labels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 2
-    >>> table = rank(net, (images, labels), ["none", "augmix+cutmix"], mean=(0.5,) * 3, std=(0.25,) * 3, stddev_group=20)
+    >>> images, labels = torch.randint(0, 256, (40, 3, 8, 8),
+    ...     dtype=torch.uint8), torch.arange(40) % 2
+    >>> table = rank(net, (images, labels), ["none", "augmix+cutmix"], mean=(0.5,) * 3,
+    ...     std=(0.25,) * 3, stddev_group=20)
     >>> list(table.columns[:3])
     ['rank', 'augmentation', 'score']
     """
@@ -153,7 +198,9 @@ def rank(
         if len(groups) > 1:
             partner = "none" + CUTMIX * parse(name)[1]  # CutMix, if on, is drawn for both halves
             if partner not in base:
-                base[partner] = predict(teacher, data, partner, seed, batch, padding, 1, precision)[0]
+                base[partner] = predict(teacher, data, partner, seed, batch, padding, 1, precision)[
+                    0
+                ]
             row["teacher_stddev"] = paired_stddev(logits, base[partner], groups)
         rows.append(row)
     if progress:
@@ -174,7 +221,9 @@ def predict_views(
     batch: int = 100,
     precision: str = "float32",
 ) -> tuple[Tensor, Tensor]:
-    """`predict`'s logits and targets of at least so many views: of one random pass over the images, or of several."""
+    """`predict`'s logits and targets of at least so many views: of one random pass over the images,
+    or of several.
+    """
     drawn = [
         predict(teacher, data, augmentation, seed, batch, draw=draw, precision=precision)
         for draw in range(max(1, -(-views // len(data.train_images))))
@@ -196,19 +245,24 @@ def ablate(
     batch: int = 100,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> pd.DataFrame:
-    """The score of each augmentation computed in other ways, from one pass as `rank` makes it and a second one.
+    """The score of each augmentation computed in other ways, from one pass as `rank` makes it and a
+    second one.
 
-    teacher, data, augmentations, seed, batch, progress  as for `rank`. temperatures  of the teacher's softmax, above 0.
+    teacher, data, augmentations, seed, batch, progress  as for `rank`. temperatures  of the
+    teacher's softmax, above 0.
     counts  numbers of images, at most all: the first so many of the pass.
 
-    Returns one row an augmentation and variant, with columns augmentation, variant, score, cmi, divergence (nats):
-    "as defined" the columns of `rank`; "temperature T"; "N images"; "two passes": centroids of the second pass, as the
-    released code; "unmixed labels": under CutMix, an image counts for the class of its own label only.
-    Raises ValueError as `rank`, for a temperature that is not positive, or a count that is not within 1 .. N.
+    Returns one row an augmentation and variant, with columns augmentation, variant, score, cmi,
+    divergence (nats): "as defined" the columns of `rank`; "temperature T"; "N images"; "two
+    passes": centroids of the second pass, as the released code; "unmixed labels": under CutMix, an
+    image counts for the class of its own label only. Raises ValueError as `rank`, for a temperature
+    that is not positive, or a count that is not within 1 .. N.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
-    >>> images, labels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 2
-    >>> data = datasets.Dataset("own", images, labels, images, labels, ("a", "b"), (0.5,) * 3, (0.25,) * 3, True)
+    >>> images, labels = torch.randint(0, 256, (40, 3, 8, 8),
+    ...     dtype=torch.uint8), torch.arange(40) % 2
+    >>> data = datasets.Dataset("own", images, labels, images, labels, ("a", "b"), (0.5,) * 3,
+    ...     (0.25,) * 3, True)
     >>> ablate(net, data, ["none+cutmix"], [2.0], [20])["variant"].tolist()
     ['as defined', 'temperature 2', '20 images', 'two passes', 'unmixed labels']
     """
@@ -234,11 +288,15 @@ def ablate(
         variants["two passes"] = score(logits, targets, centroids=other)
         variants["unmixed labels"] = score(logits, labels)
         rows += [
-            {"augmentation": name, "variant": variant, "score": s.score, "cmi": s.cmi, "divergence": s.divergence}
+            {
+                "augmentation": name,
+                "variant": variant,
+                "score": s.score,
+                "cmi": s.cmi,
+                "divergence": s.divergence,
+            }
             for variant, s in variants.items()
         ]
     if progress:
         progress(len(augmentations), len(augmentations), "")
     return pd.DataFrame(rows)
-
-

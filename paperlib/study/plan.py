@@ -1,7 +1,8 @@
 """Which runs each table and figure needs, per profile. No torch here.
 
-Some students train with what a score picked. Which those are is known once the score's record is there: functions that need
-to know take the store that holds it, and `stages` gives the runs in the order in which they become known.
+Some students train with what a score picked. Which those are is known once the score's record is
+there: functions that need to know take the store that holds it, and `stages` gives the runs in the
+order in which they become known.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,18 @@ from statistics import stdev
 from pandas import DataFrame
 
 from ..basics.recipe import PRECISIONS
-from .config import AblationRun, BudgetRun, Data, HeldOutRun, Run, ScoreRun, StudentRun, TeacherRun, TourRun, WalkRun
+from .config import (
+    AblationRun,
+    BudgetRun,
+    Data,
+    HeldOutRun,
+    Run,
+    ScoreRun,
+    StudentRun,
+    TeacherRun,
+    TourRun,
+    WalkRun,
+)
 from .profiles import (
     CANDIDATES,
     CUTMIX,
@@ -36,15 +48,22 @@ def _tour(profile: str, store: Store | None) -> tuple[Run, ...]:
 def tour(profile: str) -> TourRun:
     """What notebook 00 shows, for the first set-up of a profile."""
     first = setups(profile)[0]
-    return TourRun(first.data, first.teacher, CANDIDATES, image=20, seed=29)  # a draw in which every policy shows
+    return TourRun(
+        first.data, first.teacher, CANDIDATES, image=20, seed=29
+    )  # a draw in which every policy shows
 
 
 def _ranking(profile: str, store: Store | None) -> tuple[Run, ...]:
-    return tuple(run for setup in setups(profile) for run in (setup.teacher, setup.score, *setup.students))
+    return tuple(
+        run for setup in setups(profile) for run in (setup.teacher, setup.score, *setup.students)
+    )
 
 
 def _definitions(profile: str, store: Store | None) -> tuple[Run, ...]:
-    return (*_ranking(profile, store), *(score_ablation(profile, setup) for setup in setups(profile)))
+    return (
+        *_ranking(profile, store),
+        *(score_ablation(profile, setup) for setup in setups(profile)),
+    )
 
 
 @dataclass(frozen=True)
@@ -62,17 +81,25 @@ class Comparison:
 
 
 def precision_comparison(profile: str) -> Comparison:
-    """The first set-up of a profile, smaller on a CPU: on CIFAR-10 with fewer images and more epochs."""
+    """The first set-up of a profile, smaller on a CPU: on CIFAR-10 with fewer images and more
+    epochs.
+    """
     first = setups(profile)[0]
     if profile == "quick":
         first, _ = _small(profile, first)
     if profile == "cpu":
-        first = replace(first, data=Data("cifar10", train=5_000), student_recipe=replace(first.student_recipe, epochs=10))
+        first = replace(
+            first,
+            data=Data("cifar10", train=5_000),
+            student_recipe=replace(first.student_recipe, epochs=10),
+        )
     return Comparison(first)
 
 
 def races(profile: str) -> list[BudgetRun]:
-    """The ranking of the first set-up's candidates within a tenth of the forward passes, from three random orders."""
+    """The ranking of the first set-up's candidates within a tenth of the forward passes, from three
+    random orders.
+    """
     first = setups(profile)[0]
     return [BudgetRun(first.data, first.teacher, CANDIDATES, seed=seed) for seed in range(3)]
 
@@ -84,22 +111,50 @@ def short_score(profile: str) -> ScoreRun:
 
 def _speed(profile: str, store: Store | None) -> tuple[Run, ...]:
     first, pairs = setups(profile)[0], precision_comparison(profile)
-    students = [run for p in PRECISIONS for name in pairs.augmentations for run in pairs.students(p, name)]
+    students = [
+        run for p in PRECISIONS for name in pairs.augmentations for run in pairs.students(p, name)
+    ]
     return (first.teacher, first.score, short_score(profile), *races(profile), *students)
 
 
 QUANTIZERS = (
-    "ewgs", "lsq", "lsq+", "pact", "dorefa", "ternary", "lsq_released", "pact_released", "dorefa_released",
-)  # fmt: skip
+    "ewgs",
+    "lsq",
+    "lsq+",
+    "pact",
+    "dorefa",
+    "ternary",
+    "lsq_released",
+    "pact_released",
+    "dorefa_released",
+)
 LOSSES = (
-    "kd", "ce", "sqakd", "dkd", "fitnet", "at", "nst", "sp", "rkd", "cc", "vid", "fsp", "fsp_active", "ft", "pkt", "kdsvd",
-    "crd", "cktf",
-)  # fmt: skip
+    "kd",
+    "ce",
+    "sqakd",
+    "dkd",
+    "fitnet",
+    "at",
+    "nst",
+    "sp",
+    "rkd",
+    "cc",
+    "vid",
+    "fsp",
+    "fsp_active",
+    "ft",
+    "pkt",
+    "kdsvd",
+    "crd",
+    "cktf",
+)
 
 
 @dataclass(frozen=True)
 class Methods:
-    """Students that differ in quantizer, or in loss, and in seed; crop and mirror alone. Both lists hold EWGS + KD."""
+    """Students that differ in quantizer, or in loss, and in seed; crop and mirror alone. Both lists
+    hold EWGS + KD.
+    """
 
     setup: Setup
     seeds: tuple[int, ...]
@@ -119,7 +174,9 @@ class Methods:
 
 
 def _small(profile: str, setup: Setup) -> tuple[Setup, tuple[int, ...]]:
-    """A set-up with a budget short enough for many students, under the same teacher, and the seeds of those."""
+    """A set-up with a budget short enough for many students, under the same teacher, and the seeds
+    of those.
+    """
     if profile == "quick":
         data, epochs, seeds = Data("digits", train=400), 3, (0,)
     elif profile == "cpu":
@@ -142,16 +199,21 @@ def _methods(profile: str, store: Store | None) -> tuple[Run, ...]:
 
 
 OURS, OURS_OF_SEVEN, MINIMAL, RELEASED, BASE = (
-    "our pick", "our pick of the 7 policies", "minimal-variance pick", "released CIFAR-100 pick", "base augmentation",
-)  # fmt: skip
+    "our pick",
+    "our pick of the 7 policies",
+    "minimal-variance pick",
+    "released CIFAR-100 pick",
+    "base augmentation",
+)
 MILDEST, STRONGEST = "mildest", "strongest"  # least and greatest error of the teacher
 
 
 def picks(setup: Setup, store: Store | None) -> dict[str, str]:
-    """What to train with: name of a way to choose -> augmentation. Without the score's record, what needs none.
+    """What to train with: name of a way to choose -> augmentation. Without the score's record, what
+    needs none.
 
-    RELEASED is a fixed rival: of `profiles.RELEASED_PICKS` the one for VGGs or for ResNets, whatever the data set; on Tiny-ImageNet,
-    where the released scripts have no CutMix, none.
+    RELEASED is a fixed rival: of `profiles.RELEASED_PICKS` the one for VGGs or for ResNets,
+    whatever the data set; on Tiny-ImageNet, where the released scripts have no CutMix, none.
     """
     found = {BASE: "none"}
     if setup.data.name != "tiny-imagenet":
@@ -168,7 +230,8 @@ def picks(setup: Setup, store: Store | None) -> dict[str, str]:
     return found
 
 
-# Columns of the two tables: name -> (loss, or "" for the row's own, way to choose the augmentation).
+# Columns of the two tables: name -> (loss, or "" for the row's own, way to choose the
+# augmentation).
 QAT_ARMS = {
     "QAT alone": ("ce", BASE),
     "+ SQAKD": ("sqakd", BASE),
@@ -180,7 +243,8 @@ KD_ARMS = {name: ("", name) for name in (BASE, MINIMAL, OURS, OURS_OF_SEVEN, REL
 
 @dataclass(frozen=True)
 class Gains:
-    """What augmentations bring to methods: a row a method, a column an arm, students of one teacher and all seeds in each.
+    """What augmentations bring to methods: a row a method, a column an arm, students of one teacher
+    and all seeds in each.
 
     scored   the set-up whose score picks. setup  that of the students, of the same teacher.
     methods  (quantizer, bits of weights and activations, loss). arms  QAT_ARMS or KD_ARMS.
@@ -192,14 +256,23 @@ class Gains:
     methods: tuple[tuple[str, int, str], ...]
     arms: dict[str, tuple[str, str]]
 
-    def students(self, store: Store | None) -> dict[tuple[str, int, str], dict[str, list[StudentRun]]]:
-        """Method -> arm -> a student a seed, of the arms whose augmentation is known. Arms may share students."""
+    def students(
+        self, store: Store | None
+    ) -> dict[tuple[str, int, str], dict[str, list[StudentRun]]]:
+        """Method -> arm -> a student a seed, of the arms whose augmentation is known. Arms may
+        share students.
+        """
         chosen = picks(self.scored, store)
         return {
             (quantizer, bits, loss): {
                 arm: [
                     self.setup.student(
-                        chosen[how], seed, arm_loss or loss, method=quantizer, weight_bits=bits, activation_bits=bits
+                        chosen[how],
+                        seed,
+                        arm_loss or loss,
+                        method=quantizer,
+                        weight_bits=bits,
+                        activation_bits=bits,
                     )
                     for seed in self.seeds
                 ]
@@ -211,9 +284,25 @@ class Gains:
 
 
 QAT_METHODS = ("ewgs", "lsq", "pact", "dorefa")
-KD_METHODS = ("sqakd", "at", "nst", "sp", "rkd", "crd", "fitnet", "cc", "vid", "fsp", "ft", "cktf")  # PAPER 7.4
+KD_METHODS = (
+    "sqakd",
+    "at",
+    "nst",
+    "sp",
+    "rkd",
+    "crd",
+    "fitnet",
+    "cc",
+    "vid",
+    "fsp",
+    "ft",
+    "cktf",
+)  # PAPER 7.4
 # Those of both that the small profiles have time for.
-FEWER = {"quick": ("ewgs", "lsq", "sqakd", "at", "crd"), "cpu": (*QAT_METHODS, "sqakd", "at", "sp", "crd")}
+FEWER = {
+    "quick": ("ewgs", "lsq", "sqakd", "at", "crd"),
+    "cpu": (*QAT_METHODS, "sqakd", "at", "sp", "crd"),
+}
 
 
 def _for(profile: str, methods: tuple[str, ...]) -> list[str]:
@@ -221,12 +310,13 @@ def _for(profile: str, methods: tuple[str, ...]) -> list[str]:
 
 
 def qat_gains(profile: str) -> list[Gains]:
-    """The QAT table (C3): every set-up of the profile (of `cpu`, those on CIFAR) at its own bits, EWGS on CIFAR at other bits too;
-    PAPER 7.7 on Tiny-ImageNet.
+    """The QAT table (C3): every set-up of the profile (of `cpu`, those on CIFAR) at its own bits,
+    EWGS on CIFAR at other bits too; PAPER 7.7 on Tiny-ImageNet.
 
-    CIFAR rows have the schedule of the 16-augmentation runs (PAPER 7.2) in every arm, so that arms can be compared. PAPER 7.3, from
-    which SQAKD's own rows are, trains ResNet-32 and VGG-13 for 720 epochs, and weighs SQAKD by 100 on ResNet-32 at 4 bits.
-    Every arm of a set-up has its one teacher, trained with CutMix on CIFAR, so that arms differ in one thing.
+    CIFAR rows have the schedule of the 16-augmentation runs (PAPER 7.2) in every arm, so that arms
+    can be compared. PAPER 7.3, from which SQAKD's own rows are, trains ResNet-32 and VGG-13 for 720
+    epochs, and weighs SQAKD by 100 on ResNet-32 at 4 bits. Every arm of a set-up has its one
+    teacher, trained with CutMix on CIFAR, so that arms differ in one thing.
     """
     found = []
     for scored in setups(profile):
@@ -240,13 +330,15 @@ def qat_gains(profile: str) -> list[Gains]:
         rows = [(method, setup.bits, "kd") for method in _for(profile, QAT_METHODS)]
         rows += [("ewgs", bits, "kd") for bits in others if bits != setup.bits]
         found.append(Gains(scored, setup, seeds, tuple(rows), QAT_ARMS))
-    found += [Gains(s, s, s.seeds, ((s.method, s.bits, "kd"),), QAT_ARMS) for s in sqakd_rows(profile)]
+    found += [
+        Gains(s, s, s.seeds, ((s.method, s.bits, "kd"),), QAT_ARMS) for s in sqakd_rows(profile)
+    ]
     return found
 
 
 def kd_gains(profile: str) -> list[Gains]:
-    """The KD table (C4): PAPER 7.4 with EWGS, all of its losses or those of `FEWER`, on CIFAR-100 VGG-13 where the profile has it,
-    else on its first set-up.
+    """The KD table (C4): PAPER 7.4 with EWGS, all of its losses or those of `FEWER`, on CIFAR-100
+    VGG-13 where the profile has it, else on its first set-up.
     """
     found = [s for s in setups(profile) if s.model == "vgg13"] or [setups(profile)[0]]
     methods = tuple(("ewgs", found[0].bits, loss) for loss in _for(profile, KD_METHODS))
@@ -257,18 +349,32 @@ def _gains(found: list[Gains], store: Store | None) -> tuple[Run, ...]:
     runs = []
     for gains in found:
         runs += [gains.setup.teacher, gains.scored.score]
-        runs += [run for arms in gains.students(store).values() for students in arms.values() for run in students]
+        runs += [
+            run
+            for arms in gains.students(store).values()
+            for students in arms.values()
+            for run in students
+        ]
     return tuple(runs)
 
 
-DELTAS = (0.001, 0.1)  # of EWGS instead of 0; the first is the fixed one of its authors' scripts (PAPER 7.11)
+DELTAS = (
+    0.001,
+    0.1,
+)  # of EWGS instead of 0; the first is the fixed one of its authors' scripts (PAPER 7.11)
 FORMS = ("lsq", "pact", "dorefa")  # quantizers whose released form differs from their paper's
 
 
 def score_ablation(profile: str, setup: Setup) -> AblationRun:
     """The score of a set-up computed in other ways, also on fewer images."""
-    counts = (150, 500) if setup.data.name == "digits" else (2_000, 5_000 if profile == "cpu" else 10_000)
-    return AblationRun(setup.score.data, setup.teacher, CANDIDATES, counts=counts, batch=setup.score_batch)
+    counts = (
+        (150, 500)
+        if setup.data.name == "digits"
+        else (2_000, 5_000 if profile == "cpu" else 10_000)
+    )
+    return AblationRun(
+        setup.score.data, setup.teacher, CANDIDATES, counts=counts, batch=setup.score_batch
+    )
 
 
 def other_teacher(profile: str) -> ScoreRun:
@@ -278,21 +384,30 @@ def other_teacher(profile: str) -> ScoreRun:
 
 
 def forms(profile: str) -> dict[str, list[StudentRun]]:
-    """Name -> students with plain KD and crop and mirror: EWGS by its factor, other quantizers in their two forms."""
+    """Name -> students with plain KD and crop and mirror: EWGS by its factor, other quantizers in
+    their two forms.
+    """
     comparison = methods(profile)
     setup, seeds, quantizers = comparison.setup, comparison.seeds, comparison.quantizers
     found = {"ewgs, delta = 0 (straight-through)": quantizers["ewgs"]}
     for delta in DELTAS:
         found[f"ewgs, delta = {delta:g}"] = [
-            setup.student("none", seed, method="ewgs", method_options={"delta": delta}) for seed in seeds
+            setup.student("none", seed, method="ewgs", method_options={"delta": delta})
+            for seed in seeds
         ]
     for name in FORMS:
-        found |= {f"{name}, paper": quantizers[name], f"{name}, released": quantizers[f"{name}_released"]}
+        found |= {
+            f"{name}, paper": quantizers[name],
+            f"{name}, released": quantizers[f"{name}_released"],
+        }
     return found
 
 
 def _ablations(profile: str, store: Store | None) -> tuple[Run, ...]:
-    students, other = [run for runs in forms(profile).values() for run in runs], other_teacher(profile)
+    students, other = (
+        [run for runs in forms(profile).values() for run in runs],
+        other_teacher(profile),
+    )
     return (*_definitions(profile, store), other.teacher, other, *students)
 
 
@@ -304,7 +419,9 @@ def search(profile: str) -> BudgetRun:
     """The race of random two-operation policies (PAPER 4.6) under the first set-up's teacher."""
     first, count = setups(profile)[0].score, SEARCHED.get(profile, 256)
     names = tuple(f"pair{k}" for k in range(count))
-    return BudgetRun(first.data, first.teacher, names, budget=0.02 if profile == "cpu" else 0.1, top=4)
+    return BudgetRun(
+        first.data, first.teacher, names, budget=0.02 if profile == "cpu" else 0.1, top=4
+    )
 
 
 def searched(profile: str, store: Store | None) -> dict[str, str]:
@@ -313,19 +430,30 @@ def searched(profile: str, store: Store | None) -> dict[str, str]:
     if record is None:
         return {}
     best = [row["augmentation"] for row in record["result"]["scores"]][: search(profile).top]
-    return {BEST_PAIR: best[0], BEST_FEW: best[0] + "".join(name.replace("pair", "-") for name in best[1:])}
+    return {
+        BEST_PAIR: best[0],
+        BEST_FEW: best[0] + "".join(name.replace("pair", "-") for name in best[1:]),
+    }
 
 
 def search_score(profile: str, store: Store | None) -> ScoreRun | None:
-    """The score of what the search found on all images, to be compared with that of the sixteen; None before the race."""
+    """The score of what the search found on all images, to be compared with that of the sixteen;
+    None before the race.
+    """
     found = searched(profile, store)
     return replace(setups(profile)[0].score, augmentations=tuple(found.values())) if found else None
 
 
 def search_students(profile: str, store: Store | None) -> dict[str, list[StudentRun]]:
-    """Name -> students with plain KD under what the search found, and under the picks among the sixteen."""
+    """Name -> students with plain KD under what the search found, and under the picks among the
+    sixteen.
+    """
     comparison = methods(profile)
-    of_sixteen = {name: pick for name, pick in picks(setups(profile)[0], store).items() if name in (BASE, OURS, OURS_OF_SEVEN)}
+    of_sixteen = {
+        name: pick
+        for name, pick in picks(setups(profile)[0], store).items()
+        if name in (BASE, OURS, OURS_OF_SEVEN)
+    }
     return {
         name: [comparison.setup.student(augmentation, seed) for seed in comparison.seeds]
         for name, augmentation in (of_sixteen | searched(profile, store)).items()
@@ -338,7 +466,7 @@ def _search(profile: str, store: Store | None) -> tuple[Run, ...]:
     return (first.teacher, first.score, search(profile), *([score] if score else []), *students)
 
 
-# ------------------------------------------------------------------ when the score works: docs/experiments.md
+# -------------------------------------------------------- when the score works: docs/experiments.md
 
 
 def regimes(profile: str) -> tuple[Setup, ...]:
@@ -347,14 +475,18 @@ def regimes(profile: str) -> tuple[Setup, ...]:
 
 
 def teachers_alone(profile: str) -> tuple[Setup, ...]:
-    """The set-ups whose teachers are scored: `regimes`, and those with a student for some augmentations only."""
+    """The set-ups whose teachers are scored: `regimes`, and those with a student for some
+    augmentations only.
+    """
     return (*regimes(profile), *([OTHER_KIND[profile]] if profile in OTHER_KIND else []))
 
 
 def held_out(setup: Setup) -> HeldOutRun:
     """The rivals of a set-up's score that look at held-out images."""
     images = Data(setup.data.name, split="choosing")
-    return HeldOutRun(setup.score.data, images, setup.teacher, CANDIDATES, setup.views, setup.score_batch)
+    return HeldOutRun(
+        setup.score.data, images, setup.teacher, CANDIDATES, setup.views, setup.score_batch
+    )
 
 
 def temperatures(setup: Setup) -> AblationRun:
@@ -374,7 +506,9 @@ def walks(profile: str) -> list[WalkRun]:
         walkers = list(setups(profile))
     else:
         two = [setup for setup in regimes(profile) if setup.regime in ("B", "C")]
-        walkers = [_as_its_students(setup, model) for setup in two for model in ("resnet20", "vgg8")]
+        walkers = [
+            _as_its_students(setup, model) for setup in two for model in ("resnet20", "vgg8")
+        ]
     found = []
     for setup in walkers:
         last = setup.teacher.recipe.epochs
@@ -387,7 +521,11 @@ def walks(profile: str) -> list[WalkRun]:
 
 def _theory(profile: str, store: Store | None) -> tuple[Run, ...]:
     alone = teachers_alone(profile)
-    scores = [run for setup in alone for run in (setup.teacher, setup.score, held_out(setup), temperatures(setup))]
+    scores = [
+        run
+        for setup in alone
+        for run in (setup.teacher, setup.score, held_out(setup), temperatures(setup))
+    ]
     return (*scores, *walks(profile))
 
 
@@ -395,17 +533,25 @@ STRONG = ("trivialaugment", "autoaugment_imagenet")
 
 
 def capacity(setup: Setup) -> dict[str, list[TeacherRun]]:
-    """Augmentation -> full-precision networks of the students' kind, trained on labels on the students' images, a seed each."""
+    """Augmentation -> full-precision networks of the students' kind, trained on labels on the
+    students' images, a seed each.
+    """
     if setup.label_recipe is None:
         return {}
     return {
-        name: [TeacherRun(setup.data, setup.model, setup.label_recipe, name, seed) for seed in (0, 1)]
+        name: [
+            TeacherRun(setup.data, setup.model, setup.label_recipe, name, seed) for seed in (0, 1)
+        ]
         for name in ("none", *STRONG)
     }
 
 
 def _regimes(profile: str, store: Store | None) -> tuple[Run, ...]:
-    return tuple(run for setup in REGIMES.get(profile, ()) for run in (setup.teacher, setup.score, *setup.students))
+    return tuple(
+        run
+        for setup in REGIMES.get(profile, ())
+        for run in (setup.teacher, setup.score, *setup.students)
+    )
 
 
 ARMS = {name: ("", name) for name in (BASE, OURS, MINIMAL, RELEASED)}
@@ -413,7 +559,9 @@ OTHER_ARMS = {name: ("", name) for name in (BASE, OURS, MINIMAL, MILDEST, STRONG
 
 
 def wider(profile: str, store: Store | None) -> Setup | None:
-    """Of A and B the set-up whose mean accuracies of seeds 0 and 1 have the larger standard deviation; None before all are done."""
+    """Of A and B the set-up whose mean accuracies of seeds 0 and 1 have the larger standard
+    deviation; None before all are done.
+    """
     spreads = []
     for setup in REGIMES.get(profile, ())[:2]:
         accuracies: dict[str, list[float]] = {}
@@ -428,7 +576,9 @@ def wider(profile: str, store: Store | None) -> Setup | None:
 
 
 def regime_gains(profile: str, store: Store | None) -> dict[str, Gains]:
-    """E, G and H of docs/experiments.md, with EWGS + KD as it is in all three; and I. Empty before `wider` is known."""
+    """E, G and H of docs/experiments.md, with EWGS + KD as it is in all three; and I. Empty before
+    `wider` is known.
+    """
     setup, found = wider(profile, store), {}
     if profile == "cpu" and setup is not None:
         rows = {
@@ -436,7 +586,10 @@ def regime_gains(profile: str, store: Store | None) -> dict[str, Gains]:
             "G": [("ewgs", 2, loss) for loss in ("kd", "sqakd", "dkd", "at", "crd", "rkd")],
             "H": [("ewgs", bits, "kd") for bits in (1, 2, 3, 4)],
         }
-        found = {name: Gains(setup, setup, setup.seeds, tuple(methods), ARMS) for name, methods in rows.items()}
+        found = {
+            name: Gains(setup, setup, setup.seeds, tuple(methods), ARMS)
+            for name, methods in rows.items()
+        }
     if profile in OTHER_KIND:
         other = OTHER_KIND[profile]
         found["I"] = Gains(other, other, other.seeds, (("ewgs", other.bits, "kd"),), OTHER_ARMS)
@@ -444,23 +597,35 @@ def regime_gains(profile: str, store: Store | None) -> dict[str, Gains]:
 
 
 def _regime_gains(profile: str, store: Store | None) -> tuple[Run, ...]:
-    more = [run for setup in MORE_REGIMES.get(profile, ()) for run in (setup.teacher, setup.score, *setup.students)]
+    more = [
+        run
+        for setup in MORE_REGIMES.get(profile, ())
+        for run in (setup.teacher, setup.score, *setup.students)
+    ]
     full = [
-        run for setup in regimes(profile) if setup.regime in "BCF"
-        for runs in capacity(setup).values() for run in runs
-    ]  # fmt: skip
+        run
+        for setup in regimes(profile)
+        if setup.regime in "BCF"
+        for runs in capacity(setup).values()
+        for run in runs
+    ]
     return (*_gains(list(regime_gains(profile, store).values()), store), *full, *more)
 
 
 def kept(profile: str) -> frozenset[str]:
-    """Keys of the runs whose weights are committed: the teachers of docs/experiments.md, and the students of A and B of seed 0."""
+    """Keys of the runs whose weights are committed: the teachers of docs/experiments.md, and the
+    students of A and B of seed 0.
+    """
     if profile != "cpu":
         return frozenset()
     students = [run for setup in REGIMES[profile][:2] for run in setup.students if run.seed == 0]
-    return frozenset(run.key for run in (*[setup.teacher for setup in teachers_alone(profile)], *students))
+    return frozenset(
+        run.key for run in (*[setup.teacher for setup in teachers_alone(profile)], *students)
+    )
 
 
-# What `TABLE=` accepts: name -> (the runs it needs, its notebook; "" where another table's notebook shows them, "all" then leaves it out).
+# What `TABLE=` accepts: name -> (the runs it needs, its notebook; "" where another table's notebook
+# shows them, "all" then leaves it out).
 TABLES = {
     "tour": (_tour, "00_tour.ipynb"),
     "ranking": (_ranking, "01_metric_vs_accuracy.ipynb"),
@@ -483,12 +648,17 @@ def tables(table: str) -> tuple[str, ...]:
     """("all" or one name) -> names. Raises ValueError for an unknown one."""
     if table != "all" and table not in TABLES:
         raise ValueError(f"unknown table {table!r}; known: all, {', '.join(TABLES)}")
-    return tuple(name for name, (_, notebook) in TABLES.items() if notebook) if table == "all" else (table,)
+    return (
+        tuple(name for name, (_, notebook) in TABLES.items() if notebook)
+        if table == "all"
+        else (table,)
+    )
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A part of a table: this data set and network only, students of so many bits, the first so many seeds. Empty is all.
+    """A part of a table: this data set and network only, students of so many bits, the first so
+    many seeds. Empty is all.
 
     Raises ValueError for a negative number.
     """
@@ -510,10 +680,14 @@ class Selection:
             return False
         if not isinstance(run, StudentRun):
             return True
-        return (self.bits or run.weight_bits) == run.weight_bits and (not self.seeds or run.seed < self.seeds)
+        return (self.bits or run.weight_bits) == run.weight_bits and (
+            not self.seeds or run.seed < self.seeds
+        )
 
     def rows(self, table: DataFrame) -> DataFrame:
-        """The rows of the part, of a table with columns dataset, model and bits; all seeds that were averaged stay so."""
+        """The rows of the part, of a table with columns dataset, model and bits; all seeds that
+        were averaged stay so.
+        """
         for column in ("dataset", "model", "bits"):
             if wanted := getattr(self, column):
                 table = table[table[column] == wanted]
@@ -523,20 +697,31 @@ class Selection:
 ALL = Selection()
 
 
-def runs_of(profile: str, table: str = "all", store: Store | None = None, part: Selection = ALL) -> list[Run]:
-    """Every run that a table of a profile needs as far as the store's records tell, teachers first, none twice.
+def runs_of(
+    profile: str, table: str = "all", store: Store | None = None, part: Selection = ALL
+) -> list[Run]:
+    """Every run that a table of a profile needs as far as the store's records tell, teachers first,
+    none twice.
 
-    >>> len(runs_of("quick", "ranking")), len(runs_of("lite", "ranking", part=Selection("cifar100", "vgg13")))
+    >>> len(runs_of("quick", "ranking")), len(runs_of("lite", "ranking",
+    ...     part=Selection("cifar100", "vgg13")))
     (18, 18)
     """
-    found = {run.key: run for name in tables(table) for run in TABLES[name][0](profile, store) if part.takes(run)}
+    found = {
+        run.key: run
+        for name in tables(table)
+        for run in TABLES[name][0](profile, store)
+        if part.takes(run)
+    }
     return sorted(found.values(), key=lambda run: not isinstance(run, TeacherRun))
 
 
 def stages(profile: str, table: str, store: Store, part: Selection = ALL) -> Iterator[list[Run]]:
-    """The runs of a table: all that are known now and, when the caller has made them, all again with those they name.
+    """The runs of a table: all that are known now and, when the caller has made them, all again
+    with those they name.
 
-    All again, too, if making them undid others: a teacher that had to be trained anew may end with other weights.
+    All again, too, if making them undid others: a teacher that had to be trained anew may end with
+    other weights.
     """
     before: dict[str, bool] = {}
     while True:
@@ -551,15 +736,20 @@ def stages(profile: str, table: str, store: Store, part: Selection = ALL) -> Ite
 def lacks(profile: str, table: str, part: Selection) -> str:
     """What to tell who asks for a part that a table with runs does not have; "" if it has it.
 
-    >>> lacks("cpu", "ranking", Selection("cifar10", "vgg13"))
-    "ranking of cpu has nothing for dataset='cifar10', model='vgg13'; it has cifar10 resnet8 W2, cifar100 resnet8 W2, digits vgg8 W2"
+    >>> lacks("cpu", "ranking", Selection("cifar10", "vgg13")).split("; ")[0]
+    "ranking of cpu has nothing for dataset='cifar10', model='vgg13'"
     """
     runs = runs_of(profile, table)
-    # A teacher or a score belongs to every part with its network: what can be lacking is its students, where the table has any.
+    # A teacher or a score belongs to every part with its network: what can be lacking is its
+    # students, where the table has any.
     telling = [run for run in runs if isinstance(run, StudentRun)] or runs
     if not runs or any(map(part.takes, telling)):
         return ""
     asked = ", ".join(f"{name}={value!r}" for name, value in asdict(part).items() if value)
-    there = {f"{run.data.name} {teacher.model}" + (f" W{run.weight_bits}" if isinstance(run, StudentRun) else "")
-             for run in telling for teacher in run.teachers}  # fmt: skip
+    there = {
+        f"{run.data.name} {teacher.model}"
+        + (f" W{run.weight_bits}" if isinstance(run, StudentRun) else "")
+        for run in telling
+        for teacher in run.teachers
+    }
     return f"{table} of {profile} has nothing for {asked}; it has {', '.join(sorted(there))}"

@@ -2,13 +2,15 @@
 
     results/<profile>/{runs,tables,figures,weights}      committed: what we measured
     build/<profile>/{runs,tables,figures,notebooks}      yours, made anew; ignored by git
-    build/<profile>/{cache,cache-results}                weights and checkpoints of the two, ignored by git
+    build/<profile>/{cache,cache-results}                weights and checkpoints of the two, ignored
+    by git
 
-Beside its record, a trained network's predictions on the test images lie as runs/KEY.predictions.safetensors. Weights lie in the
-cache; those that other records depend on are committed too (`Store.keep`).
+Beside its record, a trained network's predictions on the test images lie as
+runs/KEY.predictions.safetensors. Weights lie in the cache; those that other records depend on are
+committed too (`Store.keep`).
 
-A record is trusted only if its content matches its key and its digest. One that does not is set aside under another name,
-with a warning, and the run is made again.
+A record is trusted only if its content matches its key and its digest. One that does not is set
+aside under another name, with a warning, and the run is made again.
 """
 
 import fcntl
@@ -66,7 +68,12 @@ class Store:
 
     @property
     def cache(self) -> Path:
-        return self.root / "build" / self.profile / ("cache" if self.tree == "build" else "cache-results")
+        return (
+            self.root
+            / "build"
+            / self.profile
+            / ("cache" if self.tree == "build" else "cache-results")
+        )
 
     @property
     def progress(self) -> Path:
@@ -80,7 +87,9 @@ class Store:
         return self.folder / "weights" / f"{run.key}.safetensors"
 
     def weights(self, run: Run) -> Path:
-        """Where a run's weights are, or will be: the committed ones if there are any, else in the cache."""
+        """Where a run's weights are, or will be: the committed ones if there are any, else in the
+        cache.
+        """
         kept = self.kept_weights(run)
         return kept if kept.exists() else self.cache / kept.name
 
@@ -99,15 +108,20 @@ class Store:
         classes  (N,) integers. confidence  (N,) probabilities of those; stored in 255ths.
         """
         of_classes = np.uint8 if classes.max(initial=0) < 256 else np.uint16
-        arrays = {"classes": classes.astype(of_classes), "confidence": np.rint(255 * confidence).astype(np.uint8)}
+        arrays = {
+            "classes": classes.astype(of_classes),
+            "confidence": np.rint(255 * confidence).astype(np.uint8),
+        }
         content = safetensors.numpy.save(arrays)
         write_atomically(self.predictions_path(run), content)
         return hashlib.sha256(content).hexdigest()
 
     def predictions(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
-        """Predicted class (N,) int64 and its probability (N,) float32, to 1/510, of the test images in the data set's order.
+        """Predicted class (N,) int64 and its probability (N,) float32, to 1/510, of the test images
+        in the data set's order.
 
-        Raises FileNotFoundError if the run is not done or left none; ValueError if the file is not the one that its record speaks of.
+        Raises FileNotFoundError if the run is not done or left none; ValueError if the file is not
+        the one that its record speaks of.
         """
         path, record = self.predictions_path(run), self.finished(run)
         wanted = record and record["result"].get("predictions_sha256")
@@ -115,21 +129,29 @@ class Store:
             raise FileNotFoundError(f"no predictions of the {run.label} ({run.key}) in {self.runs}")
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != wanted:
-            raise ValueError(f"{path} does not hold the predictions that the record {self.path(run)} speaks of")
+            raise ValueError(
+                f"{path} does not hold the predictions that the record {self.path(run)} speaks of"
+            )
         arrays = safetensors.numpy.load(content)
         return arrays["classes"].astype(np.int64), arrays["confidence"].astype(np.float32) / 255
 
     def load(self, run: Run) -> dict[str, Any] | None:
-        """The record of a run, whatever its status; None if there is none, or none that can be trusted."""
+        """The record of a run, whatever its status; None if there is none, or none that can be
+        trusted.
+        """
         return self.read(self.path(run))
 
     def finished(self, run: Run) -> dict[str, Any] | None:
-        """The record of a run if it is one of success, made with the teacher whose record lies beside it; else None."""
+        """The record of a run if it is one of success, made with the teacher whose record lies
+        beside it; else None.
+        """
         record = self.load(run)
         if record is None or record["status"] != "done":
             return None
         teachers = [self.load(teacher) for teacher in run.teachers]
-        same = all(t and t["status"] == "done" and weights_of(t) == weights_of(record) for t in teachers)
+        same = all(
+            t and t["status"] == "done" and weights_of(t) == weights_of(record) for t in teachers
+        )
         return record if same else None
 
     def done(self, run: Run) -> bool:
@@ -156,18 +178,27 @@ class Store:
         return [record for record in records if record is not None]
 
     def save(self, run: Run, status: str, **content: Any) -> dict[str, Any]:
-        """Write the record of a run, replacing an earlier one. `content` is JSON; see `paperlib.runs.execution`."""
+        """Write the record of a run, replacing an earlier one. `content` is JSON; see
+        `paperlib.runs.execution`.
+        """
         record = {
-            "schema": SCHEMA, "key": run.key, "kind": run.kind, "profile": self.profile, "status": status,
-            "config": json.loads(canonical(asdict(run))), **content,
-        }  # fmt: skip
+            "schema": SCHEMA,
+            "key": run.key,
+            "kind": run.kind,
+            "profile": self.profile,
+            "status": status,
+            "config": json.loads(canonical(asdict(run))),
+            **content,
+        }
         record["digest"] = digest(record)
         write_atomically(self.path(run), json.dumps(record, indent=1, allow_nan=False) + "\n")
         return record
 
     @contextmanager
     def lock(self, run: Run) -> Iterator[None]:
-        """Hold while making a run, so that two processes never make the same one; released if the process dies."""
+        """Hold while making a run, so that two processes never make the same one; released if the
+        process dies.
+        """
         path = self.cache / f"{run.key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w") as file:
@@ -175,14 +206,18 @@ class Store:
             yield
 
     def log(self, message: str) -> None:
-        """Append a line to the progress file: long work reports there, outside the notebook's outputs."""
+        """Append a line to the progress file: long work reports there, outside the notebook's
+        outputs.
+        """
         self.progress.parent.mkdir(parents=True, exist_ok=True)
         with open(self.progress, "a") as file:
             file.write(message + "\n")
 
 
 def weights_of(record: dict[str, Any]) -> str | None:
-    """The hash of the teacher's weights that a record speaks of: its own, or those it was made with."""
+    """The hash of the teacher's weights that a record speaks of: its own, or those it was made
+    with.
+    """
     facts = record["result"] if record["kind"] == "teacher" else record.get("teacher", {})
     return facts.get("weights_sha256")
 

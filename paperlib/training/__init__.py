@@ -1,10 +1,20 @@
 """Training teachers and students: one loop for one network or many.
 
-loop.py      epochs, evaluation, checkpoints        learners.py  what learns, step by step: batches, losses, optimisers
+loop.py      epochs, evaluation, checkpoints        learners.py  what learns, step by step: batches,
+             losses, optimisers
 packing.py   many small students as one network     capture.py   a step as one CUDA graph
 """
 
 from .learners import Task, batches
 from .loop import accuracy, evaluated, evaluation, fit, fit_together, predictions
 
-__all__ = ["Task", "accuracy", "batches", "evaluated", "evaluation", "fit", "fit_together", "predictions"]
+__all__ = [
+    "Task",
+    "accuracy",
+    "batches",
+    "evaluated",
+    "evaluation",
+    "fit",
+    "fit_together",
+    "predictions",
+]

@@ -1,19 +1,23 @@
-"""A training step as one CUDA graph: the host says "again" instead of launching a thousand kernels."""
+"""A training step as one CUDA graph: the host says "again" instead of launching a thousand
+kernels.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # real steps before the capture: they make the optimisers' state, choose algorithms, and compile
+# real steps before the capture: they make the optimisers' state, choose algorithms, and compile
+WARM_UP = 3
 
 
 class Captured:
-    """Calls `step` until it is warm, then captures it, and from then on replays it on new inputs of the same shapes.
+    """Calls `step` until it is warm, then captures it, and from then on replays it on new inputs of
+    the same shapes.
 
-    step  of CUDA tensors that it does not keep; returns a tensor. It may change weights and optimiser states in place, must
-          not wait for the device, and must behave alike every time. Inputs of other shapes, such as a last, smaller batch,
-          go to `step` itself.
+    step  of CUDA tensors that it does not keep; returns a tensor. It may change weights and
+          optimiser states in place, must not wait for the device, and must behave alike every time.
+          Inputs of other shapes, such as a last, smaller batch, go to `step` itself.
     """
 
     def __init__(self, step: Callable[..., Tensor]):
@@ -26,7 +30,10 @@ class Captured:
     def __call__(self, *inputs: Tensor) -> Tensor:
         if not self.inputs:
             self.inputs = [x.clone() for x in inputs]
-        if any(x.shape != own.shape or x.dtype != own.dtype for x, own in zip(inputs, self.inputs, strict=True)):
+        if any(
+            x.shape != own.shape or x.dtype != own.dtype
+            for x, own in zip(inputs, self.inputs, strict=True)
+        ):
             return self.step(*inputs)
         for own, x in zip(self.inputs, inputs, strict=True):
             own.copy_(x)

@@ -1,7 +1,8 @@
-"""What learns, step by step: one network, or many students at once, with losses, optimisers and batches.
+"""What learns, step by step: one network, or many students at once, with losses, optimisers and
+batches.
 
-The data set lives on the device; each batch is augmented there, by random numbers keyed by (seed, epoch, batch). Nothing
-inside an epoch waits for the device. On CUDA a whole step is one graph.
+The data set lives on the device; each batch is augmented there, by random numbers keyed by (seed,
+epoch, batch). Nothing inside an epoch waits for the device. On CUDA a whole step is one graph.
 """
 
 import math
@@ -30,7 +31,9 @@ WARM_UP_FROM = 1e-4  # learning rate at the first step of a schedule by steps (P
 
 @dataclass(frozen=True)
 class Task:
-    """What one network learns: views of `data` by `augmentation`, `objective` against `teacher` if it needs one."""
+    """What one network learns: views of `data` by `augmentation`, `objective` against `teacher` if
+    it needs one.
+    """
 
     data: Dataset
     augmentation: str
@@ -41,20 +44,33 @@ class Task:
 
 
 def batches(task: Task, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (normalised views, targets, places in the training set) of an epoch, in a shuffled order.
+    """Yield (normalised views, targets, places in the training set) of an epoch, in a shuffled
+    order.
 
     A last batch of one image is left out.
     """
     data, size, device = task.data, task.recipe.batch, task.data.train_images.device
-    order = to_device(generator(task.seed, epoch, SHUFFLE).permutation(len(data.train_images)), device)
+    order = to_device(
+        generator(task.seed, epoch, SHUFFLE).permutation(len(data.train_images)), device
+    )
     together = max(1, at_once(device, *data.view_shape) // size)
     for first, chunk in enumerate(order.split(together * size)):
-        rngs = [generator(task.seed, epoch, first * together + k) for k in range(-(-len(chunk) // size))]
+        rngs = [
+            generator(task.seed, epoch, first * together + k) for k in range(-(-len(chunk) // size))
+        ]
         views, targets = augment_batches(
-            data.train_images[chunk], data.train_labels[chunk], task.augmentation, rngs, size, len(data.classes), data.mirror,
+            data.train_images[chunk],
+            data.train_labels[chunk],
+            task.augmentation,
+            rngs,
+            size,
+            len(data.classes),
+            data.mirror,
             size=data.size,
-        )  # fmt: skip
-        for x, t, indices in zip(views.split(size), targets.split(size), chunk.split(size), strict=True):
+        )
+        for x, t, indices in zip(
+            views.split(size), targets.split(size), chunk.split(size), strict=True
+        ):
             if len(x) > 1:  # BatchNorm has no statistics of a single value
                 yield data.normalise(x).contiguous(memory_format=torch.channels_last), t, indices
 
@@ -63,20 +79,25 @@ Split = tuple[list[Tensor], list[Tensor]]  # parameters: weights, and those of t
 
 
 def split_parameters(model: nn.Module) -> Split:
-    """The weights of a network, and its quantizers' parameters, which have an optimiser of their own."""
+    """The weights of a network, and its quantizers' parameters, which have an optimiser of their
+    own.
+    """
     of_quantizers = quantizer_parameters(model)
     ids = {id(p) for p in of_quantizers}
     return [p for p in model.parameters() if id(p) not in ids], of_quantizers
 
 
 def optimisers(split: Split, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """One for the weights and, if the network is quantized, an Adam of its own for the quantizers' parameters.
+    """One for the weights and, if the network is quantized, an Adam of its own for the quantizers'
+    parameters.
 
     "sgd_nesterov" has all parameters in one group, as the released Tiny-ImageNet runs.
     """
     weights, of_quantizers = split
 
-    def rate(value: float) -> float | Tensor:  # on CUDA a tensor: a captured step reads it anew every time
+    def rate(
+        value: float,
+    ) -> float | Tensor:  # on CUDA a tensor: a captured step reads it anew every time
         return torch.full((), value, device=weights[0].device) if weights[0].is_cuda else value
 
     # Fused: one kernel for all parameters instead of a dozen for each.
@@ -87,14 +108,17 @@ def optimisers(split: Split, recipe: Recipe) -> list[torch.optim.Optimizer]:
     if recipe.optimiser == "sgd":
         result = [torch.optim.SGD(weights, rate(recipe.lr), **sgd)]
     else:
-        result = [torch.optim.Adam(weights, rate(recipe.lr), weight_decay=recipe.weight_decay, **adam)]
+        result = [
+            torch.optim.Adam(weights, rate(recipe.lr), weight_decay=recipe.weight_decay, **adam)
+        ]
     if of_quantizers:
         result.append(torch.optim.Adam(of_quantizers, rate(recipe.quantizer_lr), **adam))
     return result
 
 
 def rate_factor(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
-    """Learning rate over `recipe.lr` at a step of an epoch of `steps`: the cosine from 1 to 0, by epochs or by steps.
+    """Learning rate over `recipe.lr` at a step of an epoch of `steps`: the cosine from 1 to 0, by
+    epochs or by steps.
 
     By steps, `recipe.warmup_steps` go before it, linearly from a learning rate of `WARM_UP_FROM`.
 
@@ -122,7 +146,9 @@ def set_rates(optimisers: list[torch.optim.Optimizer], recipe: Recipe, factor: f
 
 
 class Learners(ABC):
-    """One or more networks with their tasks, losses, optimisers and step: what the loop of `_train` moves along."""
+    """One or more networks with their tasks, losses, optimisers and step: what the loop of `_train`
+    moves along.
+    """
 
     models: list[nn.Module]
     tasks: list[Task]
@@ -171,7 +197,11 @@ class Learners(ABC):
         """One pass over the training images; returns the mean loss of each network's steps."""
         recipe, images = self.tasks[0].recipe, self.tasks[0].data.train_images
         self.loss.set_epoch(number)
-        total, done, steps = torch.zeros(len(self.models), device=images.device), 0, steps_of(self.tasks[0])
+        total, done, steps = (
+            torch.zeros(len(self.models), device=images.device),
+            0,
+            steps_of(self.tasks[0]),
+        )
         for inputs in self.batches(number):
             if done == 0 or recipe.schedule == "step":
                 set_rates(self.steppers, recipe, rate_factor(recipe, number, done, steps))
@@ -188,12 +218,16 @@ def steps_of(task: Task) -> int:
 
 def _seen_by(teacher: nn.Module, x: Tensor) -> tuple:
     """The teacher's logits and features; all images of x (..., N, 3, H, W) are one batch."""
-    with torch.no_grad():  # not inference mode: losses save the teacher's outputs for the backward pass
+    with (
+        torch.no_grad()
+    ):  # not inference mode: losses save the teacher's outputs for the backward pass
         return teacher.features(x.flatten(0, -4))
 
 
 def _outputs(task: Task, student: Callable[[Tensor], tuple], x: Tensor) -> tuple:
-    """Logits and features of student and teacher, the teacher's None where the objective does not look at them."""
+    """Logits and features of student and teacher, the teacher's None where the objective does not
+    look at them.
+    """
     with autocast(x.device, task.recipe.precision):
         wanted = _seen_by(task.teacher, x) if task.objective.needs_teacher_each_step else None
         return student(x), wanted
@@ -204,12 +238,16 @@ def _attached(task: Task, model: nn.Module) -> Loss:
     """The task's objective for this network and its teacher, whose features it is shown."""
     features = [{}, {}]
     if task.objective.feature_loss:
-        x = task.data.normalise(task.data.test_images[:2]).contiguous(memory_format=torch.channels_last)
+        x = task.data.normalise(task.data.test_images[:2]).contiguous(
+            memory_format=torch.channels_last
+        )
         for k, network in enumerate((model, task.teacher)):
             training = network.training
             features[k] = network.eval().features(x)[1]
             network.train(training)
-    return task.objective.attach(*features, task.data.train_labels, len(task.data.classes), task.seed)
+    return task.objective.attach(
+        *features, task.data.train_labels, len(task.data.classes), task.seed
+    )
 
 
 class Single(Learners):
@@ -218,7 +256,9 @@ class Single(Learners):
     def __init__(self, model: nn.Module, task: Task, compiled: bool = False):
         self.models, self.tasks, self.loss = [model], [task], _attached(task, model)
         weights, of_quantizers = split_parameters(model)
-        self.steppers = optimisers((weights + list(self.loss.parameters()), of_quantizers), task.recipe)
+        self.steppers = optimisers(
+            (weights + list(self.loss.parameters()), of_quantizers), task.recipe
+        )
         self._prepare(compiled)
 
     def losses(self, x: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
@@ -241,7 +281,9 @@ class Single(Learners):
 
 
 class Together(Learners):
-    """Many students of one architecture, stacked into a `Pack`; their tasks differ in augmentation and seed."""
+    """Many students of one architecture, stacked into a `Pack`; their tasks differ in augmentation
+    and seed.
+    """
 
     def __init__(self, models: Sequence[nn.Module], tasks: Sequence[Task], compiled: bool = False):
         first = tasks[0]
@@ -249,16 +291,31 @@ class Together(Learners):
         if any(x is not y for pair in shared for x, y in zip(pair, shared[0], strict=True)) or any(
             (task.objective, task.recipe) != (first.objective, first.recipe) for task in tasks
         ):
-            raise ValueError("students trained together share data, teacher, objective and recipe; these do not")
+            raise ValueError(
+                "students trained together share data, teacher, objective and recipe; these do not"
+            )
         if not first.objective.packable:
-            raise ValueError(f"students with this loss are trained alone, it learns or smooths labels: {first.objective}")
-        if any(isinstance(m, EwgsQuantizer) and m.by_hessian for model in models for m in model.modules()):
-            raise ValueError("students with delta='hessian' are trained alone: each needs second derivatives of its own")
+            raise ValueError(
+                "students with this loss are trained alone, it learns or smooths labels: "
+                f"{first.objective}"
+            )
+        if any(
+            isinstance(m, EwgsQuantizer) and m.by_hessian
+            for model in models
+            for m in model.modules()
+        ):
+            raise ValueError(
+                "students with delta='hessian' are trained alone: each needs second "
+                "derivatives of its own"
+            )
         self.models, self.tasks, self.loss = list(models), list(tasks), _attached(first, models[0])
         self.pack = Pack([model.train() for model in models])
         names = {id(p): name for name, p in models[0].named_parameters()}
         of_one = split_parameters(models[0])
-        self.steppers = optimisers(tuple([self.pack.parameters[names[id(p)]] for p in part] for part in of_one), first.recipe)
+        self.steppers = optimisers(
+            tuple([self.pack.parameters[names[id(p)]] for p in part] for part in of_one),
+            first.recipe,
+        )
         self._prepare(compiled)
 
     def losses(self, x: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
@@ -267,7 +324,10 @@ class Together(Learners):
         for k in range(len(self.tasks)):
             share = slice(k * x.shape[1], (k + 1) * x.shape[1])
             student = logits[k], {name: f[k] for name, f in features.items()}
-            teacher = wanted and (wanted[0][share], {name: f[share] for name, f in wanted[1].items()})
+            teacher = wanted and (
+                wanted[0][share],
+                {name: f[share] for name, f in wanted[1].items()},
+            )
             result.append(self.loss(student, teacher, targets[k], indices[k]))
         return torch.stack(result)
 
@@ -275,7 +335,10 @@ class Together(Learners):
         classes = len(self.tasks[0].data.classes)
         for parts in zip(*(batches(task, epoch) for task in self.tasks), strict=True):
             images, targets, indices = zip(*parts, strict=True)
-            soft = [t if t.is_floating_point() else nn.functional.one_hot(t, classes).float() for t in targets]
+            soft = [
+                t if t.is_floating_point() else nn.functional.one_hot(t, classes).float()
+                for t in targets
+            ]
             yield torch.stack(images), torch.stack(soft), torch.stack(indices)
 
     def networks(self) -> list[nn.Module]:
@@ -289,9 +352,11 @@ class Together(Learners):
 
 
 class InitialStage:
-    """The epochs before the main ones that some losses have: FT's paraphraser, FSP's feature layers (PAPER 7.4).
+    """The epochs before the main ones that some losses have: FT's paraphraser, FSP's feature layers
+    (PAPER 7.4).
 
-    SGD with momentum 0.9 at a constant learning rate. learner  the network and loss, changed in place.
+    SGD with momentum 0.9 at a constant learning rate. learner  the network and loss, changed in
+    place.
     """
 
     def __init__(self, learner: Single):
@@ -299,9 +364,13 @@ class InitialStage:
         self.model, self.distiller = learner.models[0], learner.loss.distiller
         self.of_student = self.distiller.pretrains == "student"
         # Layers that the loss does not see, as the last one, get no gradient and stay as they are.
-        parameters = self.distiller.pretrained() + (list(self.model.parameters()) if self.of_student else [])
+        parameters = self.distiller.pretrained() + (
+            list(self.model.parameters()) if self.of_student else []
+        )
         objective = self.task.objective
-        self.stepper = torch.optim.SGD(parameters, objective.init_lr or self.task.recipe.lr, momentum=0.9)
+        self.stepper = torch.optim.SGD(
+            parameters, objective.init_lr or self.task.recipe.lr, momentum=0.9
+        )
 
     def epoch(self, number: int) -> float:
         """One pass over the training images; returns the mean loss."""
@@ -317,5 +386,7 @@ class InitialStage:
             self.stepper.step()
             total += loss.detach()
             steps += 1
-        self.stepper.zero_grad(set_to_none=True)  # a gradient left behind would be an optimiser's reason to decay the weight
+        self.stepper.zero_grad(
+            set_to_none=True
+        )  # a gradient left behind would be an optimiser's reason to decay the weight
         return float(total / steps)

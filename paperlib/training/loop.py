@@ -1,4 +1,6 @@
-"""One training loop, for a teacher, a student, or many students at once; resumable, it goes on exactly as it would have."""
+"""One training loop, for a teacher, a student, or many students at once; resumable, it goes on
+exactly as it would have.
+"""
 
 import math
 import os
@@ -20,14 +22,20 @@ from .learners import InitialStage, Learners, Single, Task, Together, batches, r
 
 COMPILE_FROM = 500  # steps of a run from which on compiling, some seconds to a minute, pays
 LAST_EPOCHS = 5  # always evaluated: the headline of long schedules is their mean
-HESSIAN_EVERY = 10  # epochs between updates of EWGS's factors, as its authors do on CIFAR; never at epoch 0
+HESSIAN_EVERY = (
+    10  # epochs between updates of EWGS's factors, as its authors do on CIFAR; never at epoch 0
+)
 
 
 @torch.no_grad()
-def predictions(model: nn.Module, data: Dataset, batch: int = 500, precision: str = "float32") -> tuple[Tensor, Tensor]:
-    """What a network says of the test images: predicted class (N,) int64, and its probability (N,) float32.
+def predictions(
+    model: nn.Module, data: Dataset, batch: int = 500, precision: str = "float32"
+) -> tuple[Tensor, Tensor]:
+    """What a network says of the test images: predicted class (N,) int64, and its probability (N,)
+    float32.
 
-    batch  images of 32 x 32 pixels in a forward pass; of larger views correspondingly fewer. The model is left in the mode it was in.
+    batch  images of 32 x 32 pixels in a forward pass; of larger views correspondingly fewer. The
+    model is left in the mode it was in.
     """
     training = model.training
     batch = max(1, batch * 32 * 32 // math.prod(data.view_shape))
@@ -43,7 +51,9 @@ def predictions(model: nn.Module, data: Dataset, batch: int = 500, precision: st
     return tuple(map(torch.cat, zip(*found, strict=True)))
 
 
-def accuracy(model: nn.Module, data: Dataset, batch: int = 500, precision: str = "float32") -> float:
+def accuracy(
+    model: nn.Module, data: Dataset, batch: int = 500, precision: str = "float32"
+) -> float:
     """Top-1 accuracy on the test images, in percent; arguments as for `predictions`."""
     return _percent(predictions(model, data, batch, precision)[0] == data.test_labels)
 
@@ -53,9 +63,13 @@ def _percent(right: Tensor) -> float:
 
 
 def evaluation(model: nn.Module, data: Dataset, precision: str) -> dict[str, Any]:
-    """Accuracy in percent on the test images, and on their choosing and judging halves (`paperlib.data.halves`)."""
+    """Accuracy in percent on the test images, and on their choosing and judging halves
+    (`paperlib.data.halves`).
+    """
     right = predictions(model, data, precision=precision)[0] == data.test_labels
-    of_halves = [_percent(right[half]) for half in halves(data.test_labels)] if len(right) > 1 else []
+    of_halves = (
+        [_percent(right[half]) for half in halves(data.test_labels)] if len(right) > 1 else []
+    )
     return {"test_accuracy": _percent(right), "test_accuracy_halves": of_halves}
 
 
@@ -86,13 +100,17 @@ def _check_classes(model: nn.Module, task: Task) -> None:
             found = network.eval()(x.contiguous(memory_format=torch.channels_last)).shape[1]
             network.train(training)
             if found != classes:
-                raise ValueError(f"the {name} has {found} classes, the data set {task.data.name!r} has {classes}")
+                raise ValueError(
+                    f"the {name} has {found} classes, the data set {task.data.name!r} has {classes}"
+                )
 
 
 def _update_factors(model: nn.Module, task: Task, epoch: int) -> None:
     by_hessian = any(isinstance(m, EwgsQuantizer) and m.by_hessian for m in model.modules())
     if by_hessian and epoch and epoch % HESSIAN_EVERY == 0:
-        three = [(x, targets) for (x, targets, _), _ in zip(batches(task, epoch), range(3), strict=False)]
+        three = [
+            (x, targets) for (x, targets, _), _ in zip(batches(task, epoch), range(3), strict=False)
+        ]
         update_deltas(model, three, nn.functional.cross_entropy, seed=task.seed)
 
 
@@ -105,16 +123,22 @@ def fit(
 ) -> list[dict]:
     """Train `model` in place; returns the curve, one row an epoch.
 
-    checkpoint  a file written after every epoch; if it is there, training goes on from it, and ends with the same
-                weights as without the interruption. It is removed by the caller once the result is safe.
-    report      called with each new row: epoch (from 0), lr (at its start), loss, seconds, cpu_seconds and, if the recipe has
-                this epoch evaluated, test_accuracy and test_accuracy_halves (percent, see `evaluation`); the first one also has initial_seconds and initial_cpu_seconds, if the loss has a stage before the main
-                one. That stage reports rows of its own: initial_epoch (from 0), loss, seconds, cpu_seconds.
-    inspect     called with the number of finished epochs before each checkpoint is written, to look at `model` as it is then; after
-                an interruption meanwhile it is called again. It must leave the network as it was.
+    checkpoint  a file written after every epoch; if it is there, training goes on from it, and ends
+                with the same weights as without the interruption. It is removed by the caller once
+                the result is safe.
+    report      called with each new row: epoch (from 0), lr (at its start), loss, seconds,
+                cpu_seconds and, if the recipe has this epoch evaluated, test_accuracy and
+                test_accuracy_halves (percent, see `evaluation`); the first one also has
+                initial_seconds and initial_cpu_seconds, if the loss has a stage before the main
+                one. That stage reports rows of its own: initial_epoch (from 0), loss, seconds,
+                cpu_seconds.
+    inspect     called with the number of finished epochs before each checkpoint is written, to look
+                at `model` as it is then; after an interruption meanwhile it is called again. It
+                must leave the network as it was.
 
-    Raises FloatingPointError, naming the epoch, if the loss is no longer finite; ValueError if the objective needs a
-    teacher and the task has none, or if a network has another number of classes than the data set.
+    Raises FloatingPointError, naming the epoch, if the loss is no longer finite; ValueError if the
+    objective needs a teacher and the task has none, or if a network has another number of classes
+    than the data set.
     """
 
     def learner(compiled: bool) -> Learners:
@@ -131,15 +155,18 @@ def fit_together(
 ) -> list[list[dict]]:
     """Train students of one architecture at once, in place; returns their curves.
 
-    Each ends as if trained by `fit` alone but for rounding, of which training makes more, see the README. tasks differ in
-    augmentation and seed only. checkpoint  one file for all. report  is called with the number of the student and its row;
-    its seconds are the student's share.
+    Each ends as if trained by `fit` alone but for rounding, of which training makes more, see the
+    README. tasks differ in augmentation and seed only. checkpoint  one file for all. report  is
+    called with the number of the student and its row; its seconds are the student's share.
 
-    Raises what `fit` raises, and ValueError for tasks that differ in more, other architectures, delta="hessian", or a loss
-    that learns or remembers something, or smooths labels.
+    Raises what `fit` raises, and ValueError for tasks that differ in more, other architectures,
+    delta="hessian", or a loss that learns or remembers something, or smooths labels.
     """
     if len(models) != len(tasks) or not models:
-        raise ValueError(f"one task for each student, and at least one: got {len(models)} students, {len(tasks)} tasks")
+        raise ValueError(
+            f"one task for each student, and at least one: got {len(models)} students, "
+            f"{len(tasks)} tasks"
+        )
 
     def learners(compiled: bool) -> Learners:
         return Together(models, tasks, compiled)
@@ -181,14 +208,21 @@ def _train(
     def save(optimisers: list[torch.optim.Optimizer]) -> None:
         if checkpoint is not None:
             states = [optimiser.state_dict() for optimiser in optimisers]
-            content = {"learners": learners.state(), "optimisers": states, "curves": curves, "initial": initial}
+            content = {
+                "learners": learners.state(),
+                "optimisers": states,
+                "curves": curves,
+                "initial": initial,
+            }
             save_tensors(checkpoint, content)
 
     while not curves[0] and initial["epochs"] < first.objective.init_epochs:
         clock = _Clock()
         loss = _finite([stage.epoch(initial["epochs"])], f"initial epoch {initial['epochs']}")[0]
         row = {"initial_epoch": initial["epochs"], "loss": loss, **clock.spent()}
-        initial = {"epochs": initial["epochs"] + 1} | {name: initial[name] + row[name] for name in ("seconds", "cpu_seconds")}
+        initial = {"epochs": initial["epochs"] + 1} | {
+            name: initial[name] + row[name] for name in ("seconds", "cpu_seconds")
+        }
         save([stage.stepper])
         report(0, row)
     for epoch in range(len(curves[0]), recipe.epochs):
@@ -198,10 +232,16 @@ def _train(
             losses = _finite(learners.epoch(epoch), f"epoch {epoch}")
         measured = [{} for _ in tasks]
         if evaluated(recipe, epoch):
-            measured = [evaluation(m, t.data, recipe.precision) for m, t in zip(learners.networks(), tasks, strict=True)]
+            measured = [
+                evaluation(m, t.data, recipe.precision)
+                for m, t in zip(learners.networks(), tasks, strict=True)
+            ]
         spent = clock.spent(len(models))
         if stage is not None and epoch == 0:
-            spent |= {"initial_seconds": initial["seconds"], "initial_cpu_seconds": initial["cpu_seconds"]}
+            spent |= {
+                "initial_seconds": initial["seconds"],
+                "initial_cpu_seconds": initial["cpu_seconds"],
+            }
         lr = recipe.lr * rate_factor(recipe, epoch, 0, steps_of(first))
         for curve, loss, values in zip(curves, losses, measured, strict=True):
             curve.append({"epoch": epoch, "lr": lr, "loss": loss, **values, **spent})
@@ -219,7 +259,10 @@ class _Clock:
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
     def spent(self, shares: int = 1) -> dict[str, float]:
-        seconds, cpu_seconds = time.perf_counter() - self.started, time.process_time() - self.cpu_started
+        seconds, cpu_seconds = (
+            time.perf_counter() - self.started,
+            time.process_time() - self.cpu_started,
+        )
         return {"seconds": seconds / shares, "cpu_seconds": cpu_seconds / shares}
 
 
@@ -252,8 +295,13 @@ def _read_checkpoint(path: Path | None, device: torch.device) -> dict | None:
     try:
         state = load_tensors(path, device)
         return {name: state[name] for name in ("learners", "optimisers", "curves", "initial")}
-    except Exception as error:  # whatever a damaged file makes torch raise; the run then starts over
+    except (
+        Exception
+    ) as error:  # whatever a damaged file makes torch raise; the run then starts over
         aside = path.with_name(path.name + ".rejected")
         path.replace(aside)
-        warnings.warn(f"checkpoint {path} cannot be read ({type(error).__name__}); set aside as {aside.name}", stacklevel=2)
+        warnings.warn(
+            f"checkpoint {path} cannot be read ({type(error).__name__}); set aside as {aside.name}",
+            stacklevel=2,
+        )
         return None

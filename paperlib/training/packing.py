@@ -1,9 +1,11 @@
-"""Many students as one network: every weight gets one more axis, and one kernel serves all students.
+"""Many students as one network: every weight gets one more axis, and one kernel serves all
+students.
 
-A student of ResNet-20 is too small to fill a GPU. Students of one architecture differ in their weights and their images
-only, so their forward passes are one function mapped over a new first axis (`torch.func.vmap`): convolutions become grouped,
-everything else is as it was. The gradient of the summed losses is each student's own, and optimisers that work element by
-element, as SGD and Adam do, do not notice.
+A student of ResNet-20 is too small to fill a GPU. Students of one architecture differ in their
+weights and their images only, so their forward passes are one function mapped over a new first axis
+(`torch.func.vmap`): convolutions become grouped, everything else is as it was. The gradient of the
+summed losses is each student's own, and optimisers that work element by element, as SGD and Adam
+do, do not notice.
 """
 
 import copy
@@ -30,16 +32,23 @@ class _Features(nn.Module):
 class Pack:
     """S networks of one architecture with their parameters and buffers stacked.
 
-    models  networks that differ in weights only, in train mode; they keep their own tensors until `unpack`.
-    parameters, buffers  name (as in the network) -> (S, ...) tensor; the parameters are leaves that require gradients.
+    models  networks that differ in weights only, in train mode; they keep their own tensors until
+            `unpack`.
+    parameters, buffers  name (as in the network) -> (S, ...) tensor; the parameters are leaves that
+                         require gradients.
 
     Raises ValueError for no models, or for models whose parameters have different names or shapes.
     """
 
     def __init__(self, models: Sequence[Classifier]):
-        shapes = [{name: value.shape for name, value in model.named_parameters()} for model in models]
+        shapes = [
+            {name: value.shape for name, value in model.named_parameters()} for model in models
+        ]
         if not models or any(other != shapes[0] for other in shapes):
-            raise ValueError(f"a pack takes one or more networks of one architecture, got {len(models)} that differ")
+            raise ValueError(
+                f"a pack takes one or more networks of one architecture, got {len(models)} "
+                "that differ"
+            )
         self.models = list(models)
         wrapped = [_Features(model) for model in models]
         stacked, buffers = stack_module_state(wrapped)
@@ -49,9 +58,13 @@ class Pack:
         self._skeleton = copy.deepcopy(wrapped[0]).train()
 
     def features(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(S, N, 3, H, W) images -> (S, N, C) logits and features with the same first axis; statistics are updated."""
+        """(S, N, 3, H, W) images -> (S, N, C) logits and features with the same first axis;
+        statistics are updated.
+        """
 
-        def one(parameters: dict, buffers: dict, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        def one(
+            parameters: dict, buffers: dict, images: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]:
             return functional_call(self._skeleton, (parameters, buffers), (images,))
 
         return vmap(one)(*self._state, images)
@@ -61,7 +74,11 @@ class Pack:
         """Copy every student's share back into its network; returns the networks."""
         for k, model in enumerate(self.models):
             for name, value in (*model.named_parameters(), *model.named_buffers()):
-                value.copy_((self.parameters.get(name) if name in self.parameters else self.buffers[name])[k])
+                value.copy_(
+                    (self.parameters.get(name) if name in self.parameters else self.buffers[name])[
+                        k
+                    ]
+                )
         return self.models
 
     def state_dict(self) -> dict[str, Tensor]:
