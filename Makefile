@@ -17,15 +17,19 @@ RECORD ?=
 VECTOR ?=
 
 VENV := .venv
+FIGURES_VENV := .venv-figures
 # To use an environment of your own (conda, for example): make PYTHON=python reproduce
 PYTHON ?= $(VENV)/bin/python
 BOOTSTRAP ?= python3
 PAPERLIB := $(PYTHON) -m paperlib
 PART := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)) --bits $(BITS) --seeds $(SEEDS)
+READY_FIGURES := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(if $(wildcard $(VENV)/.ready),,$(FIGURES_VENV)/.ready))
+# `make figures` takes the whole environment where it is there, else a small one without torch.
+FIGURES_PYTHON := $(if $(READY_FIGURES),$(FIGURES_VENV)/bin/python,$(PYTHON))
 READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce run status compare figures notebooks bench lab test lock clean
+.PHONY: help env reproduce run status compare figures notebooks bench lab lint test test-oldest lock clean
 
 help:  ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [DEVICE=$(DEVICE)] [TABLE=$(TABLE)] [DATASET=] [MODEL=] [BITS=$(BITS)] [SEEDS=$(SEEDS)] [JOBS=$(JOBS)] [RECORD=1]"; echo
@@ -40,6 +44,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+$(FIGURES_VENV)/.ready: requirements-figures.lock pyproject.toml
+	$(BOOTSTRAP) -m venv $(FIGURES_VENV)
+	$(FIGURES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-figures.lock
+	$(FIGURES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
 reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 6 minutes, cpu 5 hours on 2 cores
 	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(RECORD),--record)
 
@@ -52,8 +62,8 @@ status: $(READY)  ## what a profile has, lacks, or has to make again: seconds
 compare: $(READY)  ## your tables beside the committed ones: seconds
 	$(PAPERLIB) compare --profile $(PROFILE)
 
-figures: $(READY)  ## every table and figure of results/ from the committed records, without torch: seconds; VECTOR=pdf or svg too
-	$(PAPERLIB) figures $(if $(VECTOR),--vector $(VECTOR))
+figures: $(READY_FIGURES)  ## every table and figure of results/ from the committed records, without torch: seconds; VECTOR=pdf or svg too
+	$(FIGURES_PYTHON) -m paperlib figures $(if $(VECTOR),--vector $(VECTOR))
 
 notebooks: $(READY)  ## execute the committed notebooks in place on the committed records: a minute
 	$(PAPERLIB) notebooks
@@ -64,13 +74,27 @@ bench: $(READY)  ## our speed beside a plain baseline and the limit of this mach
 lab: $(READY)  ## JupyterLab
 	$(PYTHON) -m jupyterlab notebooks
 
-test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 6 minutes on 2 cores
-	$(PYTHON) -m pytest
-	$(PYTHON) -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+lint: $(READY)  ## ruff, the layers' contract, types of the public face: seconds
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	$(PYTHON) -m mypy
 
-lock: $(READY)  ## write requirements.lock anew from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes \
-	  --no-annotate --no-header --quiet --output-file requirements.lock
+# Two processes of one thread: a test file, and a notebook, stays whole in one of them.
+WORKERS ?= 2
+test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 4 minutes on 2 cores
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadscope
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+
+test-oldest:  ## the tests on the oldest versions that pyproject.toml allows (needs uv): 10 minutes, 6 GB
+	uv venv --quiet --clear --python 3.11 build/oldest
+	uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct -e '.[test]'
+	build/oldest/bin/python -m pytest -n $(WORKERS) --dist loadscope
+
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
+lock:  ## write both locks anew from pyproject.toml (needs uv)
+	$(COMPILE) pyproject.toml --extra test --extra tools --output-file requirements.lock
+	$(COMPILE) --group figures --output-file requirements-figures.lock
 
 clean:  ## remove build/, not the environment
 	rm -rf build

@@ -7,7 +7,6 @@ from torch import nn
 
 from paperlib import scoring
 from paperlib.augment import AUGMENTATIONS
-from paperlib.scoring import racing
 from paperlib.scoring.racing import (
     BOX,
     Estimate,
@@ -132,16 +131,6 @@ def test_a_class_that_a_group_holds_alone_is_not_lost():
     assert np.isfinite(estimate(logits(0, 40, classes=2), labels, 400).influences).all()
     with pytest.raises(ValueError, match="class 1 has no image"):
         estimate(logits(0, 40, classes=2), torch.zeros(40, dtype=torch.int64), 400)
-
-
-def test_t_quantiles_are_scipys():
-    from scipy.stats import t
-
-    for degrees, tolerance in ((9, 0.01), (19, 0.001), (49, 1e-4)):
-        for level in (0.975, 0.9995, 0.9999):
-            assert racing.t_quantile(level, degrees) == pytest.approx(
-                t.ppf(level, degrees), rel=tolerance
-            )
 
 
 # ----------------------------------------------------------------------------------------- the race

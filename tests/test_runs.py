@@ -239,7 +239,8 @@ def test_one_failure_does_not_stop_the_others(made, tmp_path):
 
 
 KILLED = """
-import sys, torch
+import signal, sys, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background
 torch.set_num_threads(1)
 from pathlib import Path
 sys.path.insert(0, {tests!r})

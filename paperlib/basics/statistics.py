@@ -8,6 +8,7 @@ from functools import lru_cache
 from math import comb
 
 import numpy as np
+from scipy import stats
 
 EXACT_STATES = (
     2**16
@@ -223,23 +224,16 @@ def regret(metric, accuracy) -> float:
     return float(accuracy.max() - accuracy[metric == metric.min()].mean())
 
 
-# The 95 % quantile of Student's t for 1 to 9 degrees of freedom.
-T_CRITICAL = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
-
-
 def t_critical(degrees: int) -> float:
     """What a t statistic exceeds by chance in one of twenty cases, for so many degrees of freedom;
-    infinite for none.
+    infinite for none. Raises ValueError for a negative number.
 
-    Above nine degrees that of nine is given, which is stricter. Raises ValueError for a negative
-    number.
-
-    >>> t_critical(2), t_critical(0)
+    >>> round(t_critical(2), 2), t_critical(0)
     (2.92, inf)
     """
     if degrees < 0:
         raise ValueError(f"degrees of freedom must be at least 0, got {degrees}")
-    return T_CRITICAL[min(degrees, len(T_CRITICAL)) - 1] if degrees else float("inf")
+    return float(stats.t.ppf(0.95, degrees)) if degrees else float("inf")
 
 
 def sign_test(right: int, n: int) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..basics.statistics import regret, spearman, spearman_within
+from ..basics.statistics import regret, spearman, spearman_within, t_critical
 from ..study import plan
 from ..study.plan import BASE, MINIMAL, OURS, STRONG, Gains, Setup
 from ..study.profiles import CANDIDATES, CUTMIX
@@ -190,7 +190,7 @@ def _direction(difference: float, error: float, degrees: int) -> str:
     """Whether a difference is clearly above or below 0: t test, one-sided."""
     if not degrees:
         return CANNOT_TELL
-    bound = stats.t.ppf(1 - LEVEL, degrees) * error
+    bound = t_critical(degrees) * error
     return HOLDS if difference > bound else REVERSED if difference < -bound else NO_DIFFERENCE
 
 

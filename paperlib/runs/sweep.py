@@ -195,7 +195,7 @@ class _Pool:
         """Send all of `todo` to an executor; returns what was lost because a worker process
         died.
         """
-        lost = []
+        lost, others = [], set(multiprocessing.active_children())
         executor = self.executor or ProcessPoolExecutor(
             self.jobs,
             multiprocessing.get_context("spawn"),
@@ -213,8 +213,8 @@ class _Pool:
                     self._collect(future.result, futures[future], failures, done, len(todo))
             return lost
         except BaseException:  # Ctrl-C: leave at once; what runs now loses at most one epoch
-            for process in getattr(executor, "_processes", None) or ():
-                executor._processes[process].terminate()
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
             raise
         finally:
             if self.executor is None:

@@ -13,7 +13,6 @@ A record is trusted only if its content matches its key and its digest. One that
 aside under another name, with a warning, and the run is made again.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,12 +25,16 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from filelock import FileLock
 
 from ..basics.files import write_atomically
 from .config import Run, canonical, key_of
 
 SCHEMA = 1
 TREES = ("build", "results")
+# What was read and checked, by the file's time, size and number: a pass over a profile asks for a
+# teacher's record once for each of its students. Nobody modifies a record.
+_READ: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
 
 
 @dataclass(frozen=True)
@@ -161,12 +164,17 @@ class Store:
     def read(self, path: Path) -> dict[str, Any] | None:
         """The record in a file, or None if the file is absent or was set aside just now."""
         try:
+            facts = path.stat()
+            stamp = facts.st_mtime_ns, facts.st_size, facts.st_ino
+            if (known := _READ.get(path)) and known[0] == stamp:
+                return known[1]
             text = path.read_bytes()
         except FileNotFoundError:
             return None
         problem = fault(text, path.stem)
         if problem is None:
-            return json.loads(text)
+            _READ[path] = stamp, json.loads(text)
+            return _READ[path][1]
         aside = path.with_name(f"{path.name}.rejected-{hashlib.sha256(text).hexdigest()[:8]}")
         os.replace(path, aside)
         warnings.warn(f"record {path} {problem}; set aside as {aside.name}", stacklevel=2)
@@ -201,8 +209,7 @@ class Store:
         """
         path = self.cache / f"{run.key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(path):
             yield
 
     def log(self, message: str) -> None:

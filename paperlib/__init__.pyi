@@ -1,0 +1,24 @@
+# The public face, for type checkers, editors and `lazy_loader`, which reads it at run time.
+from .augment import AUGMENTATIONS as AUGMENTATIONS
+from .augment import POLICIES as POLICIES
+from .augment import Policy as Policy
+from .basics.recipe import Recipe as Recipe
+from .data import DATASETS as DATASETS
+from .data import Dataset as Dataset
+from .data import load as load
+from .losses import OBJECTIVES as OBJECTIVES
+from .losses import Objective as Objective
+from .losses import objective as objective
+from .models import MODELS as MODELS
+from .models import Classifier as Classifier
+from .models import build as build
+from .quantizers import METHODS as METHODS
+from .quantizers import initialise as initialise
+from .quantizers import quantize as quantize
+from .scoring import Score as Score
+from .scoring import rank as rank
+from .scoring import rank_within as rank_within
+from .scoring import score as score
+from .training import Task as Task
+from .training import accuracy as accuracy
+from .training import fit as fit
