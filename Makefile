@@ -94,7 +94,7 @@ test-oldest:  ## the tests on the oldest versions that pyproject.toml allows (ne
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 lock:  ## write both locks anew from pyproject.toml (needs uv)
 	$(COMPILE) pyproject.toml --extra test --extra tools --output-file requirements.lock
-	$(COMPILE) --group figures --output-file requirements-figures.lock
+	$(COMPILE) --group figures --constraint requirements.lock --output-file requirements-figures.lock
 
 clean:  ## remove build/, not the environment
 	rm -rf build

@@ -12,7 +12,7 @@ from paperlib.augment.pipeline import crop_draw
 from paperlib.data import Dataset
 from paperlib.reporting import ablations, results
 from paperlib.study import plan
-from paperlib.study.plan import BASE, BEST_FEW, BEST_PAIR, OURS, StudentRun
+from paperlib.study.plan import BEST_FEW, BEST_PAIR, StudentRun, Way
 from paperlib.study.profiles import CANDIDATES
 
 
@@ -180,9 +180,9 @@ def test_the_search_names_its_students_after_the_race(tmp_path):
         -1.0,
         95.0 - ACCURACIES["none"],
     ]
-    assert table.loc[BEST_FEW, "accuracy_mean"] == 80.0 and table.loc[BASE, "difference"] == 0
-    assert table.loc[OURS, "augmentation"] == "trivialaugment" and table.loc[
-        OURS, "score"
+    assert table.loc[BEST_FEW, "accuracy_mean"] == 80.0 and table.loc[Way.BASE, "difference"] == 0
+    assert table.loc[Way.OURS, "augmentation"] == "trivialaugment" and table.loc[
+        Way.OURS, "score"
     ] == pytest.approx(0.0)
     assert ablations.race_of_pairs(store)[0]["augmentation"].tolist() == order
     assert {"search.csv", "search.png"} <= {path.name for path in results.write(store)}

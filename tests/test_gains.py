@@ -12,7 +12,7 @@ from paperlib.reporting.compare import write_comparison
 from paperlib.reporting.gains import gains_figure, gains_table, panels, wide
 from paperlib.study import plan
 from paperlib.study.config import ScoreRun, StudentRun
-from paperlib.study.plan import BASE, MINIMAL, OURS, OURS_OF_SEVEN, RELEASED, Selection
+from paperlib.study.plan import Selection, Way
 from paperlib.study.profiles import CANDIDATES, setups, sqakd_rows
 from paperlib.study.store import Store
 
@@ -45,21 +45,21 @@ def test_picks_are_read_from_the_score_and_unknown_before_it(tmp_path):
     assert (
         set(plan.picks(setup, None))
         == set(plan.picks(setup, Store("quick", root=tmp_path)))
-        == {BASE, RELEASED}
+        == {Way.BASE, Way.RELEASED}
     )
     store = scored(tmp_path)
     assert plan.picks(setup, store) == {
-        BASE: "none",
-        RELEASED: "autoaugment_imagenet+cutmix",
-        OURS: "trivialaugment",
-        OURS_OF_SEVEN: "trivialaugment",
-        MINIMAL: CANDIDATES[-1],
+        Way.BASE: "none",
+        Way.RELEASED: "autoaugment_imagenet+cutmix",
+        Way.OURS: "trivialaugment",
+        Way.OURS_OF_SEVEN: "trivialaugment",
+        Way.MINIMAL: CANDIDATES[-1],
     }
     mild = {name: float(i) for i, name in enumerate(CANDIDATES)}
     found = plan.picks(setup, scored(tmp_path / "mild", mild))
-    assert (found[OURS], found[OURS_OF_SEVEN]) == ("none", CANDIDATES[1])
+    assert (found[Way.OURS], found[Way.OURS_OF_SEVEN]) == ("none", CANDIDATES[1])
     vgg = next(s for s in setups("paper") if s.model == "vgg13")
-    assert plan.picks(vgg, None)[RELEASED] == "trivialaugment+cutmix"
+    assert plan.picks(vgg, None)[Way.RELEASED] == "trivialaugment+cutmix"
 
 
 def test_stages_name_the_picks_students_after_the_score_was_made(tmp_path):
@@ -95,7 +95,7 @@ def test_arms_differ_from_their_reference_in_the_augmentation_alone(tmp_path):
     store = scored(tmp_path)
     for gains in (*plan.qat_gains("quick"), *plan.kd_gains("quick")):
         for (quantizer, bits, loss), arms in gains.students(store).items():
-            reference = arms["+ KD" if "+ KD" in arms else BASE]
+            reference = arms["+ KD" if "+ KD" in arms else Way.BASE]
             assert {run.method for runs in arms.values() for run in runs} == {quantizer}
             for arm, runs in arms.items():
                 if arm in ("QAT alone", "+ SQAKD"):
@@ -132,25 +132,27 @@ def test_gains_are_paired_by_seed(tmp_path, monkeypatch):
         lambda run: (picked if run.augmentation == "trivialaugment" else base)[run.seed],
     )
     table = gains_table([gains], store).set_index(["loss", "arm"])
-    row = table.loc[(gains.methods[0][2], OURS)]
+    row = table.loc[(gains.methods[0][2], Way.OURS)]
     assert (row["augmentation"], row["n"], row["difference"]) == (
         "trivialaugment",
         3,
         pytest.approx(2),
     )
     assert row["difference_se"] == pytest.approx(np.std([1, 3, 2], ddof=1) / 3**0.5)
-    assert (table.loc[(slice(None), BASE), "difference"] == 0).all() and table[
+    assert (table.loc[(slice(None), Way.BASE), "difference"] == 0).all() and table[
         "paper_accuracy"
     ].isna().all()
     shown = wide(table.reset_index())
     assert (
         shown["method"].tolist() == [loss for _, _, loss in gains.methods]
-        and shown[OURS][0] == "72.00 ± 10.54"
+        and shown[Way.OURS][0] == "72.00 ± 10.54"
     )
     # Without one of the reference's seeds its pair is left out, and the mean of the picked students
     # is over all three.
-    store.path(gains.students(store)[gains.methods[0]][BASE][1]).unlink()
-    row = gains_table([gains], store).set_index(["loss", "arm"]).loc[(gains.methods[0][2], OURS)]
+    store.path(gains.students(store)[gains.methods[0]][Way.BASE][1]).unlink()
+    row = (
+        gains_table([gains], store).set_index(["loss", "arm"]).loc[(gains.methods[0][2], Way.OURS)]
+    )
     assert (row["n"], row["difference"], row["accuracy_mean"]) == (
         3,
         pytest.approx(1.5),
@@ -192,7 +194,7 @@ def test_verdicts_on_improvement_follow_the_records(
     found = {claim.name: claim for claim in claims.claims([store])}
     assert [found[name].verdict for name in ("C3", "C4")] == [expected] * 2
     one = plan.kd_gains("quick")[0]
-    path = store.path(one.students(store)[one.methods[0]][BASE][0])
+    path = store.path(one.students(store)[one.methods[0]][Way.BASE][0])
     kept = path.read_bytes()
     path.unlink()  # what is incomplete is not judged
     assert {c.name: (c.verdict, c.setups) for c in claims.claims([store])}["C4"] == (
@@ -290,7 +292,7 @@ def test_the_gpu_profiles_hold_the_papers_rows():
         assert {(dataset, model, "ewgs", bits) for bits in (1, 2, 4)} <= rows
     [kd] = plan.kd_gains("paper")
     assert (kd.setup.model, len(kd.methods)) == ("vgg13", 12)
-    factor = kd.students(None)["ewgs", 2, "ft"][BASE][0]
+    factor = kd.students(None)["ewgs", 2, "ft"][Way.BASE][0]
     assert factor.loss_options == {"init_epochs": 30, "init_lr": None}
     assert len(rows) == sum(
         len(g.methods) for g in plan.qat_gains("paper")

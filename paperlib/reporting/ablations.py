@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ..basics.statistics import kendall, regret, spearman
 from ..study import plan
-from ..study.plan import BASE, BEST_FEW, BEST_PAIR
+from ..study.plan import BEST_FEW, BEST_PAIR, Way
 from ..study.profiles import POOLS
 from ..study.store import Store
 from .report import STYLE, compared, groups, ranking_table, short
@@ -183,7 +183,7 @@ def search_table(store: Store) -> pd.DataFrame:
             "choice": name,
         }
         facts |= {column: line[column] for column in ("augmentation", "score", "cmi", "divergence")}
-        numbers = compared(runs, students[BASE], store)
+        numbers = compared(runs, students[Way.BASE], store)
         rows += [facts | numbers] if numbers["n"] else []
     return pd.DataFrame(rows)
 

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from ..basics.statistics import t_critical
 from ..study import plan, profiles
-from ..study.plan import MINIMAL, OURS, OURS_OF_SEVEN, RELEASED, Gains
+from ..study.plan import Gains, Way
 from ..study.store import Store
 from . import regimes, report
 from .gains import gains_table, way
@@ -37,7 +37,7 @@ CLEAR_T = "clear: above 0 by a t test over the seeds (one-sided, p < 0.05)"
 CHEAP = (
     1.0  # scoring all candidates counts as cheap if it takes less than training so many students
 )
-SCORE = "score D - CMI (ours)"
+SCORE = report.RANKERS["score"][0]
 ORDER_RULE = (
     "sign: Spearman below 0 over all 16; clear: exact p < 0.05, and still so if accuracies "
     "are exchanged only among those with CutMix "
@@ -308,14 +308,14 @@ def _improvement(
             setups += 1
             keys |= {run.key for run in runs}
             table = gains_table([gains], store)
-            ours = table[table["arm"].map(way) == OURS]
+            ours = table[table["arm"].map(way) == Way.OURS]
             if (
                 ours["augmentation"] == "none"
             ).all():  # the base augmentation itself: no method can gain, which counts once
                 ours = ours.iloc[:1]
             signs += list(ours["difference"] > 0)
             clear += list(_clear(ours))
-            for how in (OURS, OURS_OF_SEVEN, MINIMAL, RELEASED):
+            for how in (Way.OURS, Way.OURS_OF_SEVEN, Way.MINIMAL, Way.RELEASED):
                 rows = table[table["arm"].map(way) == how]
                 if len(rows):
                     lines.append(

@@ -9,23 +9,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..study.plan import (
-    BASE,
-    KD_ARMS,
-    MINIMAL,
-    OURS,
-    OURS_OF_SEVEN,
-    QAT_ARMS,
-    RELEASED,
-    Gains,
-    kd_gains,
-    qat_gains,
-)
+from ..study.plan import KD_ARMS, QAT_ARMS, Gains, Way, kd_gains, qat_gains
 from ..study.store import Store
 from .report import NO_VALUE, PAPER_FACTS, PAPER_KEY, PICKED, STYLE, compared, paper_values, short
 
 # The arm that differs from the others in the augmentation alone.
-REFERENCE = {"qat": "+ KD", "kd": BASE}
+REFERENCE = {"qat": "+ KD", "kd": Way.BASE}
 QUANTIZER_NAMES = {"ewgs": "EWGS", "lsq": "LSQ", "pact": "PACT", "dorefa": "DoReFa"}
 COLUMNS = [
     "dataset",
@@ -64,7 +53,9 @@ def gains_table(found: Sequence[Gains], store: Store) -> pd.DataFrame:
             for arm, runs in arms.items():
                 run, numbers = runs[0], compared(runs, arms[reference], store)
                 key = (setup.data.name, setup.model, bits, quantizer, run.loss, run.augmentation)
-                picked = paper.get((*key[:-1], PICKED), NO_VALUE) if way(arm) == OURS else NO_VALUE
+                picked = (
+                    paper.get((*key[:-1], PICKED), NO_VALUE) if way(arm) == Way.OURS else NO_VALUE
+                )
                 facts = dict(zip(PAPER_KEY, key, strict=True)) | {
                     "arm": arm,
                     "profile": store.profile,
@@ -120,16 +111,16 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).rename_axis(columns=None)
 
 
-def way(arm: str) -> str:
+def way(arm: str) -> Way:
     """How the augmentation of an arm of either table is chosen.
 
-    >>> way("+ KD, our pick"), way("+ SQAKD")
-    ('our pick', 'base augmentation')
+    >>> way("+ KD, our pick").value, way("+ SQAKD").name
+    ('our pick', 'BASE')
     """
     return (QAT_ARMS | KD_ARMS)[arm][1]
 
 
-def chosen(rows: pd.DataFrame) -> dict[str, str]:
+def chosen(rows: pd.DataFrame) -> dict[Way, str]:
     """Way to choose -> augmentation, of the rows of one panel."""
     return dict(zip(rows["arm"].map(way), rows["augmentation"], strict=True))
 
@@ -142,11 +133,11 @@ def gains_figure(table: pd.DataFrame) -> Figure:
     heights = [rows["method"].nunique() for _, rows in parts]
     arms = [arm for arm in (*QAT_ARMS, *KD_ARMS) if (table["arm"] == arm).any()]
     colours = {
-        BASE: "0.55",
-        MINIMAL: "C3",
-        OURS: "C2",
-        OURS_OF_SEVEN: "C0",
-        RELEASED: "C1",
+        Way.BASE: "0.55",
+        Way.MINIMAL: "C3",
+        Way.OURS: "C2",
+        Way.OURS_OF_SEVEN: "C0",
+        Way.RELEASED: "C1",
         "QAT alone": "0.8",
         "+ SQAKD": "0.3",
     }
@@ -187,7 +178,7 @@ def gains_figure(table: pd.DataFrame) -> Figure:
             ways = {
                 how: short(augmentation)
                 for how, augmentation in chosen(rows).items()
-                if how != BASE
+                if how != Way.BASE
             }
             title = textwrap.fill("; ".join(f"{how}: {what}" for how, what in ways.items()), 100)
             axis.set_title(f"{name}\n{title}", loc="left", fontsize=8.5)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from ..basics.statistics import regret, spearman, spearman_within, t_critical
 from ..study import plan
-from ..study.plan import BASE, MINIMAL, OURS, STRONG, Gains, Setup
+from ..study.plan import STRONG, Gains, Setup, Way
 from ..study.profiles import CANDIDATES, CUTMIX
 from ..study.store import Store
 from .report import COLUMNS, setup_rows
@@ -355,15 +355,15 @@ def _pooled_gains(found: Gains, store: Store) -> pd.DataFrame:
         }
         if (
             not all(len(values) == len(found.seeds) for values in records.values())
-            or OURS not in records
+            or Way.OURS not in records
         ):
             continue
         distinct = {arms[arm][0].augmentation: values for arm, values in records.items()}
         deviation, degrees = pooled_sd(pd.DataFrame(distinct).T)
         error = deviation * (2 / len(found.seeds)) ** 0.5
-        for other in (BASE, MINIMAL):
-            pick, rival = arms[OURS][0].augmentation, arms[other][0].augmentation
-            difference = float(np.mean(records[OURS]) - np.mean(records[other]))
+        for other in (Way.BASE, Way.MINIMAL):
+            pick, rival = arms[Way.OURS][0].augmentation, arms[other][0].augmentation
+            difference = float(np.mean(records[Way.OURS]) - np.mean(records[other]))
             rows.append(
                 {
                     "method": f"{method[0]} W{method[1]}A{method[1]} {method[2]}",
@@ -564,7 +564,7 @@ def by_claim(stores: Sequence[Store]) -> dict[str, str]:
             )
 
         def part(name: str, methods: pd.DataFrame = methods) -> str:
-            rows = methods[(methods["part"] == name) & (methods["against"] == BASE)]
+            rows = methods[(methods["part"] == name) & (methods["against"] == Way.BASE)]
             return f"{name} {overall(list(rows['verdict']))}"
 
         found |= {

@@ -7,6 +7,7 @@ order in which they become known.
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from statistics import stdev
 
 from pandas import DataFrame
@@ -198,47 +199,54 @@ def _methods(profile: str, store: Store | None) -> tuple[Run, ...]:
     return (comparison.setup.teacher, *(run for runs in lists for run in runs))
 
 
-OURS, OURS_OF_SEVEN, MINIMAL, RELEASED, BASE = (
-    "our pick",
-    "our pick of the 7 policies",
-    "minimal-variance pick",
-    "released CIFAR-100 pick",
-    "base augmentation",
-)
-MILDEST, STRONGEST = "mildest", "strongest"  # least and greatest error of the teacher
+class Way(StrEnum):
+    """How the augmentation of an arm is chosen; the value is its label in tables."""
+
+    BASE = "base augmentation"
+    OURS = "our pick"
+    OURS_OF_SEVEN = "our pick of the 7 policies"
+    MINIMAL = "minimal-variance pick"
+    RELEASED = "released CIFAR-100 pick"
+    MILDEST = "mildest"  # least error of the teacher
+    STRONGEST = "strongest"
 
 
-def picks(setup: Setup, store: Store | None) -> dict[str, str]:
+def picks(setup: Setup, store: Store | None) -> dict[Way, str]:
     """What to train with: name of a way to choose -> augmentation. Without the score's record, what
     needs none.
 
-    RELEASED is a fixed rival: of `profiles.RELEASED_PICKS` the one for VGGs or for ResNets,
+    Way.RELEASED is a fixed rival: of `profiles.RELEASED_PICKS` the one for VGGs or for ResNets,
     whatever the data set; on Tiny-ImageNet, where the released scripts have no CutMix, none.
     """
-    found = {BASE: "none"}
+    found = {Way.BASE: "none"}
     if setup.data.name != "tiny-imagenet":
-        found[RELEASED] = RELEASED_PICKS[0 if setup.model.startswith("vgg") else 1]
+        found[Way.RELEASED] = RELEASED_PICKS[0 if setup.model.startswith("vgg") else 1]
     if store is not None and (record := store.finished(setup.score)):
         rows = record["result"]["scores"]
-        found[OURS] = min(rows, key=lambda row: row["score"])["augmentation"]
+        found[Way.OURS] = min(rows, key=lambda row: row["score"])["augmentation"]
         seven = (row for row in rows if POOLS[SEVEN](row["augmentation"]))
-        found[OURS_OF_SEVEN] = min(seven, key=lambda row: row["score"])["augmentation"]
-        found[MINIMAL] = min(rows, key=lambda row: row["teacher_stddev"])["augmentation"]
+        found[Way.OURS_OF_SEVEN] = min(seven, key=lambda row: row["score"])["augmentation"]
+        found[Way.MINIMAL] = min(rows, key=lambda row: row["teacher_stddev"])["augmentation"]
         if "error" in rows[0]:
-            found[MILDEST] = min(rows, key=lambda row: row["error"])["augmentation"]
-            found[STRONGEST] = max(rows, key=lambda row: row["error"])["augmentation"]
+            found[Way.MILDEST] = min(rows, key=lambda row: row["error"])["augmentation"]
+            found[Way.STRONGEST] = max(rows, key=lambda row: row["error"])["augmentation"]
     return found
 
 
 # Columns of the two tables: name -> (loss, or "" for the row's own, way to choose the
 # augmentation).
 QAT_ARMS = {
-    "QAT alone": ("ce", BASE),
-    "+ SQAKD": ("sqakd", BASE),
-    "+ KD": ("kd", BASE),
-    **{f"+ KD, {name}": ("kd", name) for name in (MINIMAL, OURS, OURS_OF_SEVEN, RELEASED)},
+    "QAT alone": ("ce", Way.BASE),
+    "+ SQAKD": ("sqakd", Way.BASE),
+    "+ KD": ("kd", Way.BASE),
+    **{
+        f"+ KD, {name}": ("kd", name)
+        for name in (Way.MINIMAL, Way.OURS, Way.OURS_OF_SEVEN, Way.RELEASED)
+    },
 }
-KD_ARMS = {name: ("", name) for name in (BASE, MINIMAL, OURS, OURS_OF_SEVEN, RELEASED)}
+KD_ARMS = {
+    name: ("", name) for name in (Way.BASE, Way.MINIMAL, Way.OURS, Way.OURS_OF_SEVEN, Way.RELEASED)
+}
 
 
 @dataclass(frozen=True)
@@ -452,7 +460,7 @@ def search_students(profile: str, store: Store | None) -> dict[str, list[Student
     of_sixteen = {
         name: pick
         for name, pick in picks(setups(profile)[0], store).items()
-        if name in (BASE, OURS, OURS_OF_SEVEN)
+        if name in (Way.BASE, Way.OURS, Way.OURS_OF_SEVEN)
     }
     return {
         name: [comparison.setup.student(augmentation, seed) for seed in comparison.seeds]
@@ -554,8 +562,10 @@ def _regimes(profile: str, store: Store | None) -> tuple[Run, ...]:
     )
 
 
-ARMS = {name: ("", name) for name in (BASE, OURS, MINIMAL, RELEASED)}
-OTHER_ARMS = {name: ("", name) for name in (BASE, OURS, MINIMAL, MILDEST, STRONGEST)}
+ARMS = {name: ("", name) for name in (Way.BASE, Way.OURS, Way.MINIMAL, Way.RELEASED)}
+OTHER_ARMS = {
+    name: ("", name) for name in (Way.BASE, Way.OURS, Way.MINIMAL, Way.MILDEST, Way.STRONGEST)
+}
 
 
 def wider(profile: str, store: Store | None) -> Setup | None:
