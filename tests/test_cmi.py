@@ -217,7 +217,7 @@ def test_t_stddev_does_not_measure_how_the_images_are_sorted():
 
 def test_t_stddev_pairs_each_view_with_a_base_view_of_its_own():
     """For "none" the base half is another draw, and CutMix is drawn for both halves."""
-    teacher, data = Linear(), ranking.as_dataset((IMAGES, LABELS), (0.5,) * 3, (0.25,) * 3, None)
+    teacher, data = Linear(), ranking.Scoring((0.5,) * 3, (0.25,) * 3).dataset((IMAGES, LABELS))
     table = rank(teacher, (IMAGES, LABELS), ["none", "erasing+cutmix"], **OWN).set_index(
         "augmentation"
     )
@@ -297,3 +297,11 @@ def test_a_teacher_that_gives_nan_is_refused():
     teacher.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="nan"):
         rank(teacher, (IMAGES, LABELS), ["none"], **OWN)
+
+
+def test_an_option_that_is_not_there_is_named():
+    for ranker in (rank, scorer.rank_within):
+        with pytest.raises(TypeError, match="paddding"):
+            ranker(
+                Linear(), (IMAGES, LABELS), ["none"], mean=(0.5,) * 3, std=(0.25,) * 3, paddding=2
+            )

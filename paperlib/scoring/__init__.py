@@ -18,11 +18,21 @@ from .metrics import (
     teacher_stddev,
 )
 from .racing import rank_within
-from .ranking import AS_DEFINED, ablate, logits_of, predict, predict_views, rank, scoring_order
+from .ranking import (
+    AS_DEFINED,
+    Scoring,
+    ablate,
+    logits_of,
+    predict,
+    predict_views,
+    rank,
+    scoring_order,
+)
 
 __all__ = [
     "AS_DEFINED",
     "Score",
+    "Scoring",
     "ablate",
     "bootstrap",
     "calibrating_temperature",

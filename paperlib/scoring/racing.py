@@ -38,6 +38,7 @@ correction, and nothing that was settled or dropped is tested again.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,8 +48,9 @@ from torch import Tensor, nn
 
 from .. import data as datasets
 from ..augment import AUGMENTATIONS, augment, cutmix, cutmix_draw, generator, parse
+from ..basics.recipe import require
 from .metrics import TINY, log_softmax, soft_labels
-from .ranking import as_dataset, logits_of
+from .ranking import Scoring, logits_of
 
 BOX = 5  # images that share a CutMix box
 GROUPS = 50  # of the jackknife, at most
@@ -373,36 +375,21 @@ def _predict(
     return torch.cat(logits), torch.cat(targets)
 
 
-def _require(condition: bool, text: str) -> None:
-    if not condition:
-        raise ValueError(text)
-
-
 def rank_within(
     teacher: nn.Module,
     data: datasets.Dataset | tuple[Tensor, Tensor],
     augmentations: Sequence[str] = AUGMENTATIONS,
-    *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    mirror: bool | None = None,
-    padding: int = 4,
-    seed: int = 0,
-    batch: int = 100,
-    cmi_weight: float = 1.0,
     budget: float = 0.1,
+    *,
     top: int = 1,
     confidence: float = 0.95,
     start: int | None = None,
     growth: float = 2.0,
-    precision: str = "float32",
-    progress: Callable[[int, int, str], None] | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """The best augmentations by the score of `scoring.rank`, from a share of its forward passes.
 
-    teacher, data, augmentations, mean, std, mirror, padding, seed, cmi_weight, precision  as for
-    `scoring.rank`.
-    batch       images a forward pass, rounded down to whole CutMix batches of 5.
+    teacher, data, augmentations  as for `scoring.rank`.
     budget      share of (images x candidates) that may pass through the teacher in all, above 0 and
                 at most 1. Less is used if the order is settled before.
     top         how many of the best are to be found, in their order.
@@ -410,8 +397,8 @@ def rank_within(
     start       images in the first round; None: a quarter of the budget's images a candidate, but
                 ten a class at least, as far as the budget allows. growth  factor from round to
                 round.
-    progress    called with (images done, images allowed, augmentation) before each pass; images
-                counted per candidate.
+    options     those of `scoring.Scoring`; batch is rounded down to whole CutMix batches of 5, and
+                progress counts images, per candidate.
 
     Returns one row an augmentation: rank, augmentation, score (nats; what all images would give,
     estimated) with its 95 % interval score_low and score_high, cmi, divergence, behind (the score
@@ -434,58 +421,27 @@ def rank_within(
     """
     for name in augmentations:
         parse(name)
-    data = as_dataset(data, mean, std, mirror)
+    how = Scoring(**options)
+    data = how.dataset(data)
     images, candidates, classes = len(data.train_images), len(augmentations), len(data.classes)
-    _require(candidates > 0, "no augmentations to rank, got []")
-    _require(0 < budget <= 1, f"budget is a share above 0 and at most 1, got {budget}")
-    _require(
+    require(candidates > 0, "no augmentations to rank, got []")
+    require(
         1 <= top <= candidates,
         f"top must lie in 1..{candidates}, the number of augmentations, got {top}",
     )
-    _require(0 < confidence < 1, f"confidence must lie between 0 and 1, got {confidence}")
-    _require(growth > 1, f"growth must be above 1, got {growth}")
-    _require(
-        batch >= BOX,
-        f"a batch needs at least the {BOX} images that share a CutMix box, got {batch}",
+    require(0 < confidence < 1, f"confidence must lie between 0 and 1, got {confidence}")
+    require(growth > 1, f"growth must be above 1, got {growth}")
+    require(
+        how.batch >= BOX,
+        f"a batch needs at least the {BOX} images that share a CutMix box, got {how.batch}",
     )
     missing = torch.bincount(data.train_labels, minlength=classes) == 0
-    _require(
+    require(
         not missing.any(),
         f"class {int(missing.int().argmax())} has no image: its centroid is undefined",
     )
-    allowed = int(budget * images * candidates + 1e-9)
-    most, least = allowed // candidates, max(2 * classes, 4 * BOX)
-    _require(
-        most >= least,
-        f"a budget of {budget} lets {most} of {images} images a candidate through; "
-        f"{classes} classes need at least {least}",
-    )
-    first = max(min(max(most // 4, 10 * classes), most), least) if start is None else start
-    _require(
-        least <= first <= most, f"start must lie in {least}..{most} with this budget, got {first}"
-    )
-    first = max(first // BOX, 4) * BOX if first < images else images
-    batch = batch // BOX * BOX
-    order, seen = nested_order(data.train_labels, seed).to(data.train_images.device), {}
-
-    def look(candidate: int, begin: int, end: int) -> Estimate:
-        name = augmentations[candidate]
-        if progress:
-            progress(sum(len(logits) for logits, _ in seen.values()), allowed, name)
-        # Neighbours are CutMix partners: within a round they are random, not one of every class in
-        # turn.
-        shuffled = torch.from_numpy(generator(seed, ORDER, begin).permutation(end - begin)).to(
-            order.device
-        )
-        new = _predict(
-            teacher, data, order[begin:end][shuffled], name, seed, begin, batch, padding, precision
-        )
-        old = seen.get(candidate)
-        seen[candidate] = (
-            new if old is None else tuple(torch.cat(pair) for pair in zip(old, new, strict=True))
-        )
-        return estimate(*seen[candidate], images, cmi_weight)
-
+    allowed, first = _first_round(budget, start, images, candidates, classes)
+    look = _Looks(teacher, data, augmentations, how, allowed)
     sizes = schedule(images, candidates, allowed, first, growth)
     training = teacher.training
     teacher.eval()
@@ -500,3 +456,64 @@ def rank_within(
         "confidence": confidence,
     }
     return table
+
+
+def _first_round(
+    budget: float, start: int | None, images: int, candidates: int, classes: int
+) -> tuple[int, int]:
+    """Images that may pass through in all, and images a candidate in the first round."""
+    require(0 < budget <= 1, f"budget is a share above 0 and at most 1, got {budget}")
+    allowed = int(budget * images * candidates + 1e-9)
+    most, least = allowed // candidates, max(2 * classes, 4 * BOX)
+    require(
+        most >= least,
+        f"a budget of {budget} lets {most} of {images} images a candidate through; "
+        f"{classes} classes need at least {least}",
+    )
+    first = max(min(max(most // 4, 10 * classes), most), least) if start is None else start
+    require(
+        least <= first <= most, f"start must lie in {least}..{most} with this budget, got {first}"
+    )
+    return allowed, max(first // BOX, 4) * BOX if first < images else images
+
+
+class _Looks:
+    """What the teacher says of a candidate's images so far: called with (candidate, begin, end), it
+    looks at the images in between and returns the estimate from all that were seen.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        data: datasets.Dataset,
+        augmentations: Sequence[str],
+        how: Scoring,
+        allowed: int,
+    ):
+        self.teacher, self.data, self.names, self.how = teacher, data, augmentations, how
+        self.allowed, self.seen = allowed, {}
+        self.order = nested_order(data.train_labels, how.seed).to(data.train_images.device)
+
+    def __call__(self, candidate: int, begin: int, end: int) -> Estimate:
+        how, name = self.how, self.names[candidate]
+        how.progress(sum(len(logits) for logits, _ in self.seen.values()), self.allowed, name)
+        # Neighbours are CutMix partners: within a round they are random, not one of every class in
+        # turn.
+        shuffled = torch.from_numpy(generator(how.seed, ORDER, begin).permutation(end - begin))
+        places = self.order[begin:end][shuffled.to(self.order.device)]
+        new = _predict(
+            self.teacher,
+            self.data,
+            places,
+            name,
+            how.seed,
+            begin,
+            how.batch // BOX * BOX,
+            how.padding,
+            how.precision,
+        )
+        old = self.seen.get(candidate)
+        self.seen[candidate] = (
+            new if old is None else tuple(torch.cat(pair) for pair in zip(old, new, strict=True))
+        )
+        return estimate(*self.seen[candidate], len(self.data.train_images), how.cmi_weight)

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -96,34 +98,53 @@ def predict(
     return torch.cat(logits), torch.cat(targets)
 
 
-def as_dataset(data, mean, std, mirror) -> datasets.Dataset:
-    if isinstance(data, datasets.Dataset):
-        if mean is not None or std is not None or mirror is not None:
+@dataclass(frozen=True)
+class Scoring:
+    """How a teacher looks at images: the keywords that `rank` and `rank_within` share.
+
+    mean, std   of the channels (scale 0 .. 1), what the teacher's input is normalised with; and
+    mirror      whether a mirrored image keeps its class (None: yes). These three belong to images
+                and labels alone; a `paperlib.data.Dataset` brings its own.
+    padding     pixels of the random crop.
+    seed        of every random draw. batch  images a forward pass.
+    cmi_weight  of CMI in the score.
+    precision   "float32", or "bfloat16" for the teacher's convolutions: faster, and the third digit
+                moves.
+    progress    called with (done, total, augmentation) before each pass.
+    """
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    mirror: bool | None = None
+    padding: int = 4
+    seed: int = 0
+    batch: int = 100
+    cmi_weight: float = 1.0
+    precision: str = "float32"
+    progress: Callable[[int, int, str], None] = lambda done, total, augmentation: None
+
+    def dataset(self, data: datasets.Dataset | tuple[Tensor, Tensor]) -> datasets.Dataset:
+        """The images and labels to score. Raises ValueError, naming what is wrong with them."""
+        if isinstance(data, datasets.Dataset):
+            if any(value is not None for value in (self.mean, self.std, self.mirror)):
+                raise ValueError(
+                    "a Dataset brings its own mean, std and mirror: leave these arguments out"
+                )
+            return data
+        if self.mean is None or self.std is None:
             raise ValueError(
-                "a Dataset brings its own mean, std and mirror: leave these arguments out"
+                "images and labels alone need mean and std: what the teacher's input is "
+                "normalised with"
             )
-        return data
-    if mean is None or std is None:
-        raise ValueError(
-            "images and labels alone need mean and std: what the teacher's input is normalised with"
+        images, labels = data
+        datasets.check_images(images)
+        classes = int(labels.max()) + 1 if labels.numel() else 0
+        datasets.check_labels(labels, len(images), classes)
+        names, scale = tuple(map(str, range(classes))), (tuple(self.mean), tuple(self.std))
+        few = images[:1], labels[:1]  # nothing is tested
+        return datasets.Dataset(
+            "own data", images, labels, *few, names, *scale, self.mirror is not False
         )
-    images, labels = data
-    datasets.check_images(images)
-    datasets.check_labels(
-        labels, len(images), classes=int(labels.max()) + 1 if labels.numel() else 0
-    )
-    names = tuple(map(str, range(int(labels.max()) + 1)))
-    return datasets.Dataset(
-        "own data",
-        images,
-        labels,
-        images[:1],
-        labels[:1],
-        names,
-        tuple(mean),
-        tuple(std),
-        mirror is not False,
-    )
 
 
 def rank(
@@ -131,17 +152,9 @@ def rank(
     data: datasets.Dataset | tuple[Tensor, Tensor],
     augmentations: Sequence[str] = AUGMENTATIONS,
     *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    mirror: bool | None = None,
-    padding: int = 4,
-    seed: int = 0,
-    batch: int = 100,
-    cmi_weight: float = 1.0,
     stddev_group: int = 500,
     replicates: int = 200,
-    precision: str = "float32",
-    progress: Callable[[int, int, str], None] | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Score augmentations with the teacher alone, one pass over the images each, and put the best
     first.
@@ -149,19 +162,14 @@ def rank(
     teacher        any torch classifier of (N, 3, H, W) normalised float images; on the images'
                    device.
     data           a `paperlib.data.Dataset`, of which the training images are used, or a pair: (N,
-                   3, H, W) uint8 images and (N,) int64 labels. A pair needs `mean` and `std` of the
-                   channels (scale 0 .. 1) and may turn off mirroring.
-    augmentations  names among `AUGMENTATIONS`. padding  pixels of the random crop.
-    batch          images a forward pass; CutMix draws one box for each, 100 as in the released
-                   code.
-    cmi_weight     of CMI in the score. stddev_group  images in one group of T. stddev, 500 in the
-                   released code, to which as many views with crop and mirror alone (and CutMix, if
-                   the candidate has it) are added, from a pass of their own that all candidates
-                   share.
+                   3, H, W) uint8 images and (N,) int64 labels, which needs `mean` and `std`.
+    augmentations  names among `AUGMENTATIONS`.
+    stddev_group   images in one group of T. stddev, 500 in the released code, to which as many
+                   views with crop and mirror alone (and CutMix, if the candidate has it) are added,
+                   from a pass of their own that all candidates share.
     replicates     of the bootstrap; 0 leaves the intervals out.
-    precision      "float32", or "bfloat16" for the teacher's convolutions: faster, and the third
-                   digit moves.
-    progress       called with (done, total, augmentation) before each pass and at the end.
+    options        those of `Scoring`: mean, std, mirror, padding, seed, batch (CutMix draws one box
+                   for each, 100 as in the released code), cmi_weight, precision, progress.
 
     Returns one row an augmentation: rank, augmentation, score, cmi, divergence, entropy,
     cross_entropy (nats), error and confidence of the teacher (means over the views: 1 - label mass
@@ -170,41 +178,42 @@ def rank(
     score_released (with the released code's centroids, see `class_centroids`; they differ under
     CutMix only), 95 % intervals NAME_low and NAME_high of score, cmi and divergence, and images.
     Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, labels out of
-    range, a class with no image, a teacher with another number of classes, or one that gives NaN.
+    range, a class with no image, a teacher with another number of classes, or one that gives NaN;
+    TypeError for an option that `Scoring` does not have.
     Warns where the ranking is that of the teacher's error alone (`paperlib.basics.confidence`).
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
-    >>> images, labels = torch.randint(0, 256, (40, 3, 8, 8),
-    ...     dtype=torch.uint8), torch.arange(40) % 2
-    >>> table = rank(net, (images, labels), ["none", "augmix+cutmix"], mean=(0.5,) * 3,
-    ...     std=(0.25,) * 3, stddev_group=20)
+    >>> images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+    >>> scale = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    >>> table = rank(net, (images, torch.arange(40) % 2), ["none", "augmix+cutmix"], **scale)
     >>> list(table.columns[:3])
     ['rank', 'augmentation', 'score']
     """
     for name in augmentations:
         parse(name)
-    data = as_dataset(data, mean, std, mirror)
+    how = Scoring(**options)
+    data = how.dataset(data)
     if stddev_group < 1:
         raise ValueError(f"a group of T. stddev needs at least one image, got {stddev_group}")
     groups = [stddev_group] * (len(data.train_images) // stddev_group)
+
+    def looked(name: str, draw: int = 0) -> tuple[Tensor, Tensor]:
+        return predict(teacher, data, name, how.seed, how.batch, how.padding, draw, how.precision)
+
     base: dict[str, Tensor] = {}
     rows = []
     for done, name in enumerate(augmentations):
-        if progress:
-            progress(done, len(augmentations), name)
-        logits, targets = predict(teacher, data, name, seed, batch, padding, precision=precision)
-        row = {"augmentation": name, **evaluate(logits, targets, cmi_weight, replicates, seed)}
-        row["teacher_stddev"] = float("nan")
+        how.progress(done, len(augmentations), name)
+        logits, targets = looked(name)
+        found = evaluate(logits, targets, how.cmi_weight, replicates, how.seed)
+        row = {"augmentation": name, **found, "teacher_stddev": float("nan")}
         if len(groups) > 1:
             partner = "none" + CUTMIX * parse(name)[1]  # CutMix, if on, is drawn for both halves
             if partner not in base:
-                base[partner] = predict(teacher, data, partner, seed, batch, padding, 1, precision)[
-                    0
-                ]
+                base[partner], _ = looked(partner, draw=1)
             row["teacher_stddev"] = paired_stddev(logits, base[partner], groups)
         rows.append(row)
-    if progress:
-        progress(len(augmentations), len(augmentations), "")
+    how.progress(len(augmentations), len(augmentations), "")
     table = pd.DataFrame(rows).sort_values("score", ignore_index=True)
     table.insert(0, "rank", range(1, len(table) + 1))
     if problem := warning(table, len(data.classes)):

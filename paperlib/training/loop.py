@@ -182,74 +182,109 @@ def _train(
     report: Callable[[int, dict], None],
     inspect: Callable[[int], None] = lambda epochs: None,
 ) -> list[list[dict]]:
-    first = tasks[0]
-    device, recipe = first.data.train_images.device, first.recipe
-    state = _read_checkpoint(checkpoint, device)
-    for model, task in zip(models, tasks, strict=True):
-        if task.objective.needs_teacher and task.teacher is None:
-            raise ValueError("this loss compares with a teacher, and the task has none")
-        model.to(device=device, memory_format=torch.channels_last)
-        if task.teacher is not None:
-            task.teacher.to(device=device, memory_format=torch.channels_last).eval()
-        _start(model, task)
-        _check_classes(model, task)
-    compiled = recipe.epochs * len(first.data.train_images) // recipe.batch >= COMPILE_FROM
-    learners = learners_of(compiled)
-    curves: list[list[dict]] = [[] for _ in models]
-    initial = {"epochs": 0, "seconds": 0.0, "cpu_seconds": 0.0}
-    stage = InitialStage(learners) if first.objective.init_epochs else None
-    if state is not None:
-        learners.load_state(state["learners"])
-        curves, initial = state["curves"], state["initial"]
-        steppers = learners.steppers if curves[0] else [stage.stepper]
+    session = _Session(learners_of, models, tasks, checkpoint)
+    while session.initial_left():
+        report(0, session.initial_epoch())
+    for epoch in range(len(session.curves[0]), tasks[0].recipe.epochs):
+        for number, row in enumerate(session.epoch(epoch, inspect)):
+            report(number, row)
+    return session.curves
+
+
+class _Session:
+    """A training run under way: networks with their learners, curves, and the file they survive in.
+
+    It starts where the checkpoint, if there is one, left it.
+    """
+
+    def __init__(
+        self,
+        learners_of: Callable[[bool], Learners],
+        models: Sequence[nn.Module],
+        tasks: Sequence[Task],
+        checkpoint: Path | None,
+    ):
+        first = tasks[0]
+        self.models, self.tasks, self.checkpoint = models, tasks, checkpoint
+        state = _read_checkpoint(checkpoint, first.data.train_images.device)
+        for model, task in zip(models, tasks, strict=True):
+            _prepare(model, task)
+        steps = first.recipe.epochs * len(first.data.train_images) // first.recipe.batch
+        self.compiled = steps >= COMPILE_FROM
+        self.learners = learners_of(self.compiled)
+        self.curves: list[list[dict]] = [[] for _ in models]
+        self.initial = {"epochs": 0, "seconds": 0.0, "cpu_seconds": 0.0}
+        self.stage = InitialStage(self.learners) if first.objective.init_epochs else None
+        if state is not None:
+            self._resume(state)
+
+    def _resume(self, state: dict) -> None:
+        self.learners.load_state(state["learners"])
+        self.curves, self.initial = state["curves"], state["initial"]
+        steppers = self.learners.steppers if self.curves[0] else [self.stage.stepper]
         for optimiser, saved in zip(steppers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
 
-    def save(optimisers: list[torch.optim.Optimizer]) -> None:
-        if checkpoint is not None:
-            states = [optimiser.state_dict() for optimiser in optimisers]
+    def _save(self, optimisers: list[torch.optim.Optimizer]) -> None:
+        if self.checkpoint is not None:
             content = {
-                "learners": learners.state(),
-                "optimisers": states,
-                "curves": curves,
-                "initial": initial,
+                "learners": self.learners.state(),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                "curves": self.curves,
+                "initial": self.initial,
             }
-            save_tensors(checkpoint, content)
+            save_tensors(self.checkpoint, content)
 
-    while not curves[0] and initial["epochs"] < first.objective.init_epochs:
-        clock = _Clock()
-        loss = _finite([stage.epoch(initial["epochs"])], f"initial epoch {initial['epochs']}")[0]
-        row = {"initial_epoch": initial["epochs"], "loss": loss, **clock.spent()}
-        initial = {"epochs": initial["epochs"] + 1} | {
-            name: initial[name] + row[name] for name in ("seconds", "cpu_seconds")
+    def initial_left(self) -> bool:
+        """Whether the stage before the main one has epochs to go."""
+        return not self.curves[0] and self.initial["epochs"] < self.tasks[0].objective.init_epochs
+
+    def initial_epoch(self) -> dict:
+        """One epoch of the stage before the main one; returns its row."""
+        clock, done = _Clock(), self.initial["epochs"]
+        (loss,) = _finite([self.stage.epoch(done)], f"initial epoch {done}")
+        row = {"initial_epoch": done, "loss": loss, **clock.spent()}
+        self.initial = {"epochs": done + 1} | {
+            name: self.initial[name] + row[name] for name in ("seconds", "cpu_seconds")
         }
-        save([stage.stepper])
-        report(0, row)
-    for epoch in range(len(curves[0]), recipe.epochs):
-        clock = _Clock()
-        _update_factors(models[0], first, epoch)
-        with fusing(compiled):
-            losses = _finite(learners.epoch(epoch), f"epoch {epoch}")
-        measured = [{} for _ in tasks]
-        if evaluated(recipe, epoch):
-            measured = [
-                evaluation(m, t.data, recipe.precision)
-                for m, t in zip(learners.networks(), tasks, strict=True)
-            ]
-        spent = clock.spent(len(models))
-        if stage is not None and epoch == 0:
-            spent |= {
-                "initial_seconds": initial["seconds"],
-                "initial_cpu_seconds": initial["cpu_seconds"],
-            }
-        lr = recipe.lr * rate_factor(recipe, epoch, 0, steps_of(first))
-        for curve, loss, values in zip(curves, losses, measured, strict=True):
+        self._save([self.stage.stepper])
+        return row
+
+    def epoch(self, epoch: int, inspect: Callable[[int], None]) -> list[dict]:
+        """One epoch of the main stage; returns the row of each network."""
+        clock, first = _Clock(), self.tasks[0]
+        _update_factors(self.models[0], first, epoch)
+        with fusing(self.compiled):
+            losses = _finite(self.learners.epoch(epoch), f"epoch {epoch}")
+        measured = self._measured(epoch)
+        spent = clock.spent(len(self.models))
+        if self.stage is not None and epoch == 0:
+            spent |= {f"initial_{name}": self.initial[name] for name in ("seconds", "cpu_seconds")}
+        lr = first.recipe.lr * rate_factor(first.recipe, epoch, 0, steps_of(first))
+        for curve, loss, values in zip(self.curves, losses, measured, strict=True):
             curve.append({"epoch": epoch, "lr": lr, "loss": loss, **values, **spent})
         inspect(epoch + 1)
-        save(learners.steppers)
-        for number, curve in enumerate(curves):
-            report(number, curve[-1])
-    return curves
+        self._save(self.learners.steppers)
+        return [curve[-1] for curve in self.curves]
+
+    def _measured(self, epoch: int) -> list[dict[str, Any]]:
+        recipe = self.tasks[0].recipe
+        if not evaluated(recipe, epoch):
+            return [{} for _ in self.tasks]
+        networks = zip(self.learners.networks(), self.tasks, strict=True)
+        return [evaluation(model, task.data, recipe.precision) for model, task in networks]
+
+
+def _prepare(model: nn.Module, task: Task) -> None:
+    """Put network and teacher where the data are, and start the quantizers of a fresh student."""
+    device = task.data.train_images.device
+    if task.objective.needs_teacher and task.teacher is None:
+        raise ValueError("this loss compares with a teacher, and the task has none")
+    model.to(device=device, memory_format=torch.channels_last)
+    if task.teacher is not None:
+        task.teacher.to(device=device, memory_format=torch.channels_last).eval()
+    _start(model, task)
+    _check_classes(model, task)
 
 
 class _Clock:
@@ -295,9 +330,7 @@ def _read_checkpoint(path: Path | None, device: torch.device) -> dict | None:
     try:
         state = load_tensors(path, device)
         return {name: state[name] for name in ("learners", "optimisers", "curves", "initial")}
-    except (
-        Exception
-    ) as error:  # whatever a damaged file makes torch raise; the run then starts over
+    except Exception as error:  # whatever a damaged file makes torch raise: the run starts over
         aside = path.with_name(path.name + ".rejected")
         path.replace(aside)
         warnings.warn(
