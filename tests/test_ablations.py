@@ -206,9 +206,7 @@ def test_variants_are_judged_by_the_same_students(tmp_path):
         for variant, sign in (("as defined", 1.0), ("temperature 2", -1.0))
         for i, name in enumerate(CANDIDATES)
     ]
-    store.save(
-        plan.score_ablation("quick", setup), "done", result={"rows": rows}, teacher=facts, **WHERE
-    )
+    store.save(plan.score_ablation(setup), "done", result={"rows": rows}, teacher=facts, **WHERE)
     other = plan.other_teacher("quick")
     other_facts = {"key": other.teacher.key, "accuracy": 90.0, "weights_sha256": "1"}
     store.save(other.teacher, "done", result={"accuracy": 90.0, "weights_sha256": "1"}, **WHERE)

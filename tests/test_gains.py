@@ -13,7 +13,7 @@ from paperlib.reporting.gains import gains_figure, gains_table, panels, wide
 from paperlib.study import plan
 from paperlib.study.config import ScoreRun, StudentRun
 from paperlib.study.plan import Selection, Way
-from paperlib.study.profiles import CANDIDATES, setups, sqakd_rows
+from paperlib.study.profiles import CANDIDATES, SIZES, setups
 from paperlib.study.store import Store
 
 SCORES = {
@@ -267,8 +267,8 @@ def test_yours_are_compared_with_ours_arm_by_arm(tmp_path, capsys):
 
 
 def test_the_gpu_profiles_hold_the_papers_rows():
-    tiny = {(s.model, s.method, s.bits): s for s in sqakd_rows("paper")}
-    assert len(tiny) == 11 and sqakd_rows("cpu") == ()
+    tiny = {(s.model, s.method, s.bits): s for s in SIZES["paper"].sqakd}
+    assert len(tiny) == 11 and SIZES["cpu"].sqakd == ()
     squeeze = tiny["squeezenet1_0", "dorefa_released", 8]
     assert (squeeze.student("none", loss="sqakd").loss_options, squeeze.student_recipe.batch) == (
         {"alpha": 50},

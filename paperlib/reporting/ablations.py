@@ -50,7 +50,7 @@ def _variants(store: Store) -> dict[tuple[str, str, int], dict[str, pd.Series]]:
     """(dataset, model, bits) -> variant -> score by augmentation, of the records that are there."""
     found = {}
     for k, setup in enumerate(plan.setups(store.profile)):
-        run = plan.score_ablation(store.profile, setup)
+        run = plan.score_ablation(setup)
         variants = {}
         if record := store.finished(run):
             rows = pd.DataFrame(record["result"]["rows"])

@@ -160,7 +160,7 @@ def _unmixed(setup: Setup, store: Store) -> dict[str, dict[str, float]]:
     """Augmentation -> CMI and divergence when a mixed image counts for the class of its own label
     only; {} without the record.
     """
-    record = store.finished(plan.score_ablation(store.profile, setup))
+    record = store.finished(plan.score_ablation(setup))
     if record is None:
         return {}
     return {

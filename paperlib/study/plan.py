@@ -25,19 +25,7 @@ from .config import (
     TourRun,
     WalkRun,
 )
-from .profiles import (
-    CANDIDATES,
-    CUTMIX,
-    MORE_REGIMES,
-    OTHER_KIND,
-    POOLS,
-    REGIMES,
-    RELEASED_PICKS,
-    SEVEN,
-    Setup,
-    setups,
-    sqakd_rows,
-)
+from .profiles import CANDIDATES, CUTMIX, POOLS, REGIMES, SEVEN, SIZES, Setup, setups
 from .store import Store
 
 
@@ -61,10 +49,7 @@ def _ranking(profile: str, store: Store | None) -> tuple[Run, ...]:
 
 
 def _definitions(profile: str, store: Store | None) -> tuple[Run, ...]:
-    return (
-        *_ranking(profile, store),
-        *(score_ablation(profile, setup) for setup in setups(profile)),
-    )
+    return (*_ranking(profile, store), *(score_ablation(setup) for setup in setups(profile)))
 
 
 @dataclass(frozen=True)
@@ -85,15 +70,13 @@ def precision_comparison(profile: str) -> Comparison:
     """The first set-up of a profile, smaller on a CPU: on CIFAR-10 with fewer images and more
     epochs.
     """
-    first = setups(profile)[0]
-    if profile == "quick":
-        first, _ = _small(profile, first)
-    if profile == "cpu":
-        first = replace(
-            first,
-            data=Data("cifar10", train=5_000),
-            student_recipe=replace(first.student_recipe, epochs=10),
-        )
+    first, sizes = setups(profile)[0], SIZES[profile].precision
+    if sizes:
+        images, epochs = sizes
+        recipe = replace(first.student_recipe, epochs=epochs)
+        data = Data(first.data.name, train=images)
+        teacher_data = first.teacher.data
+        first = replace(first, data=data, student_recipe=recipe, teacher_data=teacher_data)
     return Comparison(first)
 
 
@@ -178,14 +161,13 @@ def _small(profile: str, setup: Setup) -> tuple[Setup, tuple[int, ...]]:
     """A set-up with a budget short enough for many students, under the same teacher, and the seeds
     of those.
     """
-    if profile == "quick":
-        data, epochs, seeds = Data("digits", train=400), 3, (0,)
-    elif profile == "cpu":
-        data, epochs, seeds = replace(setup.data, train=4_000, test=2_500), 5, (0, 1, 2)
-    else:
+    short = SIZES[profile].short
+    if short is None:
         return setup, setup.seeds
-    recipe = replace(setup.student_recipe, epochs=epochs)
-    return replace(setup, data=data, student_recipe=recipe, teacher_data=setup.teacher.data), seeds
+    data = replace(setup.data, train=short.train, test=short.test)
+    recipe = replace(setup.student_recipe, epochs=short.epochs)
+    small = replace(setup, data=data, student_recipe=recipe, teacher_data=setup.teacher.data)
+    return small, short.seeds
 
 
 def methods(profile: str) -> Methods:
@@ -215,12 +197,9 @@ def picks(setup: Setup, store: Store | None) -> dict[Way, str]:
     """What to train with: name of a way to choose -> augmentation. Without the score's record, what
     needs none.
 
-    Way.RELEASED is a fixed rival: of `profiles.RELEASED_PICKS` the one for VGGs or for ResNets,
-    whatever the data set; on Tiny-ImageNet, where the released scripts have no CutMix, none.
+    On Tiny-ImageNet, where the released scripts have no CutMix, there is no released pick.
     """
-    found = {Way.BASE: "none"}
-    if setup.data.name != "tiny-imagenet":
-        found[Way.RELEASED] = RELEASED_PICKS[0 if setup.model.startswith("vgg") else 1]
+    found = {Way.BASE: "none"} | ({Way.RELEASED: setup.released} if setup.released else {})
     if store is not None and (record := store.finished(setup.score)):
         rows = record["result"]["scores"]
         found[Way.OURS] = min(rows, key=lambda row: row["score"])["augmentation"]
@@ -306,15 +285,11 @@ KD_METHODS = (
     "ft",
     "cktf",
 )  # PAPER 7.4
-# Those of both that the small profiles have time for.
-FEWER = {
-    "quick": ("ewgs", "lsq", "sqakd", "at", "crd"),
-    "cpu": (*QAT_METHODS, "sqakd", "at", "sp", "crd"),
-}
 
 
 def _for(profile: str, methods: tuple[str, ...]) -> list[str]:
-    return [method for method in methods if method in FEWER.get(profile, methods)]
+    """Those of these methods that the profile has time for."""
+    return [method for method in methods if method in (SIZES[profile].methods or methods)]
 
 
 def qat_gains(profile: str) -> list[Gains]:
@@ -327,30 +302,28 @@ def qat_gains(profile: str) -> list[Gains]:
     teacher, trained with CutMix on CIFAR, so that arms differ in one thing.
     """
     found = []
-    for scored in setups(profile):
-        if profile == "cpu" and scored.data.name == "digits":
-            continue  # it has fewer images than the short budget below
+    for scored in (s for s in setups(profile) if s.in_gains):
         setup, seeds = _small(profile, scored)
         if setup.method != "ewgs":
             found.append(Gains(scored, setup, seeds, ((setup.method, setup.bits, "kd"),), QAT_ARMS))
             continue
-        others = {"lite": (2,), "paper": (1, 2, 4)}.get(profile, ())
+        others = SIZES[profile].bits
         rows = [(method, setup.bits, "kd") for method in _for(profile, QAT_METHODS)]
         rows += [("ewgs", bits, "kd") for bits in others if bits != setup.bits]
         found.append(Gains(scored, setup, seeds, tuple(rows), QAT_ARMS))
     found += [
-        Gains(s, s, s.seeds, ((s.method, s.bits, "kd"),), QAT_ARMS) for s in sqakd_rows(profile)
+        Gains(s, s, s.seeds, ((s.method, s.bits, "kd"),), QAT_ARMS) for s in SIZES[profile].sqakd
     ]
     return found
 
 
 def kd_gains(profile: str) -> list[Gains]:
-    """The KD table (C4): PAPER 7.4 with EWGS, all of its losses or those of `FEWER`, on CIFAR-100
-    VGG-13 where the profile has it, else on its first set-up.
+    """The KD table (C4): PAPER 7.4 with EWGS, all of its losses or those that there is time for, on
+    CIFAR-100 VGG-13 where the profile has it, else on its first set-up.
     """
-    found = [s for s in setups(profile) if s.model == "vgg13"] or [setups(profile)[0]]
-    methods = tuple(("ewgs", found[0].bits, loss) for loss in _for(profile, KD_METHODS))
-    return [Gains(found[0], *_small(profile, found[0]), methods, KD_ARMS)]
+    scored = setups(profile)[SIZES[profile].kd]
+    methods = tuple(("ewgs", scored.bits, loss) for loss in _for(profile, KD_METHODS))
+    return [Gains(scored, *_small(profile, scored), methods, KD_ARMS)]
 
 
 def _gains(found: list[Gains], store: Store | None) -> tuple[Run, ...]:
@@ -373,15 +346,10 @@ DELTAS = (
 FORMS = ("lsq", "pact", "dorefa")  # quantizers whose released form differs from their paper's
 
 
-def score_ablation(profile: str, setup: Setup) -> AblationRun:
+def score_ablation(setup: Setup) -> AblationRun:
     """The score of a set-up computed in other ways, also on fewer images."""
-    counts = (
-        (150, 500)
-        if setup.data.name == "digits"
-        else (2_000, 5_000 if profile == "cpu" else 10_000)
-    )
     return AblationRun(
-        setup.score.data, setup.teacher, CANDIDATES, counts=counts, batch=setup.score_batch
+        setup.score.data, setup.teacher, CANDIDATES, counts=setup.counts, batch=setup.score_batch
     )
 
 
@@ -420,16 +388,13 @@ def _ablations(profile: str, store: Store | None) -> tuple[Run, ...]:
 
 
 BEST_PAIR, BEST_FEW = "best pair of the search", "best 4 pairs, one an image"
-SEARCHED = {"quick": 64}  # pairs that are raced; elsewhere 256
 
 
 def search(profile: str) -> BudgetRun:
     """The race of random two-operation policies (PAPER 4.6) under the first set-up's teacher."""
-    first, count = setups(profile)[0].score, SEARCHED.get(profile, 256)
-    names = tuple(f"pair{k}" for k in range(count))
-    return BudgetRun(
-        first.data, first.teacher, names, budget=0.02 if profile == "cpu" else 0.1, top=4
-    )
+    first, sizes = setups(profile)[0].score, SIZES[profile]
+    names = tuple(f"pair{k}" for k in range(sizes.pairs))
+    return BudgetRun(first.data, first.teacher, names, budget=sizes.budget, top=4)
 
 
 def searched(profile: str, store: Store | None) -> dict[str, str]:
@@ -479,14 +444,14 @@ def _search(profile: str, store: Store | None) -> tuple[Run, ...]:
 
 def regimes(profile: str) -> tuple[Setup, ...]:
     """The set-ups with a student for each of the sixteen augmentations."""
-    return (*REGIMES.get(profile, ()), *MORE_REGIMES.get(profile, ()))
+    return REGIMES.get(profile, ())
 
 
 def teachers_alone(profile: str) -> tuple[Setup, ...]:
     """The set-ups whose teachers are scored: `regimes`, and those with a student for some
     augmentations only.
     """
-    return (*regimes(profile), *([OTHER_KIND[profile]] if profile in OTHER_KIND else []))
+    return (*regimes(profile), *SIZES[profile].other)
 
 
 def held_out(setup: Setup) -> HeldOutRun:
@@ -503,22 +468,10 @@ def temperatures(setup: Setup) -> AblationRun:
     return AblationRun(setup.data, setup.teacher, CANDIDATES, grid, batch=setup.score_batch)
 
 
-def _as_its_students(setup: Setup, model: str) -> Setup:
-    """The set-up with a teacher of this kind that was trained on the students' images."""
-    return replace(setup, model=model, teacher_data=setup.data, teacher_recipe=setup.label_recipe)
-
-
 def walks(profile: str) -> list[WalkRun]:
     """The scores along teachers' training, with and without CutMix."""
-    if profile == "quick":
-        walkers = list(setups(profile))
-    else:
-        two = [setup for setup in regimes(profile) if setup.regime in ("B", "C")]
-        walkers = [
-            _as_its_students(setup, model) for setup in two for model in ("resnet20", "vgg8")
-        ]
     found = []
-    for setup in walkers:
+    for setup in SIZES[profile].walkers:
         last = setup.teacher.recipe.epochs
         epochs = (*(2**k for k in range(last) if 2**k < last), last)
         for augmentation in ("none", "none" + CUTMIX):
@@ -557,7 +510,8 @@ def capacity(setup: Setup) -> dict[str, list[TeacherRun]]:
 def _regimes(profile: str, store: Store | None) -> tuple[Run, ...]:
     return tuple(
         run
-        for setup in REGIMES.get(profile, ())
+        for setup in regimes(profile)
+        if setup not in SIZES[profile].later
         for run in (setup.teacher, setup.score, *setup.students)
     )
 
@@ -569,11 +523,11 @@ OTHER_ARMS = {
 
 
 def wider(profile: str, store: Store | None) -> Setup | None:
-    """Of A and B the set-up whose mean accuracies of seeds 0 and 1 have the larger standard
-    deviation; None before all are done.
+    """Of the contended set-ups the one whose mean accuracies of seeds 0 and 1 have the largest
+    standard deviation; None before all are done.
     """
     spreads = []
-    for setup in REGIMES.get(profile, ())[:2]:
+    for setup in SIZES[profile].contended:
         accuracies: dict[str, list[float]] = {}
         for run in setup.students:
             if run.seed < 2:
@@ -590,7 +544,7 @@ def regime_gains(profile: str, store: Store | None) -> dict[str, Gains]:
     `wider` is known.
     """
     setup, found = wider(profile, store), {}
-    if profile == "cpu" and setup is not None:
+    if setup is not None:
         rows = {
             "E": [(method, 2, "kd") for method in QAT_METHODS],
             "G": [("ewgs", 2, loss) for loss in ("kd", "sqakd", "dkd", "at", "crd", "rkd")],
@@ -600,38 +554,27 @@ def regime_gains(profile: str, store: Store | None) -> dict[str, Gains]:
             name: Gains(setup, setup, setup.seeds, tuple(methods), ARMS)
             for name, methods in rows.items()
         }
-    if profile in OTHER_KIND:
-        other = OTHER_KIND[profile]
-        found["I"] = Gains(other, other, other.seeds, (("ewgs", other.bits, "kd"),), OTHER_ARMS)
+    for other in SIZES[profile].other:
+        rows = (("ewgs", other.bits, "kd"),)
+        found[other.regime] = Gains(other, other, other.seeds, rows, OTHER_ARMS)
     return found
 
 
 def _regime_gains(profile: str, store: Store | None) -> tuple[Run, ...]:
-    more = [
-        run
-        for setup in MORE_REGIMES.get(profile, ())
-        for run in (setup.teacher, setup.score, *setup.students)
-    ]
-    full = [
-        run
-        for setup in regimes(profile)
-        if setup.regime in "BCF"
-        for runs in capacity(setup).values()
-        for run in runs
-    ]
+    sizes = SIZES[profile]
+    more = [run for setup in sizes.later for run in (setup.teacher, setup.score, *setup.students)]
+    full = [run for setup in sizes.capacity for runs in capacity(setup).values() for run in runs]
     return (*_gains(list(regime_gains(profile, store).values()), store), *full, *more)
 
 
 def kept(profile: str) -> frozenset[str]:
     """Keys of the runs whose weights are committed: the teachers of docs/experiments.md, and the
-    students of A and B of seed 0.
+    students of seed 0 of the contended set-ups. None where nothing is contended.
     """
-    if profile != "cpu":
-        return frozenset()
-    students = [run for setup in REGIMES[profile][:2] for run in setup.students if run.seed == 0]
-    return frozenset(
-        run.key for run in (*[setup.teacher for setup in teachers_alone(profile)], *students)
-    )
+    sizes = SIZES[profile]
+    students = [run for setup in sizes.contended for run in setup.students if run.seed == 0]
+    teachers = [setup.teacher for setup in teachers_alone(profile)] if students else []
+    return frozenset(run.key for run in (*teachers, *students))
 
 
 # What `TABLE=` accepts: name -> (the runs it needs, its notebook; "" where another table's notebook

@@ -24,7 +24,7 @@ CANDIDATES = (*POLICIES, *(name + CUTMIX for name in POLICIES))
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "tiny-imagenet": 200}
 # What the released CIFAR-100 scripts train with as their own pick: on VGG-13, and in one entry on
 # ResNet-32 (PAPER 2).
-RELEASED_PICKS = ("trivialaugment+cutmix", "autoaugment_imagenet+cutmix")
+RELEASED_PICKS = OF_VGGS, OF_RESNETS = ("trivialaugment+cutmix", "autoaugment_imagenet+cutmix")
 ALL_16, SEVEN = "all 16", "7 policies without CutMix"
 # Name -> which of the sixteen are candidates. The seven are what the paper's figure most likely
 # shows, an inference (PAPER 2).
@@ -50,7 +50,11 @@ class Setup:
     views                 at least so many of few images make the class centroids, where the score
                           is taken on those.
     label_recipe          how full-precision networks of the students' kind are trained on labels,
-    on the students' images.
+                          on the students' images.
+    released              what the released CIFAR-100 scripts train networks of this kind with
+                          (PAPER 2), a fixed rival whatever the data set; "" for none.
+    counts                numbers of images for the score on fewer images.
+    in_gains              whether the tables of QAT and KD methods have it.
     """
 
     data: Data
@@ -71,6 +75,9 @@ class Setup:
     regime: str = ""
     views: int = 1
     label_recipe: Recipe | None = None
+    released: str = ""
+    counts: tuple[int, ...] = (2_000, 10_000)
+    in_gains: bool = True
 
     @property
     def name(self) -> str:
@@ -122,27 +129,38 @@ class Setup:
 SHORTENED = {"fsp": {"init_epochs": 1}, "ft": {"init_epochs": 1}, "dkd": {"warmup": 0}}
 
 
-def _paper(name: str, model: str, bits: int, fraction: float, seeds: tuple[int, ...]) -> Setup:
+def _paper(
+    name: str,
+    model: str,
+    bits: int,
+    teacher: Recipe,
+    student: Recipe,
+    released: str,
+    fraction: float,
+    seeds: tuple[int, ...],
+) -> Setup:
     """A row of PAPER 7.2, its epochs times `fraction`, teacher and student alike."""
-    ten = name == "cifar10"
-    student_epochs = {"resnet20": 1200, "vgg8": 400, "resnet32": 200, "vgg13": 200}[model]
-    teacher_epochs = {"resnet20": 1200, "vgg8": 400, "resnet32": 720, "vgg13": 720}[model]
-    batch, decay = (256, 1e-4) if ten else (64, 5e-4)
-    lr = 1e-3 if ten else 5e-4
-    options = {loss: {"init_epochs": round(30 * fraction)} for loss in ("fsp", "ft")} | {
-        "dkd": {"warmup": round(20 * fraction)}
+    options = {
+        "fsp": {"init_epochs": round(30 * fraction)},
+        "ft": {"init_epochs": round(30 * fraction)},
+        "dkd": {"warmup": round(20 * fraction)},
     }
-    if model.startswith("vgg"):
+    if released == OF_VGGS:
         options["ft"]["init_lr"] = None  # the recipe's
-    return Setup(
-        Data(name),
-        model,
-        bits,
-        Recipe(round(teacher_epochs * fraction), batch, 0.1 if ten else 0.05, decay, "sgd"),
-        Recipe(round(student_epochs * fraction), batch, lr, decay, quantizer_lr=lr / 100),
-        seeds,
-        loss_options=options,
+    teacher, student = (
+        replace(recipe, epochs=round(recipe.epochs * fraction)) for recipe in (teacher, student)
     )
+    return Setup(
+        Data(name), model, bits, teacher, student, seeds, loss_options=options, released=released
+    )
+
+
+# Teachers of PAPER 7.6 that differ from the others: batch, learning rate, weight decay.
+TINY_TEACHERS = {
+    "vgg11_bn": (32, 0.05, 5e-4),
+    "mobilenetv2": (64, 0.004, 1e-4),
+    "efficientnet_b0": (64, 0.004, 1e-4),
+}
 
 
 def _tiny(
@@ -161,9 +179,7 @@ def _tiny(
     """A row of PAPER 7.6 or 7.7, with its plain teacher: Tiny-ImageNet at 224 pixels, SGD with
     warm-up, first and last layer at 8 bits.
     """
-    teacher_lr, teacher_decay = (
-        (0.004, 1e-4) if model in ("mobilenetv2", "efficientnet_b0") else (0.05, 5e-4)
-    )
+    teacher_batch, teacher_lr, teacher_decay = TINY_TEACHERS.get(model, (64, 0.05, 5e-4))
     recipe = Recipe(
         round(100 * fraction),
         batch,
@@ -173,9 +189,7 @@ def _tiny(
         schedule="step",
         warmup_steps=round(2500 * fraction),
     )
-    teacher = replace(
-        recipe, batch=32 if model == "vgg11_bn" else 64, lr=teacher_lr, weight_decay=teacher_decay
-    )
+    teacher = replace(recipe, batch=teacher_batch, lr=teacher_lr, weight_decay=teacher_decay)
     smoothed = {"smoothing": 0.1}
     return Setup(
         Data("tiny-imagenet", size=224),
@@ -198,11 +212,18 @@ def _tiny(
     )
 
 
+def _ten(epochs: int) -> tuple[Recipe, Recipe]:
+    """The recipes of a CIFAR-10 row: teacher and student."""
+    teacher = Recipe(epochs, 256, 0.1, 1e-4, "sgd")
+    return teacher, Recipe(epochs, 256, 1e-3, 1e-4, quantizer_lr=1e-5)
+
+
+_HUNDRED = (Recipe(720, 64, 0.05, 5e-4, "sgd"), Recipe(200, 64, 5e-4, 5e-4, quantizer_lr=5e-6))
 PAPER_ROWS = (
-    ("cifar100", "resnet32", 4),
-    ("cifar100", "vgg13", 2),
-    ("cifar10", "resnet20", 3),
-    ("cifar10", "vgg8", 2),
+    ("cifar100", "resnet32", 4, *_HUNDRED, OF_RESNETS),
+    ("cifar100", "vgg13", 2, *_HUNDRED, OF_VGGS),
+    ("cifar10", "resnet20", 3, *_ten(1200), OF_RESNETS),
+    ("cifar10", "vgg8", 2, *_ten(400), OF_VGGS),
 )
 
 
@@ -230,6 +251,8 @@ PROFILES: dict[str, tuple[Setup, ...]] = {
             Recipe(3, 32, 1e-3, 1e-4, quantizer_lr=1e-5),
             stddev_group=50,
             loss_options=SHORTENED,
+            released=OF_RESNETS,
+            counts=(150, 500),
         ),
     ),
     "cpu": (
@@ -242,6 +265,8 @@ PROFILES: dict[str, tuple[Setup, ...]] = {
             seeds=(0, 1, 2),
             teacher_data=Data("cifar10"),
             loss_options=SHORTENED,
+            released=OF_RESNETS,
+            counts=(2_000, 5_000),
         ),
         # Fewer images, more often: the other end from CIFAR-10's above. CMI of 100 classes needs
         # more images than these students have: with N images it is too low by at most classes^2 /
@@ -256,6 +281,8 @@ PROFILES: dict[str, tuple[Setup, ...]] = {
             teacher_data=Data("cifar100"),
             score_data=Data("cifar100", train=20_000),
             loss_options=SHORTENED,
+            released=OF_RESNETS,
+            counts=(2_000, 5_000),
         ),
         # A network of another kind, for C5, where a core can train it: the recipes of `quick`.
         Setup(
@@ -267,6 +294,9 @@ PROFILES: dict[str, tuple[Setup, ...]] = {
             seeds=(0, 1, 2),
             stddev_group=50,
             loss_options=SHORTENED,
+            released=OF_VGGS,
+            counts=(150, 500),
+            in_gains=False,  # it has fewer images than the short budget of those tables
         ),
     ),
     "lite": _rows(0.1, (0,)),
@@ -275,13 +305,19 @@ PROFILES: dict[str, tuple[Setup, ...]] = {
 
 
 def _regime(
-    regime: str, model: str, teacher: Data, epochs: int, augmentation: str = "none", seeds: int = 3
+    regime: str,
+    model: str,
+    teacher: Data,
+    epochs: int,
+    augmentation: str = "none",
+    seeds: int = 3,
+    images: int = 5_000,
+    lr: float = 1e-3,
+    decay: float = 1e-4,
+    views: int = 5_000,
+    released: str = OF_RESNETS,
 ) -> Setup:
-    """A set-up of docs/experiments.md: students of 40 epochs on 5,000 images of CIFAR-10, 20 on
-    10,000 of CIFAR-100.
-    """
-    ten = teacher.name == "cifar10"
-    lr, decay, images = (1e-3, 1e-4, 5_000) if ten else (5e-4, 5e-4, 10_000)
+    """A set-up of docs/experiments.md; its students see 200,000 images in all."""
     shared = {"precision": "bfloat16", "threads": 1, "evaluate_every": 5}
     by_labels = Recipe(epochs, 128, 100 * lr, decay, "sgd", **shared)
     students = Data(teacher.name, train=images)
@@ -297,31 +333,76 @@ def _regime(
         teacher_augmentation=augmentation,
         loss_options={"dkd": {"warmup": 3}},
         regime=regime,
-        views=5_000 if ten else 20_000,
+        views=views,
         label_recipe=replace(by_labels, epochs=600_000 // images),
+        released=released,
     )
 
 
+_HUNDRED_CLASSES = {"images": 10_000, "lr": 5e-4, "decay": 5e-4, "views": 20_000}
 _FEW = Data("cifar10", train=5_000)
 _QUICK = PROFILES["quick"][0]
-# Teachers that differ in confidence, students that converge: docs/experiments.md. I has a student
-# for some candidates only.
+_A, _B, _C, _D, _F = (
+    _regime("A", "resnet20", Data("cifar10"), 16),
+    _regime("B", "resnet20", _FEW, 120),
+    _regime("C", "resnet20", Data("cifar100"), 20, **_HUNDRED_CLASSES),
+    _regime("D", "resnet20", Data("cifar10"), 16, "none+cutmix"),
+    _regime("F", "resnet8", Data("cifar10"), 16, seeds=2),
+)
+_I = _regime("I", "vgg8", _FEW, 120, seeds=2, released=OF_VGGS)
+# Set-ups with a student for each of the sixteen augmentations: docs/experiments.md.
 REGIMES: dict[str, tuple[Setup, ...]] = {
     "quick": (
         replace(_QUICK, regime="A", teacher_augmentation="none"),
         replace(_QUICK, regime="D"),
     ),
-    "cpu": (
-        _regime("A", "resnet20", Data("cifar10"), 16),
-        _regime("B", "resnet20", _FEW, 120),
-        _regime("C", "resnet20", Data("cifar100"), 20),
-        _regime("D", "resnet20", Data("cifar10"), 16, "none+cutmix"),
-    ),
+    "cpu": (_A, _B, _C, _D, _F),
 }
-MORE_REGIMES: dict[str, tuple[Setup, ...]] = {
-    "cpu": (_regime("F", "resnet8", Data("cifar10"), 16, seeds=2),)
-}
-OTHER_KIND: dict[str, Setup] = {"cpu": _regime("I", "vgg8", _FEW, 120, seeds=2)}
+
+
+def _walker(setup: Setup, model: str) -> Setup:
+    """The set-up with a teacher of this kind that was trained on the students' images."""
+    return replace(setup, model=model, teacher_data=setup.data, teacher_recipe=setup.label_recipe)
+
+
+@dataclass(frozen=True)
+class Short:
+    """A budget short enough for many students: images of the set-up's data set, epochs, seeds."""
+
+    train: int
+    test: int | None
+    epochs: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a profile holds beside its set-ups. The defaults are the paper's.
+
+    short      of the tables with many students; None: the set-ups' own schedules.
+    precision  (training images, epochs) of the comparison of precisions; None: the set-up's.
+    methods    the QAT and KD methods that there is time for; () for all.
+    bits       other bits of EWGS on CIFAR. kd  which set-up the table of KD methods takes.
+    sqakd      the Tiny-ImageNet set-ups of PAPER 7.7. pairs, budget  of the policy search.
+    contended  set-ups of the methods table of docs/experiments.md: of these the wider one is taken.
+    other      set-ups there with a student for some augmentations only. later  those with lower
+               priority, and capacity  the ones whose full-precision networks are trained.
+    walkers    set-ups along whose teachers' training the score is taken.
+    """
+
+    short: Short | None = None
+    precision: tuple[int, int] | None = None
+    methods: tuple[str, ...] = ()
+    bits: tuple[int, ...] = ()
+    kd: int = 1
+    sqakd: tuple[Setup, ...] = ()
+    pairs: int = 256
+    budget: float = 0.1
+    contended: tuple[Setup, ...] = ()
+    other: tuple[Setup, ...] = ()
+    later: tuple[Setup, ...] = ()
+    capacity: tuple[Setup, ...] = ()
+    walkers: tuple[Setup, ...] = ()
 
 
 def setups(profile: str) -> tuple[Setup, ...]:
@@ -349,12 +430,34 @@ SQAKD_ROWS = (
 )
 
 
-def sqakd_rows(profile: str) -> tuple[Setup, ...]:
-    """The Tiny-ImageNet set-ups of PAPER 7.7, for the QAT table; none in the small profiles."""
-    if profile not in ("lite", "paper"):
-        return ()
-    fraction, seeds = (0.1, (0,)) if profile == "lite" else (1, (0, 1, 2))
+def _sqakd(fraction: float, seeds: tuple[int, ...]) -> tuple[Setup, ...]:
     return tuple(
         _tiny(model, method, bits, fraction, seeds, lr, decay, batch, sqakd=weight)
         for model, method, bits, lr, decay, batch, weight in SQAKD_ROWS
     )
+
+
+SIZES = {
+    "quick": Sizes(
+        short=Short(400, None, 3, (0,)),
+        precision=(400, 3),
+        methods=("ewgs", "lsq", "sqakd", "at", "crd"),
+        kd=0,
+        pairs=64,
+        walkers=(_QUICK,),
+    ),
+    "cpu": Sizes(
+        short=Short(4_000, 2_500, 5, (0, 1, 2)),
+        precision=(5_000, 10),
+        methods=("ewgs", "lsq", "pact", "dorefa", "sqakd", "at", "sp", "crd"),
+        kd=0,
+        budget=0.02,
+        contended=(_A, _B),
+        other=(_I,),
+        later=(_F,),
+        capacity=(_B, _C, _F),
+        walkers=tuple(_walker(s, model) for s in (_B, _C) for model in ("resnet20", "vgg8")),
+    ),
+    "lite": Sizes(bits=(2,), sqakd=_sqakd(0.1, (0,))),
+    "paper": Sizes(bits=(1, 2, 4), sqakd=_sqakd(1, (0, 1, 2))),
+}
