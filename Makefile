@@ -25,7 +25,7 @@ PART := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)) --
 READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce run status compare figures notebooks bench lab test lock clean
+.PHONY: help env reproduce run status compare figures notebooks bench lab test docs lock clean
 
 help:  ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [DEVICE=$(DEVICE)] [TABLE=$(TABLE)] [DATASET=] [MODEL=] [BITS=$(BITS)] [SEEDS=$(SEEDS)] [JOBS=$(JOBS)] [RECORD=1]"; echo
@@ -67,6 +67,9 @@ lab: $(READY)  ## JupyterLab
 test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 6 minutes on 2 cores
 	$(PYTHON) -m pytest
 	$(PYTHON) -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+
+docs: $(READY)  ## the documentation as a site in build/site (needs mkdocs-material): seconds
+	$(PYTHON) -m mkdocs build --strict
 
 lock: $(READY)  ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes \
