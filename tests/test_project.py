@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from paperlib import cli
 from paperlib.reporting import documents
 from paperlib.study import plan, profiles
 
@@ -271,6 +272,18 @@ def test_every_method_is_listed_with_its_proof():
     assert set(profiles.SHORTENED) == {
         name for name, o in OBJECTIVES.items() if o.init_epochs or o.warmup
     }
+
+
+def test_the_list_of_methods_is_written_on_request(tmp_path, monkeypatch, capsys):
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs/methods.md"
+    page.write_text("<!-- table: methods -->\n<!-- end -->\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["methods"]) == 0 and page.read_text().count("\n") == 2
+    assert cli.main(["methods", "--write"]) == 0
+    assert capsys.readouterr().out.endswith(
+        page.read_text().split("-->\n\n")[1].split("\n\n<")[0] + "\n"
+    )
 
 
 def test_documents_name_only_targets_that_exist():

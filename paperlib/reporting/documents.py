@@ -171,8 +171,8 @@ def _setups(root: Path) -> str:
             "teacher": of["teacher_accuracy"].iloc[0],
             "augmentations": len(of),
             "seeds": of["n"].max(),
-            "least accurate student": of["accuracy_mean"].min(),
-            "most accurate student": of["accuracy_mean"].max(),
+            "least accurate": of["accuracy_mean"].min(),
+            "most accurate": of["accuracy_mean"].max(),
         }
         for (profile, setup), of in table.assign(setup=_setup(table)).groupby(
             ["profile", "setup"], sort=False
