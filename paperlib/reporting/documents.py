@@ -268,12 +268,12 @@ def _gains(root: Path) -> str:
             change = of["difference"]
             rows.append(
                 {
-                    "methods": name.upper(),
+                    "kind": name.upper(),
                     "set-up": setup,
                     "augmentation chosen by": how,
                     "augmentation": augmentation,
-                    "n": len(of),
-                    "gain": int((change > 0).sum()),
+                    "methods": len(of),
+                    "gaining": int((change > 0).sum()),
                     "mean": change.mean(),
                     "least": change.min(),
                     "greatest": change.max(),
