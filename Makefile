@@ -29,7 +29,7 @@ FIGURES_PYTHON := $(if $(READY_FIGURES),$(FIGURES_VENV)/bin/python,$(PYTHON))
 READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce run status compare figures notebooks bench lab lint test test-oldest lock clean
+.PHONY: help env reproduce run status compare figures notebooks bench lab lint test test-oldest docs lock clean
 
 help:  ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [DEVICE=$(DEVICE)] [TABLE=$(TABLE)] [DATASET=] [MODEL=] [BITS=$(BITS)] [SEEDS=$(SEEDS)] [JOBS=$(JOBS)] [RECORD=1]"; echo
@@ -91,9 +91,12 @@ test-oldest:  ## the tests on the oldest versions that pyproject.toml allows (ne
 	uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct -e '.[test]'
 	build/oldest/bin/python -m pytest -n $(WORKERS) --dist loadscope
 
+docs: $(READY)  ## the documentation as a site in build/site: seconds
+	$(PYTHON) -m mkdocs build --strict
+
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 lock:  ## write both locks anew from pyproject.toml (needs uv)
-	$(COMPILE) pyproject.toml --extra test --extra tools --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra test --extra tools --extra docs --output-file requirements.lock
 	$(COMPILE) --group figures --constraint requirements.lock --output-file requirements-figures.lock
 
 clean:  ## remove build/, not the environment

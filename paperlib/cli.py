@@ -5,6 +5,7 @@ methods.
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .study import plan, profiles
@@ -66,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     figures = commands.add_parser(
         "figures",
         help=(
-            "Rebuild every table and figure of results/, CLAIMS.md and report.html from "
-            "its records."
+            "Rebuild every table and figure of results/, CLAIMS.md, report.html and the blocks "
+            "of the documents from its records."
         ),
     )
     figures.add_argument(
@@ -83,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.set_defaults(profile=None)
     methods = commands.add_parser(
         "methods", help="List every quantizer and loss: paper, file, weights, proof."
+    )
+    methods.add_argument(
+        "--write", action="store_true", help="write the list into docs/methods.md too"
     )
     methods.set_defaults(profile=None)
     return parser
@@ -191,6 +195,10 @@ def _methods(args: argparse.Namespace, store: Store | None) -> int:
     from .catalogue import methods
 
     print(methods(), end="")
+    if args.write:
+        from .reporting import documents
+
+        documents.refresh(Path(), methods())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The environment cannot drift, the notebooks carry their outputs, the README's code runs."""
+"""The environment cannot drift, the notebooks carry their outputs, the documents are true."""
 
 import json
 import re
@@ -9,14 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 
+from paperlib import cli
+from paperlib.reporting import documents
 from paperlib.study import plan, profiles
-from paperlib.study.profiles import ALL_16
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 LOCKED = dict(
     re.findall(r"^([a-z0-9][\w.-]*)==(\S+)", (ROOT / "requirements.lock").read_text(), re.M)
 )
@@ -93,84 +95,121 @@ def test_notebooks_are_executed_and_clean(path):
     )
 
 
-def test_the_readmes_example_runs(tmp_path):
-    readme = (ROOT / "README.md").read_text()
-    examples = re.findall(r"<!-- tested -->\n```python\n(.*?)```", readme, re.S)
-    assert len(examples) == 2
+def test_the_examples_run(tmp_path):
+    """Those of the README and of docs/ that are marked as tested, each page in one process."""
     setup = (
         "import torch\nimages = torch.randint(0, 256, (60, 3, 24, 24), dtype=torch.uint8)\n"
         "labels = torch.arange(60) % 3\n"
-        "my_network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 24 * 24, 3))\n"
+        "my_network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), "
+        "torch.nn.Conv2d(4, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), "
+        "torch.nn.Linear(4 * 20 * 20, 3))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", setup + "".join(examples)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "trivialaugment+cutmix" in done.stdout and "behind" in done.stdout
+    shown = {}
+    for path in PAGES:
+        examples = re.findall(r"<!-- tested -->\n```python\n(.*?)```", path.read_text(), re.S)
+        assert path.read_text().count("<!-- tested -->") == len(examples)
+        if examples:
+            done = subprocess.run(
+                [sys.executable, "-c", setup + "".join(examples)],
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
+            )
+            assert done.returncode == 0, (path, done.stderr)
+            shown[path.name] = done.stdout
+    assert "trivialaugment+cutmix" in shown["README.md"] and "behind" in shown["extending.md"]
 
 
-def test_the_readmes_table_is_the_records():
-    """Every number of the headline table, to its last printed digit, as the committed agreement
-    tables have it.
-    """
-    tables = pd.concat(
-        [pd.read_csv(ROOT / "results" / p / "tables/agreement.csv") for p in ("cpu", "quick")]
-    )
-    tables = tables[tables["pool"] == ALL_16]
-    setups = list(
-        tables["setup"].unique()
-    )  # the columns of the table, two numbers and a p-value each
-    lines = (ROOT / "README.md").read_text().split("| ranker |")[1].split("\n\n")[0].splitlines()
-    shown = [[cell.strip(" *") for cell in line.strip("| ").split(" | ")] for line in lines[2:]]
-    assert [name for name, *_ in shown] == [
-        "score D - CMI (ours)",
-        "divergence D alone",
-        "- CMI alone",
-        "teacher cross-entropy",
-        "T. stddev (minimal variance)",
-        "CutMix or not (no teacher)",
-    ]
-    for name, *cells in shown:
-        rows = tables[tables["ranker"] == name].set_index("setup").loc[setups]
-        expected = rows[["spearman", "spearman_p", "regret"]].to_numpy().ravel()
-        numbers = [found for cell in cells for found in re.findall(r"(< )?([-+]?\d+\.(\d+))", cell)]
-        for (below, n, digits), value in zip(numbers, expected, strict=True):
-            assert (
-                value < float(n) if below else abs(float(n) - value) <= 0.501 * 10 ** -len(digits)
-            ), (name, n, value)
+def test_every_block_is_what_the_records_give():
+    assert documents.documents(ROOT) == PAGES
+    blocks, named = documents.Blocks(ROOT), set()
+    for path in PAGES:
+        text = path.read_text()
+        assert documents.rewritten(text, blocks, path) == text, f"{path}: make figures"
+        named |= {name for line in text.splitlines() for name in documents.BEGIN.findall(line)}
+    assert named == set(blocks), "a block that no page shows"
 
 
-def test_the_readmes_findings_beyond_the_table_are_the_records():
-    """The score's order within CutMix and without, and by one seed, as the section says it."""
-    section = (ROOT / "README.md").read_text().split("\n## What came out\n")[1].split("\n## ")[0]
-    prose = section.split("At this scale")[1]
-    tables = pd.concat(
-        [pd.read_csv(ROOT / "results" / p / "tables/agreement.csv") for p in ("cpu", "quick")]
-    )
-    score = tables[tables["ranker"] == "score D - CMI (ours)"]
-    cifar10, cifar100, vgg, resnet = score[score["pool"] == ALL_16]["within"]
-    assert (
-        f"only ({resnet:.2f}, p = 0.003, one seed); the others have {cifar10:+.2f}, "
-        f"{cifar100:+.2f} and {vgg:+.2f}" in prose
-    )
-    seven = [f"{value:+.2f}" for value in score[score["pool"] != ALL_16]["spearman"]]
-    assert f"likely shows: {seven[0]}, {seven[1]}, {seven[2]} and {seven[3]}" in " ".join(
-        prose.split()
-    )
-    seeds = pd.read_csv(ROOT / "results/cpu/tables/seeds.csv")
-    low, high, between = seeds[seeds["pool"] == ALL_16].iloc[0][
-        ["score_lowest", "score_highest", "between"]
-    ]
-    assert (
-        f"between {low:.2f} (seed 0, p = 0.005) and {high:+.2f}" in prose
-        and f"alike with {between:.2f} on CIFAR-10" in prose
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("<!-- table: nothing -->\n<!-- end -->\n", "unknown table 'nothing'"),
+        ("<!-- table: claims -->\n", "no '<!-- end -->'"),
+        ("<!-- table: claims -->\n<!-- table: seeds -->\n<!-- end -->\n", "no '<!-- end -->'"),
+    ],
+)
+def test_a_block_that_cannot_be_written_names_its_file(tmp_path, text, problem):
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs/page.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match=f"docs/page.md.*{problem}"):
+        documents.refresh(tmp_path)
+    assert page.read_text() == text
+
+
+def test_blocks_are_written_once_and_the_rest_stays(tmp_path):
+    """Without records too; what stands outside of the markers is kept to the byte."""
+    page = tmp_path / "README.md"
+    every = "".join(f"a\n\n<!-- table: {n} -->\n<!-- end -->\nb" for n in documents.TABLES)
+    page.write_text(every)
+    assert documents.refresh(tmp_path) == [page]
+    first = page.read_text()
+    assert first.count(documents.NOTHING) == len(documents.TABLES)
+    assert first.replace(f"\n{documents.NOTHING}\n", "") == every
+    written = page.stat().st_mtime_ns
+    assert documents.refresh(tmp_path) == [page]
+    assert page.read_text() == first and page.stat().st_mtime_ns == written
+
+
+def test_the_readme_is_one_page():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    """Every relative link to a file that is there, every anchor to a heading of its page."""
+    prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists() and there.is_relative_to(ROOT), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", there.read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+
+
+def test_every_notebook_and_every_page_is_in_its_index():
+    readme = (ROOT / "README.md").read_text()
+    index = re.findall(r"^\| \[\d\d\]\(notebooks/(\S+)\) \| `(\w+)` \|", readme, re.M)
+    assert index == [(notebook, name) for name, (_, notebook) in plan.TABLES.items() if notebook]
+    pages = {path.name for path in PAGES[1:]} - {"index.md"}
+    listed = (ROOT / "docs/index.md").read_text()
+    assert set(re.findall(r"\]\((\w[\w-]*\.md)\)", listed)) == pages
+    assert set(re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)) == (
+        pages | {"index.md"}
     )
 
 
-def test_the_readmes_speeds_are_the_benchmarks():
+def test_every_citation_of_the_paper_leads_to_a_section():
+    notes = (ROOT / "docs/paper-notes.md").read_text()
+    sections = set(re.findall(r"^#+ (\d+(?:\.\d+)?)\.? ", notes, re.M))
+    number = r"\d+(?:\.\d+)*"
+    cited = {}
+    for folder in ("paperlib", "tests", "bench"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            lists = re.findall(
+                rf"PAPER[\s#]+({number}(?:(?:,| and| or| to|, and)[\s#]+{number})*)",
+                path.read_text(),
+            )
+            cited |= {section: path for text in lists for section in re.findall(number, text)}
+    assert len(cited) > 10
+    assert {s: path for s, path in cited.items() if s not in sections} == {}
+
+
+def test_the_speeds_shown_are_the_benchmarks():
     """Rates, ratios to the baseline and to the limit, as the committed measurement rounds to
     them.
     """
@@ -192,7 +231,8 @@ def test_the_readmes_speeds_are_the_benchmarks():
         "two such students": ("training", ["ours, 2 processes of one thread"]),
         "two students packed": ("many", ["2 students, packed"]),
     }
-    section = (ROOT / "README.md").read_text().split("\n## Speed\n")[1].split("\n## ")[0]
+    page = (ROOT / "docs/performance.md").read_text()
+    section = page.split("\n## Speed\n")[1].split("\n## ")[0]
     shown = re.findall(r"^\| ([^|]+?) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", section, re.M)
     assert len(shown) == len(names)
     for (label, *cells), (start, (suite, rows)) in zip(shown, names.items(), strict=True):
@@ -209,7 +249,7 @@ def test_the_readmes_speeds_are_the_benchmarks():
             assert numbers == pytest.approx(values, rel=0.04), (label, cell)
 
 
-def test_the_readme_lists_every_method_and_its_proof():
+def test_every_method_is_listed_with_its_proof():
     """The two tables are what `python -m paperlib methods` prints, hold everything registered, and
     name tests that exist.
     """
@@ -218,7 +258,10 @@ def test_the_readme_lists_every_method_and_its_proof():
     from paperlib.quantizers import METHODS
 
     listed = methods()
-    assert listed in (ROOT / "README.md").read_text()
+    page = ROOT / "docs/methods.md"
+    assert documents.rewritten(page.read_text(), documents.Blocks(ROOT, listed), page) == (
+        page.read_text()
+    )
     assert set(PROOFS) == set(METHODS) | set(OBJECTIVES) == set(plan.QUANTIZERS) | set(plan.LOSSES)
     tests = "".join(
         (ROOT / "tests" / name).read_text() for name in ("test_quantizers.py", "test_losses.py")
@@ -231,11 +274,24 @@ def test_the_readme_lists_every_method_and_its_proof():
     }
 
 
-def test_readme_names_only_targets_that_exist():
+def test_the_list_of_methods_is_written_on_request(tmp_path, monkeypatch, capsys):
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs/methods.md"
+    page.write_text("<!-- table: methods -->\n<!-- end -->\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["methods"]) == 0 and page.read_text().count("\n") == 2
+    assert cli.main(["methods", "--write"]) == 0
+    assert capsys.readouterr().out.endswith(
+        page.read_text().split("-->\n\n")[1].split("\n\n<")[0] + "\n"
+    )
+
+
+def test_documents_name_only_targets_that_exist():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
-    named = set(re.findall(r"`make ([a-z]+)", (ROOT / "README.md").read_text()))
-    assert named and named <= targets
+    for path in PAGES:
+        named = set(re.findall(r"`make ([a-z]+)", path.read_text()))
+        assert named <= targets, path
     shown = subprocess.run(
         ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

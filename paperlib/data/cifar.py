@@ -155,7 +155,7 @@ def cifar(name: str, root: Path, download: bool) -> Dataset:
         with explained(
             name,
             root,
-            f"put {path.name} (as documented in the README) there",
+            f"put {path.name} (as docs/data.md describes it) there",
             f"unpack torchvision's archive there, giving the folder {facts.folder}",
         ):
             arrays = _download_cifar(facts, root, download)

@@ -434,7 +434,7 @@ def markdown(found: Sequence[Claim], stores: Sequence[Store]) -> str:
     """The page results/CLAIMS.md, of claims and of the stores that they were judged by."""
     parts = [
         "# The paper's claims\n\nWritten by `make figures` from the committed records; the "
-        "rules are in `paperlib/claims.py`. The paper's own "
+        "rules are in `paperlib/reporting/claims.py`. The paper's own "
         "tables are not at hand; what is known of them second-hand is at the end.\n\n| "
         "claim | what the paper says | our rule | verdict | set-ups | records | by regime "
         "|\n"

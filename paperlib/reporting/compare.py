@@ -13,8 +13,8 @@ from .ablations import forms_table, search_table
 from .gains import kd_table, qat_table
 from .report import markdown, methods_table, ranking_table
 
-# A training run amplifies the last bits in which processors and thread counts differ: the README,
-# "What to expect", tells how far results moved when only the rounding changed.
+# A training run amplifies the last bits in which processors and thread counts differ:
+# docs/results.md tells how far results moved when only the rounding changed.
 ACCURACY_POINTS = 3.0
 SCORE_NATS = 0.1
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ..basics.files import write_atomically
 from ..study import profiles
 from ..study.store import Store
-from . import ablations, claims, page, regimes, report, theory
+from . import ablations, claims, documents, page, regimes, report, theory
 from .definitions import definitions_figure, definitions_table
 from .gains import gains_figure, kd_table, qat_table
 
@@ -125,8 +125,8 @@ def _save(figure: Figure, path: Path, metadata: dict[str, None]) -> Path:
 
 
 def rebuild(root: Path = Path(), vector: str = "") -> list[Path]:
-    """Everything in results/ that is made from the committed records: tables, figures, CLAIMS.md,
-    report.html; `vector` as for `write`.
+    """Everything that is made from the committed records: tables, figures, CLAIMS.md and
+    report.html in results/, the blocks of README.md and docs/; `vector` as for `write`.
     """
     stores = [Store(profile, "results", root) for profile in profiles.PROFILES]
     written = [path for store in stores for path in write(store, vector)]
@@ -137,4 +137,4 @@ def rebuild(root: Path = Path(), vector: str = "") -> list[Path]:
     }
     for path, text in pages.items():
         write_atomically(path, text)
-    return [*written, *pages]
+    return [*written, *pages, *documents.refresh(root)]

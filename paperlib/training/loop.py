@@ -155,9 +155,10 @@ def fit_together(
 ) -> list[list[dict]]:
     """Train students of one architecture at once, in place; returns their curves.
 
-    Each ends as if trained by `fit` alone but for rounding, of which training makes more, see the
-    README. tasks differ in augmentation and seed only. checkpoint  one file for all. report  is
-    called with the number of the student and its row; its seconds are the student's share.
+    Each ends as if trained by `fit` alone but for rounding, of which training makes more, see
+    docs/results.md. tasks differ in augmentation and seed only. checkpoint  one file for all.
+    report  is called with the number of the student and its row; its seconds are the student's
+    share.
 
     Raises what `fit` raises, and ValueError for tasks that differ in more, other architectures,
     delta="hessian", or a loss that learns or remembers something, or smooths labels.
