@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .distillers import Distiller, Sizes, seeded
 from .features import unit
+from .registry import OBJECTIVES, Entry
 
 EPSILON = 1e-7
 
@@ -242,47 +243,15 @@ class CRD(Distiller):
         return [m(s, t, indices, negatives) for m, s, t in zip(self.memories, fs, ft, strict=True)]
 
 
-class CKTF(CRD):
-    """Contrastive knowledge transfer (Zhao, Chen & Zhao, ICASSP 2023, arXiv 2303.07599) as SQAKD
-    runs it.
-
-    CRD on the last layer, a vector, plus theta times the sum of CRD on the others, maps: those are
-    scaled to length 1 over the batch, element by element, then averaged over space.
-    """
-
-    def __init__(
-        self,
-        student: Sizes,
-        teacher: Sizes,
-        labels: Tensor,
-        classes: int,
-        *,
-        theta: float = 0.8,
-        negatives: int = 4096,
-        temperature: float = 0.1,
-        momentum: float = 0.5,
-        dim: int = 128,
-        seed: int = 0,
-    ):
-        if not theta >= 0:
-            raise ValueError(f"theta must be at least 0, got {theta}")
-        student, teacher = (
-            [(size[0], size[1]) for size in sizes] for sizes in (student, teacher)
-        )  # pooled
-        options = {
-            "negatives": negatives,
-            "temperature": temperature,
-            "momentum": momentum,
-            "dim": dim,
-            "seed": seed,
-        }
-        super().__init__(student, teacher, labels, classes, **options)
-        self.theta = theta
-
-    def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
-        *maps, last = self.contrasts([_pooled(s) for s in fs], [_pooled(t) for t in ft], indices)
-        return last + self.theta * sum(maps)
-
-
-def _pooled(f: Tensor) -> Tensor:
-    return unit(f, 0).mean((2, 3)) if f.ndim == 4 else f
+OWN_PLACE = (
+    "features are of the mixed image; its place in the memory and its negatives are those of the "
+    "unmixed image"
+)
+OBJECTIVES["crd"] = Entry(
+    CRD,
+    "relation",
+    "Tian, Krishnan & Isola, ICLR 2020",
+    {"beta": 0.8, "layers": ("vector",)},
+    cutmix=OWN_PLACE,
+    proof="test_crd_is_the_written_out_formula",
+)

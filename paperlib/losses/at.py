@@ -1,0 +1,31 @@
+"""Attention transfer: where in a map the activations are."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .features import same_size
+from .registry import OBJECTIVES, Entry
+
+
+def attention(fs: Tensor, ft: Tensor) -> Tensor:
+    """Attention transfer (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928, eq. 2 with squared
+    activations).
+
+    The map of a feature is the mean over channels of its squares, flattened and scaled to length 1;
+    the loss is the mean over batch and positions of the squared difference. Channel counts may
+    differ.
+
+    >>> attention(torch.ones(1, 2, 4, 4), 3 * torch.ones(1, 5, 4, 4))
+    tensor(0.)
+    """
+    maps = [F.normalize(f.square().mean(1).flatten(1)) for f in same_size(fs, ft)]
+    return (maps[0] - maps[1]).square().mean()
+
+
+OBJECTIVES["at"] = Entry(
+    attention,
+    "feature",
+    "Zagoruyko & Komodakis, ICLR 2017",
+    {"beta": 1000, "layers": ("maps",)},
+    proof="test_attention_is_the_written_out_formula",
+)

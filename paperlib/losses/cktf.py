@@ -1,0 +1,64 @@
+"""Contrastive knowledge transfer: CRD on maps, too."""
+
+from torch import Tensor
+
+from .crd import CRD, OWN_PLACE
+from .distillers import Sizes
+from .features import unit
+from .registry import OBJECTIVES, Entry
+
+
+class CKTF(CRD):
+    """Contrastive knowledge transfer (Zhao, Chen & Zhao, ICASSP 2023, arXiv 2303.07599) as SQAKD
+    runs it.
+
+    CRD on the last layer, a vector, plus theta times the sum of CRD on the others, maps: those are
+    scaled to length 1 over the batch, element by element, then averaged over space.
+    """
+
+    def __init__(
+        self,
+        student: Sizes,
+        teacher: Sizes,
+        labels: Tensor,
+        classes: int,
+        *,
+        theta: float = 0.8,
+        negatives: int = 4096,
+        temperature: float = 0.1,
+        momentum: float = 0.5,
+        dim: int = 128,
+        seed: int = 0,
+    ):
+        if not theta >= 0:
+            raise ValueError(f"theta must be at least 0, got {theta}")
+        student, teacher = (
+            [(size[0], size[1]) for size in sizes] for sizes in (student, teacher)
+        )  # pooled
+        options = {
+            "negatives": negatives,
+            "temperature": temperature,
+            "momentum": momentum,
+            "dim": dim,
+            "seed": seed,
+        }
+        super().__init__(student, teacher, labels, classes, **options)
+        self.theta = theta
+
+    def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
+        *maps, last = self.contrasts([_pooled(s) for s in fs], [_pooled(t) for t in ft], indices)
+        return last + self.theta * sum(maps)
+
+
+def _pooled(f: Tensor) -> Tensor:
+    return unit(f, 0).mean((2, 3)) if f.ndim == 4 else f
+
+
+OBJECTIVES["cktf"] = Entry(
+    CKTF,
+    "relation",
+    "Zhao, Chen & Zhao, ICASSP 2023",
+    {"beta": 1, "layers": ("maps+f0", "vector")},
+    cutmix=OWN_PLACE,
+    proof="test_cktf_is_crd_on_the_vector_and_theta_times_crd_on_the_maps",
+)
