@@ -38,34 +38,3 @@ from .sp import similarity
 from .vid import VID
 
 import_all(__name__, __path__)
-
-__all__ = [
-    "CKTF",
-    "CRD",
-    "FSP",
-    "KDSVD",
-    "OBJECTIVES",
-    "VID",
-    "Correlation",
-    "Distiller",
-    "Entry",
-    "FactorTransfer",
-    "FitNet",
-    "Layerwise",
-    "Loss",
-    "Objective",
-    "attention",
-    "correlation",
-    "cross_entropy",
-    "dkd",
-    "factor",
-    "fsp",
-    "hint",
-    "kd",
-    "kdsvd",
-    "nst",
-    "objective",
-    "pkt",
-    "rkd",
-    "similarity",
-]

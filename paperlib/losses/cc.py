@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor, nn
 
-from .distillers import Distiller, Sizes, seeded
+from .distillers import Distiller, Sizes
 from .registry import OBJECTIVES, Entry
 
 
@@ -37,24 +37,9 @@ class Correlation(Distiller):
     dim  width of the embeddings. Maps are flattened.
     """
 
-    def __init__(
-        self,
-        student: Sizes,
-        teacher: Sizes,
-        labels: Tensor | None = None,
-        classes: int | None = None,
-        *,
-        dim: int = 128,
-        seed: int = 0,
-    ):
-        super().__init__(student, teacher, labels, classes)
-        with seeded(seed):
-            self.student_heads = nn.ModuleList(
-                nn.Linear(math.prod(size[1:]), dim) for size in student
-            )
-            self.teacher_heads = nn.ModuleList(
-                nn.Linear(math.prod(size[1:]), dim) for size in teacher
-            )
+    def build(self, student: Sizes, teacher: Sizes, *, dim: int = 128) -> None:
+        self.student_heads = nn.ModuleList(nn.Linear(math.prod(s[1:]), dim) for s in student)
+        self.teacher_heads = nn.ModuleList(nn.Linear(math.prod(t[1:]), dim) for t in teacher)
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
         layers = zip(self.student_heads, self.teacher_heads, fs, ft, strict=True)

@@ -16,34 +16,23 @@ class CKTF(CRD):
     scaled to length 1 over the batch, element by element, then averaged over space.
     """
 
-    def __init__(
+    def build(
         self,
         student: Sizes,
         teacher: Sizes,
-        labels: Tensor,
-        classes: int,
         *,
         theta: float = 0.8,
         negatives: int = 4096,
         temperature: float = 0.1,
         momentum: float = 0.5,
         dim: int = 128,
-        seed: int = 0,
-    ):
+    ) -> None:
         if not theta >= 0:
             raise ValueError(f"theta must be at least 0, got {theta}")
-        student, teacher = (
-            [(size[0], size[1]) for size in sizes] for sizes in (student, teacher)
-        )  # pooled
-        options = {
-            "negatives": negatives,
-            "temperature": temperature,
-            "momentum": momentum,
-            "dim": dim,
-            "seed": seed,
-        }
-        super().__init__(student, teacher, labels, classes, **options)
         self.theta = theta
+        pooled = ([(size[0], size[1]) for size in sizes] for sizes in (student, teacher))
+        options = {"temperature": temperature, "momentum": momentum, "dim": dim}
+        super().build(*pooled, negatives=negatives, **options)
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
         *maps, last = self.contrasts([_pooled(s) for s in fs], [_pooled(t) for t in ft], indices)

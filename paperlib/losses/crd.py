@@ -208,27 +208,23 @@ class CRD(Distiller):
     tensor(True)
     """
 
-    def __init__(
+    def build(
         self,
         student: Sizes,
         teacher: Sizes,
-        labels: Tensor,
-        classes: int,
         *,
         negatives: int = 16384,
         temperature: float = 0.1,
         momentum: float = 0.5,
         dim: int = 128,
-        seed: int = 0,
-    ):
-        super().__init__(student, teacher, labels, classes)
+    ) -> None:
         if not temperature > 0:
             raise ValueError(f"the temperature must be positive, got {temperature}")
         if not 0 <= momentum < 1:
             raise ValueError(f"the momentum must lie in [0, 1), got {momentum}")
-        self.negatives = Negatives(labels, classes, negatives, seed)
+        self.negatives = Negatives(self.labels, self.classes, negatives, self.seed)
         self.memories = nn.ModuleList(
-            Memory(s, t, len(labels), dim, temperature, momentum, seed + number)
+            Memory(s, t, len(self.labels), dim, temperature, momentum, self.seed + number)
             for number, (s, t) in enumerate(zip(student, teacher, strict=True))
         )
 

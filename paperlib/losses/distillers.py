@@ -27,14 +27,13 @@ def in_full_precision(features: Sequence[Tensor]) -> torch.autocast:
 class Distiller(nn.Module):
     """The beta term of an objective: a loss between the chosen layers, with whatever it learns.
 
-    A subclass implements `loss` and builds its modules in `__init__`, which takes the arguments
-    below and options of its own with defaults; `seed` is of the initial weights. What it registers
-    learns with the student's weights.
+    A subclass implements `loss`, and `build` for what it learns, whose keyword arguments are its
+    options. What it registers learns with the student's weights.
 
     student, teacher  shapes of the chosen layers' features, batch axis first, from the first layer
                       to the last.
     labels            (n,) int64 labels of the whole training set, classes  their number: for losses
-                      that look at more than the batch.
+                      that look at more than the batch. seed  of the initial weights.
     Raises ValueError for no layers, or for different numbers of them.
 
     pretrains   "" or what learns by `pretraining_loss` before the main stage: "own", the
@@ -53,6 +52,8 @@ class Distiller(nn.Module):
         teacher: Sizes,
         labels: Tensor | None = None,
         classes: int | None = None,
+        seed: int = 0,
+        **options: float,
     ):
         super().__init__()
         if not student or len(student) != len(teacher):
@@ -60,6 +61,12 @@ class Distiller(nn.Module):
                 "as many layers of the student as of the teacher expected, got "
                 f"{len(student)} and {len(teacher)}"
             )
+        self.labels, self.classes, self.seed = labels, classes, seed
+        with seeded(seed):
+            self.build(student, teacher, **options)
+
+    def build(self, student: Sizes, teacher: Sizes) -> None:
+        """Make what is learned or remembered, for features of these sizes."""
 
     def forward(
         self, fs: Sequence[Tensor], ft: Sequence[Tensor], indices: Tensor | None = None
@@ -94,16 +101,8 @@ class Layerwise(Distiller):
     tensor(1.)
     """
 
-    def __init__(
-        self,
-        function: FeatureLoss,
-        student: Sizes,
-        teacher: Sizes,
-        labels: Tensor | None = None,
-        classes: int | None = None,
-        **options: float,
-    ):
-        super().__init__(student, teacher, labels, classes)
+    def __init__(self, function: FeatureLoss, student: Sizes, teacher: Sizes, **options: float):
+        super().__init__(student, teacher)
         self.function, self.options = function, options
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
@@ -122,25 +121,15 @@ class Consecutive(Distiller):
     bias makes it equal: an extension, the methods' own code needs equal widths.
     """
 
-    def __init__(
-        self,
-        student: Sizes,
-        teacher: Sizes,
-        labels: Tensor | None = None,
-        classes: int | None = None,
-        *,
-        seed: int = 0,
-    ):
-        super().__init__(student, teacher, labels, classes)
+    def build(self, student: Sizes, teacher: Sizes) -> None:
         if len(student) < 2:
             raise ValueError(
                 f"neighbouring layers are compared: at least 2 needed, got {len(student)}"
             )
-        with seeded(seed):
-            self.projectors = nn.ModuleList(
-                nn.Identity() if s[1] == t[1] else nn.Conv2d(s[1], t[1], 1, bias=False)
-                for s, t in zip(student, teacher, strict=True)
-            )
+        self.projectors = nn.ModuleList(
+            nn.Identity() if s[1] == t[1] else nn.Conv2d(s[1], t[1], 1, bias=False)
+            for s, t in zip(student, teacher, strict=True)
+        )
 
     def project(self, fs: list[Tensor]) -> list[Tensor]:
         return [projector(s) for projector, s in zip(self.projectors, fs, strict=True)]

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .distillers import Distiller, Sizes, as_map, seeded
+from .distillers import Distiller, Sizes, as_map
 from .features import check_pair, same_size
 from .registry import OBJECTIVES, Entry
 
@@ -35,19 +35,10 @@ class FitNet(Distiller):
     larger map is pooled. Vectors are maps of one position.
     """
 
-    def __init__(
-        self,
-        student: Sizes,
-        teacher: Sizes,
-        labels: Tensor | None = None,
-        classes: int | None = None,
-        seed: int = 0,
-    ):
-        super().__init__(student, teacher, labels, classes)
-        with seeded(seed):
-            self.regressors = nn.ModuleList(
-                _conv_bn_relu(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
-            )
+    def build(self, student: Sizes, teacher: Sizes) -> None:
+        self.regressors = nn.ModuleList(
+            _conv_bn_relu(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
+        )
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
         layers = zip(self.regressors, fs, ft, strict=True)

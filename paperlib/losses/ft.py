@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.precision import widen
-from .distillers import Distiller, Sizes, as_map, in_full_precision, seeded
+from .distillers import Distiller, Sizes, as_map, in_full_precision
 from .features import same_size
 from .registry import BOTH, OBJECTIVES, Entry
 
@@ -46,30 +46,16 @@ class FactorTransfer(Distiller):
 
     pretrains = "own"
 
-    def __init__(
-        self,
-        student: Sizes,
-        teacher: Sizes,
-        labels: Tensor | None = None,
-        classes: int | None = None,
-        *,
-        rate: float = 0.5,
-        seed: int = 0,
-    ):
-        super().__init__(student, teacher, labels, classes)
+    def build(self, student: Sizes, teacher: Sizes, *, rate: float = 0.5) -> None:
         if not 0 < rate <= 1:
             raise ValueError(f"the rate must lie in (0, 1], got {rate}")
         widths = [max(1, int(rate * size[1])) for size in teacher]
-        with seeded(seed):
-            self.translators = nn.ModuleList(
-                _encoder(s[1], f, norm=True) for s, f in zip(student, widths, strict=True)
-            )
-            self.encoders = nn.ModuleList(
-                _encoder(t[1], f) for t, f in zip(teacher, widths, strict=True)
-            )
-            self.decoders = nn.ModuleList(
-                _decoder(t[1], f) for t, f in zip(teacher, widths, strict=True)
-            )
+        self.translators = nn.ModuleList(
+            _encoder(s[1], f, norm=True) for s, f in zip(student, widths, strict=True)
+        )
+        pairs = [(t[1], f) for t, f in zip(teacher, widths, strict=True)]
+        self.encoders = nn.ModuleList(_encoder(*pair) for pair in pairs)
+        self.decoders = nn.ModuleList(_decoder(*pair) for pair in pairs)
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
         with torch.no_grad():  # frozen: an optimiser passes over parameters without a gradient

@@ -107,17 +107,8 @@ class KDSVD(Consecutive):
 
     capturable = False  # a singular value decomposition waits for the device
 
-    def __init__(
-        self,
-        student: Sizes,
-        teacher: Sizes,
-        labels: Tensor | None = None,
-        classes: int | None = None,
-        *,
-        k: int = 1,
-        seed: int = 0,
-    ):
-        super().__init__(student, teacher, labels, classes, seed=seed)
+    def build(self, student: Sizes, teacher: Sizes, *, k: int = 1) -> None:
+        super().build(student, teacher)
         self.k = k
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:

@@ -203,8 +203,8 @@ class Objective:
     ) -> Distiller:
         options = {name: value for name, value in self.options if name in self._feature_options}
         if isinstance(self._features, type):
-            return self._features(student, teacher, labels, classes, seed=seed, **options)
-        return Layerwise(self._features, student, teacher, labels, classes, **options)
+            return self._features(student, teacher, labels, classes, seed, **options)
+        return Layerwise(self._features, student, teacher, **options)
 
 
 class Loss(nn.Module):

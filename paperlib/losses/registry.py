@@ -8,7 +8,7 @@ from ..basics.registry import Registry, options_of
 
 # What is compared (Gou et al., IJCV 2021, arXiv 2006.05525, section 2), and what a loss of that
 # kind is given. The other arguments are its options.
-_FEATURES = ("fs", "ft", "student", "teacher", "labels", "classes", "seed")
+_FEATURES = ("fs", "ft", "self", "student", "teacher")
 KNOWLEDGE: dict[str, tuple[str, ...]] = {
     "none": ("logits", "targets", "smoothing"),
     "response": ("student_logits", "teacher_logits", "targets", "temperature"),  # logits
@@ -49,7 +49,7 @@ class Entry:
     @property
     def options(self) -> dict[str, Any]:
         """The options of the loss, with their usual values."""
-        return options_of(self.loss, KNOWLEDGE[self.knowledge])
+        return options_of(getattr(self.loss, "build", self.loss), KNOWLEDGE[self.knowledge])
 
 
 OBJECTIVES: Registry[Entry] = Registry("loss")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .distillers import Distiller, Sizes, as_map, seeded
+from .distillers import Distiller, Sizes, as_map
 from .features import same_size
 from .registry import OBJECTIVES, Entry
 
@@ -24,23 +24,12 @@ class VID(Distiller):
 
     floor = 1e-5
 
-    def __init__(
-        self,
-        student: Sizes,
-        teacher: Sizes,
-        labels: Tensor | None = None,
-        classes: int | None = None,
-        *,
-        variance: float = 5.0,
-        seed: int = 0,
-    ):
-        super().__init__(student, teacher, labels, classes)
+    def build(self, student: Sizes, teacher: Sizes, *, variance: float = 5.0) -> None:
         if not variance > self.floor:
             raise ValueError(f"the variance must be more than {self.floor}, got {variance}")
-        with seeded(seed):
-            self.regressors = nn.ModuleList(
-                _regressor(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
-            )
+        self.regressors = nn.ModuleList(
+            _regressor(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
+        )
         raw = math.log(math.expm1(variance - self.floor))
         self.scales = nn.ParameterList(torch.full((size[1],), raw) for size in teacher)
 
