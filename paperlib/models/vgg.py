@@ -3,11 +3,12 @@ them.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .classifier import Classifier, full_precision, pool
+from .classifier import MODELS, Classifier, Network, full_precision, pool
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -65,3 +66,14 @@ class VGG(Classifier):
         features["f5"] = pooled = pool(x)  # (N, 512)
         with full_precision(x):
             return self.linear(pooled), features
+
+
+for name, convs in (
+    ("vgg8", (1, 1, 1, 1, 1)),
+    ("vgg13", (2, 2, 2, 2, 2)),
+    ("vgg11_bn", (1, 1, 2, 2, 2)),
+    ("vgg11_bn_64", (1, 1, 2, 2, 2)),  # the same: the paper's form has a rule of its own for 64
+):
+    MODELS[name] = Network(
+        partial(VGG, convs), "Simonyan & Zisserman, ICLR 2015", "test_parameter_counts"
+    )

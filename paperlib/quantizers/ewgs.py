@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .functional import _check_bits, _check_delta, centred, interval_codes, over_channels
 from .fusion import fusing
 from .layers import QuantizedLayer, Quantizer
+from .registry import METHODS, Method
 
 
 class EwgsQuantizer(Quantizer):
@@ -79,6 +80,16 @@ def weight(bits: int, delta: float | str = 0.0, shape: tuple[int, ...] = ()) -> 
 def activation(bits: int, delta: float | str = 0.0) -> EwgsQuantizer:
     """The activation quantizer of a layer."""
     return EwgsQuantizer(bits, False, delta)
+
+
+METHODS["ewgs"] = Method(
+    weight,
+    activation,
+    "Lee, Kim & Ham, CVPR 2021, arXiv 2104.00903",
+    "test_ewgs_gradients_inside_at_and_beyond_the_bounds",
+    image=activation,
+    output_scale=True,
+)
 
 
 def hutchinson_trace(

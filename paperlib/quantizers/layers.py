@@ -13,7 +13,7 @@ class Quantizer(nn.Module, ABC):
     """Maps a tensor to a low-bit grid. Parameters, if any, are set from the first tensor seen
     (`initialise`).
 
-    A new method is one file with two subclasses, registered in `METHODS`.
+    A new method is one file with two subclasses and an entry in `METHODS`.
     """
 
     def __init__(self):

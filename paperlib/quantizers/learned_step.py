@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..models.precision import widen
 from .functional import _check_bits, lsq_codes, lsq_plus, over_channels
 from .layers import Quantizer
+from .registry import METHODS, Method
 
 
 class LsqQuantizer(Quantizer):
@@ -117,3 +118,19 @@ def image(bits: int) -> LsqQuantizer:
 def plus_weight(bits: int, shape: tuple[int, ...] = ()) -> LsqPlusWeight:
     """LSQ+'s weight quantizer."""
     return LsqPlusWeight(bits, True, True, shape)
+
+
+METHODS["lsq"] = Method(
+    weight,
+    activation,
+    "Esser et al., ICLR 2020, arXiv 1902.08153",
+    "test_lsq_gradients_decide_by_the_unrounded_value",
+    image=image,
+)
+METHODS["lsq+"] = Method(
+    plus_weight,
+    LsqPlusActivation,
+    "Bhalgat et al., CVPR Workshops 2020, arXiv 2004.09576",
+    "test_lsq_plus_moves_the_grid_and_its_offset_learns_from_what_is_outside",
+    image=LsqPlusActivation,
+)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..models.precision import widen
 from .functional import _check_bits, fake_quantize_codes, over_channels
 from .layers import Quantizer
+from .registry import METHODS, Method
 
 
 def squash(x: Tensor, per_channel: bool = False) -> Tensor:
@@ -94,3 +95,26 @@ class ReleasedLsq(SignedQuantizer):
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         grad_scale = 1 / math.sqrt(x.numel() // self.step.numel() * self.qmax)
         return fake_quantize_codes(x, self.step, self.qmin, self.qmax, grad_scale)
+
+
+METHODS["dorefa_released"] = Method(
+    ReleasedDorefa,
+    ReleasedDorefa,
+    "Zhou et al., 2016, arXiv 1606.06160, as released",
+    "test_released_dorefa_keeps_its_first_scale_and_its_maximums_gradient",
+    image=ReleasedDorefa,
+)
+METHODS["pact_released"] = Method(
+    ReleasedDorefa,
+    ReleasedPact,
+    "Choi et al., 2018, arXiv 1805.06085, as released",
+    "test_released_pact_has_half_a_grid_and_an_alpha_that_stays",
+    image=ReleasedPact,
+)
+METHODS["lsq_released"] = Method(
+    ReleasedLsq,
+    ReleasedLsq,
+    "Esser et al., ICLR 2020, arXiv 1902.08153, as released",
+    "test_released_lsq_differs_from_the_paper_between_the_last_level_and_the_next",
+    image=ReleasedLsq,
+)

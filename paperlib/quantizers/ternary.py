@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ..models.precision import widen
+from .dorefa import DorefaActivation
 from .functional import over_channels, straight_through
 from .layers import Quantizer
+from .registry import METHODS, Method
 
 THRESHOLD = 0.7  # of mean|w|: what is smaller becomes 0
 
@@ -49,3 +51,11 @@ class TernaryWeight(Quantizer):
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return ternary_codes(x, self.per_channel)
+
+
+METHODS["ternary"] = Method(
+    TernaryWeight,
+    DorefaActivation,
+    "Li, Zhang & Liu, 2016, arXiv 1605.04711",
+    "test_ternary_weights",
+)
