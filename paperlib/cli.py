@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     notebooks.set_defaults(profile=None)
     methods = commands.add_parser(
-        "methods", help="List every quantizer and loss: paper, file, weights, proof."
+        "methods", help="List all quantizers, losses, networks, augmentations and data sets."
     )
     methods.set_defaults(profile=None)
     return parser

@@ -18,7 +18,7 @@ class Registry(dict[str, T]):
     >>> colours["red"] = 0xFF0000
     >>> colours["red"] = 0xEE0000
     Traceback (most recent call last):
-    ValueError: colour 'red' is registered already
+    ValueError: colour 'red' is registered already: delete it first
     >>> colours["blue"]
     Traceback (most recent call last):
     ValueError: unknown colour 'blue'; known: red
@@ -30,7 +30,7 @@ class Registry(dict[str, T]):
 
     def __setitem__(self, name: str, entry: T) -> None:
         if name in self:
-            raise ValueError(f"{self.kind} {name!r} is registered already")
+            raise ValueError(f"{self.kind} {name!r} is registered already: delete it first")
         super().__setitem__(name, entry)
 
     def __missing__(self, name: str) -> T:

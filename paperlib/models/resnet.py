@@ -77,5 +77,5 @@ class CifarResNet(Classifier):
 
 for blocks in (1, 3, 5, 7, 9):
     MODELS[f"resnet{6 * blocks + 2}"] = Network(
-        partial(CifarResNet, blocks), "He et al., CVPR 2016, section 4.2", "test_parameter_counts"
+        partial(CifarResNet, blocks), "He et al., CVPR 2016", "test_logits_and_features"
     )

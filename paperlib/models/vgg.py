@@ -68,12 +68,11 @@ class VGG(Classifier):
             return self.linear(pooled), features
 
 
-for name, convs in (
-    ("vgg8", (1, 1, 1, 1, 1)),
-    ("vgg13", (2, 2, 2, 2, 2)),
-    ("vgg11_bn", (1, 1, 2, 2, 2)),
-    ("vgg11_bn_64", (1, 1, 2, 2, 2)),  # the same: the paper's form has a rule of its own for 64
-):
+_PAPER = "Simonyan & Zisserman, ICLR 2015"
+for name, convs in (("vgg8", (1, 1, 1, 1, 1)), ("vgg13", (2, 2, 2, 2, 2))):
+    MODELS[name] = Network(partial(VGG, convs), _PAPER, "test_logits_and_features")
+# One network by two names: the paper's form has a rule of its own for 64 pixels.
+for name in ("vgg11_bn", "vgg11_bn_64"):
     MODELS[name] = Network(
-        partial(VGG, convs), "Simonyan & Zisserman, ICLR 2015", "test_parameter_counts"
+        partial(VGG, (1, 1, 2, 2, 2)), _PAPER, "test_vgg_halves_after_the_fourth_stage_at_64_only"
     )
