@@ -915,6 +915,7 @@ def test_bad_arguments_are_named():
         "all 3 are of class 1": lambda: Negatives(torch.ones(3, dtype=torch.int64), 2, 4),
         "found 0..4": lambda: Negatives(LABELS, 3, 4),
         "got 0": lambda: Negatives(LABELS, 5, 0),
+        "labels are needed": lambda: CRD([(2, 3)], [(2, 3)]),
         "1.5": lambda: CRD([(2, 3)], [(2, 3)], LABELS, 5, momentum=1.5),
         "-2": lambda: VID([(2, 3)], [(2, 3)], variance=-2),
         "at least 2 needed": lambda: FSP([(2, 3, 4, 4)], [(2, 3, 4, 4)]),

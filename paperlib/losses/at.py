@@ -15,8 +15,13 @@ def attention(fs: Tensor, ft: Tensor) -> Tensor:
     the loss is the mean over batch and positions of the squared difference. Channel counts may
     differ.
 
-    >>> attention(torch.ones(1, 2, 4, 4), 3 * torch.ones(1, 5, 4, 4))
-    tensor(0.)
+    The student's map is too steep: a step against the gradient raises its first value.
+
+    >>> fs = torch.tensor([[[[1.0, 2.0]]]], requires_grad=True)
+    >>> loss = attention(fs, torch.tensor([[[[3.0, 4.0]]]]))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad
+    (tensor(0.0355), tensor([[[[-0.1243,  0.0622]]]]))
     """
     maps = [F.normalize(f.square().mean(1).flatten(1)) for f in same_size(fs, ft)]
     return (maps[0] - maps[1]).square().mean()

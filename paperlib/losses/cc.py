@@ -18,8 +18,14 @@ def correlation(fs: Tensor, ft: Tensor) -> Tensor:
 
     fs, ft  of one shape, at least 2 images.
 
-    >>> correlation(torch.tensor([[1.0, 0.0], [2.0, 3.0]]), torch.zeros(2, 2))
-    tensor(2.)
+    Each difference is weighed by its neighbour's: the 3 beside a 0 costs nothing.
+
+    >>> fs = torch.tensor([[1.0, 0.0], [2.0, 3.0]], requires_grad=True)
+    >>> loss = correlation(fs, torch.zeros(2, 2))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad
+    (tensor(2.), tensor([[2., 0.],
+            [1., 0.]]))
     """
     if fs.shape != ft.shape or fs.ndim < 2 or len(fs) < 2:
         raise ValueError(

@@ -14,6 +14,22 @@ class CKTF(CRD):
 
     CRD on the last layer, a vector, plus theta times the sum of CRD on the others, maps: those are
     scaled to length 1 over the batch, element by element, then averaged over space.
+
+    The example of `CRD` as both layers, the first weighed by theta.
+
+    >>> from torch import nn
+    >>> size, labels = [(1, 2), (1, 2)], torch.tensor([0, 1, 1])
+    >>> cktf = CKTF(size, size, labels, classes=2, theta=0.5, negatives=2, dim=2)
+    >>> for one in cktf.memories:
+    ...     for head in (one.student_head, one.teacher_head):
+    ...         _ = nn.init.eye_(head.weight), nn.init.zeros_(head.bias)
+    ...     for memory in (one.memory_student, one.memory_teacher):
+    ...         _ = memory.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
+    >>> fs = [torch.tensor([[3.0, 4.0]], requires_grad=True) for _ in range(2)]
+    >>> loss = cktf(fs, [torch.tensor([[4.0, 3.0]])] * 2, torch.tensor([0]))
+    >>> loss.backward()
+    >>> loss.detach(), fs[0].grad, fs[1].grad
+    (tensor(6.6273), tensor([[-0.9806,  0.7354]]), tensor([[-1.9611,  1.4708]]))
     """
 
     def build(

@@ -27,9 +27,13 @@ def contrast(scores: Tensor, images: int) -> Tensor:
     scores  (N, 1 + m) positive: P of the image's own entry in column 0, P' of m others.
     images  n, of the training set. Returns a scalar.
 
-    # scores equal to m/n: log 2 for each of the three
-    >>> contrast(torch.full((2, 3), 0.2), images=10)
-    tensor(2.0794)
+    Scores equal to m/n give log 2 for each of the three; the own one is to grow.
+
+    >>> scores = torch.full((1, 3), 0.2, requires_grad=True)
+    >>> loss = contrast(scores, images=10)
+    >>> loss.backward()
+    >>> loss.detach(), scores.grad
+    (tensor(2.0794), tensor([[-2.5000,  2.5000,  2.5000]]))
     """
     noise = (scores.shape[1] - 1) / images
     own, others = scores[:, 0], scores[:, 1:]
@@ -202,10 +206,20 @@ class CRD(Distiller):
     temperature  positive; 0.1 in SQAKD, 0.07 in RepDistiller. momentum  of the memories, in [0, 1).
                  dim  of the embeddings.
 
-    >>> crd = CRD([(2, 8)], [(2, 8)], torch.tensor([0, 1, 2, 0]), classes=3, negatives=4, dim=2)
-    >>> loss = crd([torch.randn(2, 8)], [torch.randn(2, 8)], torch.tensor([3, 1]))
-    >>> (crd.memories[0].memory_student[[3, 1]].norm(dim=1) - 1).abs().max() < 1e-6
-    tensor(True)
+    With heads that change nothing: image 0, remembered as (1, 0), the others as (0, 1). The student
+    is to turn to the first, and is then remembered half way between.
+
+    >>> crd = CRD([(1, 2)], [(1, 2)], torch.tensor([0, 1, 1]), classes=2, negatives=2, dim=2)
+    >>> (one,) = crd.memories
+    >>> for head in (one.student_head, one.teacher_head):
+    ...     _ = nn.init.eye_(head.weight), nn.init.zeros_(head.bias)
+    >>> for memory in (one.memory_student, one.memory_teacher):
+    ...     _ = memory.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
+    >>> fs = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    >>> loss = crd([fs], [torch.tensor([[4.0, 3.0]])], torch.tensor([0]))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad, one.memory_student[0]
+    (tensor(4.4182), tensor([[-1.9611,  1.4708]]), tensor([0.8944, 0.4472]))
     """
 
     def build(
@@ -218,6 +232,8 @@ class CRD(Distiller):
         momentum: float = 0.5,
         dim: int = 128,
     ) -> None:
+        if self.labels is None:
+            raise ValueError("images of other classes are drawn: labels are needed, got None")
         if not temperature > 0:
             raise ValueError(f"the temperature must be positive, got {temperature}")
         if not 0 <= momentum < 1:

@@ -32,8 +32,13 @@ def dkd(
     is 1 but for rounding. Raises ValueError for shapes that differ, fewer than 2 classes, a
     temperature that is not positive; labels as for `cross_entropy`.
 
-    >>> dkd(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 2]))
-    tensor(0.)
+    Most of the gradient is of the order among the other classes.
+
+    >>> logits = torch.tensor([[0.0, 0.0, 0.0]], requires_grad=True)
+    >>> loss = dkd(logits, torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0]))
+    >>> loss.backward()
+    >>> loss.detach(), logits.grad
+    (tensor(1.2484), tensor([[-0.3436, -1.8179,  2.1614]]))
     """
     check_logits(student_logits, teacher_logits, temperature)
     images, classes = student_logits.shape

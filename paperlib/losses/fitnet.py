@@ -15,8 +15,11 @@ def hint(fs: Tensor, ft: Tensor) -> Tensor:
     The student's feature comes through a regressor first: `FitNet`. Mean over all elements, as
     RepDistiller takes it.
 
-    >>> hint(torch.zeros(2, 3), torch.full((2, 3), 2.0))
-    tensor(4.)
+    >>> fs = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    >>> loss = hint(fs, torch.tensor([[1.0, 2.0]]))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad
+    (tensor(2.5000), tensor([[-1., -2.]]))
     """
     check_pair(fs, ft)
     if fs.shape[1] != ft.shape[1]:

@@ -19,8 +19,14 @@ def fsp(fs_pair: Sequence[Tensor], ft_pair: Sequence[Tensor]) -> Tensor:
 
     fs_pair, ft_pair  two maps each; the student's widths are the teacher's.
 
-    >>> fsp([torch.ones(1, 2, 4, 4)] * 2, [torch.ones(1, 2, 8, 8), 3 * torch.ones(1, 2, 4, 4)])
-    tensor(4.)
+    The teacher's flow from two channels to one is (3, 3), the student's (1, 2).
+
+    >>> fs = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1).requires_grad_()
+    >>> one = torch.ones(1, 1, 1, 1)
+    >>> loss = fsp([fs, one], [torch.ones(1, 2, 1, 1), 3 * one])
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad.flatten()
+    (tensor(2.5000), tensor([-2., -1.]))
     """
     s, t = _flow(*fs_pair), _flow(*ft_pair)
     if s.shape != t.shape:

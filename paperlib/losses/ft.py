@@ -23,8 +23,11 @@ def factor(factor_s: Tensor, factor_t: Tensor, p1: int = 2, p2: int = 1) -> Tens
     factor_s, factor_t  maps of any widths: the translator's and the paraphraser's, see
                         `FactorTransfer`.
 
-    >>> factor(torch.ones(1, 2, 4, 4), 3 * torch.ones(1, 2, 4, 4))
-    tensor(0.)
+    >>> fs = torch.tensor([[[[1.0, 2.0]]]], requires_grad=True)
+    >>> loss = factor(fs, torch.tensor([[[[4.0, 3.0]]]]))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad
+    (tensor(0.5545), tensor([[[[-0.2853,  0.1427]]]]))
     """
     s, t = (F.normalize(f.pow(p1).mean(1).flatten(1)) for f in same_size(factor_s, factor_t))
     return (s - t).abs().pow(p2).mean()

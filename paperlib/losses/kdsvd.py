@@ -36,9 +36,14 @@ def kdsvd(fs: Sequence[Tensor], ft: Sequence[Tensor], k: int = 1) -> Tensor:
             equal widths; k at least 1 and at most the smaller of channels and positions. The
             teacher's receive no gradient.
 
-    >>> maps = [torch.arange(16.0).reshape(1, 2, 2, 4), torch.eye(4).reshape(1, 4, 2, 2)]
-    >>> kdsvd(maps, maps)
-    tensor(0.)
+    Maps of one position have one direction: the student's first is to turn to the teacher's.
+
+    >>> one = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+    >>> fs = torch.tensor([0.6, 0.8]).view(1, 2, 1, 1).requires_grad_()
+    >>> loss = kdsvd([fs, one], [one, one])
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad.flatten()
+    (tensor(0.0244), tensor([-0.0350,  0.0262]))
     """
     if len(fs) != len(ft) or len(fs) < 2:
         raise ValueError(

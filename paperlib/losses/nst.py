@@ -15,9 +15,13 @@ def nst(fs: Tensor, ft: Tensor) -> Tensor:
     over batch and pairs of channels. Neither the order of the channels matters nor their number,
     nor the length of any.
 
-    >>> maps = torch.arange(16.0).reshape(1, 2, 2, 4)
-    >>> nst(maps, maps.flip(1)).abs() < 1e-6
-    tensor(True)
+    The teacher's channel selects the first position: there the student is to grow.
+
+    >>> fs = torch.tensor([[[[1.0, 2.0]]]], requires_grad=True)
+    >>> loss = nst(fs, torch.tensor([[[[1.0, 0.0]]]]))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad
+    (tensor(1.6000), tensor([[[[-0.6400,  0.3200]]]]))
     """
     s, t = (unit(f.flatten(2), 2) for f in same_size(fs, ft))
 

@@ -13,8 +13,12 @@ def pkt(fs: Tensor, ft: Tensor) -> Tensor:
     sum. The loss is the mean over the N^2 entries of P_t log((P_t + 1e-7) / (P_s + 1e-7)), in nats.
     Blind to rotations and to each image's length.
 
-    >>> pkt(torch.eye(3), 2 * torch.eye(3))
-    tensor(0.)
+    >>> fs = torch.tensor([[1.0, 0.0], [1.0, 1.0]], requires_grad=True)
+    >>> loss = pkt(fs, torch.eye(2))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad
+    (tensor(0.0167), tensor([[ 0.0000,  0.0263],
+            [ 0.0132, -0.0132]]))
     """
     check_pair(fs, ft)
     s, t = (_affinities(f.flatten(1)) for f in (fs, ft))

@@ -19,8 +19,14 @@ def rkd(
     with itself count with distance and cosine 0, as in the authors' code. Takes memory for 2 N^3
     numbers.
 
-    >>> rkd(torch.eye(3), 5 * torch.eye(3) + 1) < 1e-8
-    tensor(True)
+    The teacher sees the third image further off: the student is to move it and the first one away
+    from the second.
+
+    >>> fs = torch.tensor([[0.0], [1.0], [2.0]], requires_grad=True)
+    >>> loss = rkd(fs, torch.tensor([[0.0], [1.0], [3.0]]))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad.flatten()
+    (tensor(0.3472), tensor([-1.0417,  2.0833, -1.0417]))
     """
     check_pair(fs, ft)
     (student_distances, student_units), (teacher_distances, teacher_units) = (

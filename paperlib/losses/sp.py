@@ -13,8 +13,14 @@ def similarity(fs: Tensor, ft: Tensor) -> Tensor:
     G = the N x N matrix of dot products of the flattened features, rows scaled to length 1; |G_s -
     G_t|^2 / N^2.
 
-    >>> similarity(torch.eye(2), torch.eye(2).flip(1))
-    tensor(0.)
+    To the teacher the two images have nothing in common; the student is to turn them apart.
+
+    >>> fs = torch.tensor([[1.0, 0.0], [1.0, 1.0]], requires_grad=True)
+    >>> loss = similarity(fs, torch.eye(2))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad
+    (tensor(0.1992), tensor([[-0.0873,  0.2662],
+            [ 0.1768, -0.0894]]))
     """
     check_pair(fs, ft)
     s, t = (unit(f.flatten(1) @ f.flatten(1).T) for f in (fs, ft))

@@ -43,7 +43,16 @@ class SignedQuantizer(Quantizer):
 
 
 class ReleasedDorefa(SignedQuantizer):
-    """Of weights and of activations: `squash`, then a scale that the first tensor sets for good."""
+    """Of weights and of activations: `squash`, then a scale that the first tensor sets for good.
+
+    >>> x = torch.tensor([-1.0, 0.2, 0.5], requires_grad=True)
+    >>> quantizer = ReleasedDorefa(bits=2)
+    >>> quantizer.initialise(x)
+    >>> q = quantizer(x)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([-1.3333,  0.0000,  0.6667]), tensor([0.4775, 1.2619, 1.0326]))
+    """
 
     def __init__(self, bits: int, shape: tuple[int, ...] = ()):
         super().__init__(bits, shape)
@@ -64,7 +73,14 @@ class ReleasedDorefa(SignedQuantizer):
 
 
 class ReleasedPact(SignedQuantizer):
-    """Activations on a grid of alpha / ((2^b - 1) / 2), alpha fixed."""
+    """Activations on a grid of alpha / ((2^b - 1) / 2), alpha fixed.
+
+    >>> x = torch.tensor([-9.0, 1.0, 3.0, 9.0], requires_grad=True)
+    >>> q = ReleasedPact(bits=2)(x)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([-8.,  0.,  4.,  4.]), tensor([1., 1., 1., 0.]))
+    """
 
     def __init__(self, bits: int, alpha: float = 6.0):
         super().__init__(bits)
@@ -80,7 +96,16 @@ class ReleasedPact(SignedQuantizer):
 
 
 class ReleasedLsq(SignedQuantizer):
-    """Of weights and of activations: a learned step, started at 2 mean|x| / sqrt(qmax)."""
+    """Of weights and of activations: a learned step, started at 2 mean|x| / sqrt(qmax).
+
+    >>> quantizer = ReleasedLsq(bits=2)
+    >>> quantizer.initialise(torch.tensor([-1.0, 0.5]))  # a step of 1.5
+    >>> x = torch.tensor([-2.0, 0.4, 1.4, 9.0], requires_grad=True)
+    >>> q = quantizer(x)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad, quantizer.step.grad
+    (tensor([-1.5000,  0.0000,  1.5000,  1.5000]), tensor([1., 1., 1., 0.]), tensor(0.5667))
+    """
 
     def __init__(self, bits: int, shape: tuple[int, ...] = ()):
         super().__init__(bits, shape)

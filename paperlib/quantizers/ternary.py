@@ -30,8 +30,11 @@ def ternary_weight(w: Tensor, per_channel: bool = False) -> Tensor:
     w  any shape; per_channel takes threshold and a from each w[c] instead of all of w. The gradient
     passes unchanged; threshold and a count as constants.
 
-    >>> ternary_weight(torch.tensor([-2.0, -0.1, 0.3, 1.0]))
-    tensor([-1.5000,  0.0000,  0.0000,  1.5000])
+    >>> x = torch.tensor([-2.0, -0.1, 0.3, 1.0], requires_grad=True)
+    >>> q = ternary_weight(x)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([-1.5000,  0.0000,  0.0000,  1.5000]), tensor([1., 1., 1., 1.]))
     """
     codes, scale = ternary_codes(w, per_channel)
     return codes * scale
