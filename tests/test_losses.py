@@ -905,7 +905,7 @@ def test_bad_arguments_are_named():
         "warmup = 3": lambda: objective("at", warmup=3),
         "smoothing = 0.1": lambda: objective("sqakd", smoothing=0.1),
         "init_epochs = 2": lambda: objective("at", init_epochs=2),
-        "'at' has no effect": lambda: objective("at", beta=0),
+        "feature_loss = at has no effect": lambda: objective("at", beta=0),
         "options={'temperature'": lambda: objective("crd", temperature=0.07),
         "power": lambda: objective("at", power=3),
         "nckd": lambda: objective("at", nckd=3),

@@ -54,11 +54,11 @@ class FactorTransfer(Distiller):
             raise ValueError(f"the rate must lie in (0, 1], got {rate}")
         widths = [max(1, int(rate * size[1])) for size in teacher]
         self.translators = nn.ModuleList(
-            _encoder(s[1], f, norm=True) for s, f in zip(student, widths, strict=True)
+            _stack(nn.Conv2d, s[1], f, norm=True) for s, f in zip(student, widths, strict=True)
         )
         pairs = [(t[1], f) for t, f in zip(teacher, widths, strict=True)]
-        self.encoders = nn.ModuleList(_encoder(*pair) for pair in pairs)
-        self.decoders = nn.ModuleList(_decoder(*pair) for pair in pairs)
+        self.encoders = nn.ModuleList(_stack(nn.Conv2d, c, f) for c, f in pairs)
+        self.decoders = nn.ModuleList(_stack(nn.ConvTranspose2d, f, c) for c, f in pairs)
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
         with torch.no_grad():  # frozen: an optimiser passes over parameters without a gradient
@@ -82,28 +82,12 @@ class FactorTransfer(Distiller):
         return [*self.encoders.parameters(), *self.decoders.parameters()]
 
 
-def _encoder(channels_in: int, channels_out: int, norm: bool = False) -> nn.Sequential:
+def _stack(convolution: type[nn.Module], c: int, f: int, norm: bool = False) -> nn.Sequential:
+    """Three 3x3 convolutions, c -> c -> f -> f channels."""
     layers: list[nn.Module] = []
-    for a, b in (
-        (channels_in, channels_in),
-        (channels_in, channels_out),
-        (channels_out, channels_out),
-    ):
-        layers.append(nn.Conv2d(a, b, 3, padding=1))
-        if norm:
-            layers.append(nn.BatchNorm2d(b, track_running_stats=False))
-        layers.append(nn.LeakyReLU(0.1))
-    return nn.Sequential(*layers)
-
-
-def _decoder(channels_out: int, channels_in: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for a, b in (
-        (channels_in, channels_in),
-        (channels_in, channels_out),
-        (channels_out, channels_out),
-    ):
-        layers += [nn.ConvTranspose2d(a, b, 3, padding=1), nn.LeakyReLU(0.1)]
+    for a, b in ((c, c), (c, f), (f, f)):
+        norms = [nn.BatchNorm2d(b, track_running_stats=False)] if norm else []
+        layers += [convolution(a, b, 3, padding=1), *norms, nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..basics.recipe import require
 from ..models.precision import widen
 from .ce import cross_entropy
 from .distillers import Distiller, Layerwise
@@ -96,46 +97,38 @@ class Objective:
         pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
         object.__setattr__(self, "options", tuple((name, value) for name, value in pairs))
         for name in ("gamma", "alpha", "beta", "warmup", "init_epochs"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise ValueError(f"the temperature must be positive, got {self.temperature}")
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing must lie in [0, 1), got {self.smoothing}")
-        if self.init_lr is not None and not self.init_lr > 0:
-            raise ValueError(f"init_lr must be positive, got {self.init_lr}")
-        if self.smoothing and not self.gamma:
-            raise ValueError(f"smoothing = {self.smoothing} has no effect: gamma is 0")
-        if self.warmup and not self.alpha:
-            raise ValueError(f"warmup = {self.warmup} has no effect: alpha is 0")
-        self._check_losses()
+            value = getattr(self, name)
+            require(value >= 0, f"{name} must be at least 0, got {value}")
+        temperature, smoothing, init_lr = self.temperature, self.smoothing, self.init_lr
+        require(temperature > 0, f"the temperature must be positive, got {temperature}")
+        require(0 <= smoothing < 1, f"smoothing must lie in [0, 1), got {smoothing}")
+        require(init_lr is None or init_lr > 0, f"init_lr must be positive, got {init_lr}")
+        self._check_effects()
         known = (*self._logit_options, *self._feature_options)
         for name, _ in self.options:
-            if name not in known:
-                raise ValueError(
-                    f"this loss has no option {name!r}; it has: {', '.join(known) or 'none'}"
-                )
+            text = f"this loss has no option {name!r}; it has: {', '.join(known) or 'none'}"
+            require(name in known, text)
 
-    def _check_losses(self) -> None:
-        if OBJECTIVES[self.logit_loss].knowledge != "response":
-            raise ValueError(f"{self.logit_loss!r} is not a loss of logits")
-        if self.feature_loss and OBJECTIVES[self.feature_loss].knowledge in ("none", "response"):
-            raise ValueError(f"{self.feature_loss!r} is not a loss of features")
-        if self.beta and not self.feature_loss:
-            raise ValueError(f"beta = {self.beta} has no effect: there is no feature loss")
-        if self.init_epochs and not getattr(self._features, "pretrains", ""):
-            name = self.feature_loss or "no feature loss"
-            raise ValueError(
-                f"init_epochs = {self.init_epochs}: {name!r} has no stage before the main one"
-            )
-        if self.feature_loss and not self.layers:
-            raise ValueError(
-                f"beta = {self.beta} weighs a feature loss over no layers: name some, or 'maps'"
-            )
-        if self.feature_loss and not self.beta and not self.init_epochs:
-            raise ValueError(
-                f"the feature loss {self.feature_loss!r} has no effect: beta and init_epochs are 0"
-            )
+    def _check_effects(self) -> None:
+        logit, feature = self.logit_loss, self.feature_loss
+        knows = OBJECTIVES[logit].knowledge, feature and OBJECTIVES[feature].knowledge
+        require(knows[0] == "response", f"{logit!r} is not a loss of logits")
+        require(knows[1] in ("", "feature", "relation"), f"{feature!r} is not a loss of features")
+        pretrains = getattr(self._features, "pretrains", "")
+        for name, effect, why in (
+            ("smoothing", self.gamma, "gamma is 0"),
+            ("warmup", self.alpha, "alpha is 0"),
+            ("beta", feature, "there is no feature loss"),
+            (
+                "init_epochs",
+                pretrains,
+                f"{feature or 'no loss'!r} has no stage before the main one",
+            ),
+            ("feature_loss", self.beta or self.init_epochs, "beta and init_epochs are 0"),
+            ("feature_loss", self.layers, "it is over no layers: name some, or 'maps'"),
+        ):
+            value = getattr(self, name)
+            require(effect or not value, f"{name} = {value} has no effect: {why}")
 
     @property
     def _features(self) -> Callable | None:
@@ -188,23 +181,8 @@ class Objective:
         """
         return Loss(self, student_features, teacher_features, labels, classes, seed)
 
-    def _logits(self, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
-        options = {name: value for name, value in self.options if name in self._logit_options}
-        loss = OBJECTIVES[self.logit_loss].loss
-        return loss(student, teacher, targets, self.temperature, **options)
-
-    def _distiller(
-        self,
-        student: list[torch.Size],
-        teacher: list[torch.Size],
-        labels: Tensor,
-        classes: int,
-        seed: int,
-    ) -> Distiller:
-        options = {name: value for name, value in self.options if name in self._feature_options}
-        if isinstance(self._features, type):
-            return self._features(student, teacher, labels, classes, seed, **options)
-        return Layerwise(self._features, student, teacher, **options)
+    def _chosen(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in self.options if name in known}
 
 
 class Loss(nn.Module):
@@ -226,6 +204,7 @@ class Loss(nn.Module):
     ):
         super().__init__()
         self.objective = objective
+        self.logit_options = objective._chosen(objective._logit_options)
         self.distiller: Distiller | None = None
         self.student_layers: list[str] = []
         self.teacher_layers: list[str] = []
@@ -242,9 +221,12 @@ class Loss(nn.Module):
                     f"as many layers of the student as of the teacher expected, got {pair}"
                 )
             fs, ft = self._pairs(student_features, teacher_features)
-            distiller = objective._distiller(
-                [f.shape for f in fs], [f.shape for f in ft], labels, classes, seed
-            )
+            sizes = [f.shape for f in fs], [f.shape for f in ft]
+            options = objective._chosen(objective._feature_options)
+            if isinstance(objective._features, type):
+                distiller = objective._features(*sizes, labels, classes, seed, **options)
+            else:
+                distiller = Layerwise(objective._features, *sizes, **options)
             self.distiller = distiller.to(fs[0].device, fs[0].dtype)
         if objective.warmup:
             # Not part of the state: it follows from the epoch.
@@ -270,7 +252,9 @@ class Loss(nn.Module):
         if objective.gamma:
             total = objective.gamma * cross_entropy(logits, targets, objective.smoothing)
         if objective.alpha:
-            term = objective.alpha * objective._logits(logits, widen(teacher[0]), targets)
+            loss, options = OBJECTIVES[objective.logit_loss].loss, self.logit_options
+            term = loss(logits, widen(teacher[0]), targets, objective.temperature, **options)
+            term = objective.alpha * term
             total = total + (term * self.ramp if objective.warmup else term)
         if objective.beta:
             total = total + objective.beta * self.distiller(

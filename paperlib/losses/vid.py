@@ -21,8 +21,8 @@ class VID(Distiller):
 
     variance  v before training, positive.
 
-    With a regressor that changes nothing, half the mean of d^2 / 2 + log 2, d = 1, 2; the variance is
-    to grow.
+    With a regressor that changes nothing: half the mean of d^2 / 2 + log 2, d = 1, 2. The variance
+    is to grow.
 
     >>> vid = VID([(2, 1)], [(2, 1)], variance=2.0)
     >>> for weight in vid.regressors.parameters():
