@@ -39,9 +39,6 @@ class Sign(Quantizer):
         super().__init__()
         self.threshold = threshold
 
-    def initialise(self, x):
-        pass
-
     def codes(self, x):
         scale = x.detach().abs().mean()
         kept = x.detach().abs() >= self.threshold

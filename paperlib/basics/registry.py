@@ -38,12 +38,14 @@ class Registry(dict[str, T]):
 
 
 def options_of(function: Callable, given: Iterable[str]) -> dict[str, Any]:
-    """The arguments of a function or class that are not `given` to it, with their defaults.
+    """The arguments of a function, class or partial of one that are not `given` to it, with their
+    defaults.
 
     >>> options_of(lambda fs, ft, weight=25.0: 0, ("fs", "ft"))
     {'weight': 25.0}
     """
     parameters = inspect.signature(function).parameters
+    given = {*given, *getattr(function, "keywords", ())}
     return {name: p.default for name, p in parameters.items() if name not in given}
 
 

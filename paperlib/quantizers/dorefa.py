@@ -17,9 +17,6 @@ class DorefaWeight(Quantizer):
         _check_bits(bits)
         self.bits, self.per_channel = bits, bool(shape)
 
-    def initialise(self, x: Tensor) -> None:
-        pass
-
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         return dorefa_weight_codes(x, self.bits, self.per_channel)
 
@@ -29,9 +26,6 @@ class DorefaActivation(Quantizer):
         super().__init__()
         _check_bits(bits)
         self.bits = bits
-
-    def initialise(self, x: Tensor) -> None:
-        pass
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         return dorefa_activation_codes(x, self.bits)

@@ -22,10 +22,9 @@ class Quantizer(nn.Module, ABC):
             "offset", None
         )  # of an activation's grid from 0, if it has one: value = scale codes + offset
 
-    @abstractmethod
     def initialise(self, x: Tensor) -> None:
-        """Set the parameters from the full-precision weight, or from the layer's input on the first
-        batch.
+        """Set the parameters, if any, from the full-precision weight, or from the layer's input on
+        the first batch.
         """
 
     @abstractmethod

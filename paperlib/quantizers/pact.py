@@ -22,9 +22,6 @@ class PactActivation(Quantizer):
         self.bits = bits
         self.alpha = nn.Parameter(torch.tensor(float(alpha)))
 
-    def initialise(self, x: Tensor) -> None:
-        pass
-
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return pact_codes(x, self.alpha, self.bits)
 

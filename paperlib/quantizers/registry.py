@@ -25,8 +25,6 @@ class Method:
     >>> class Sign(Quantizer):
     ...     def __init__(self, bits, shape=()):
     ...         super().__init__()
-    ...     def initialise(self, x):
-    ...         pass
     ...     def codes(self, x):
     ...         return x + (x.detach().sign() - x.detach()), 1.0
     >>> METHODS["sign"] = Method(Sign, Sign, "mine", output_scale=True)

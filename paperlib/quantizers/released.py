@@ -88,9 +88,6 @@ class ReleasedPact(SignedQuantizer):
             raise ValueError(f"alpha must be positive, got {alpha}")
         self.register_buffer("scale", torch.tensor(alpha / self.half))
 
-    def initialise(self, x: Tensor) -> None:
-        pass
-
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return fake_quantize_codes(x, self.scale, self.qmin, self.qmax)
 

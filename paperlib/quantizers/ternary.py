@@ -49,9 +49,6 @@ class TernaryWeight(Quantizer):
             raise ValueError(f"ternary weights take 2 bits, got {bits!r}")
         self.per_channel = bool(shape)
 
-    def initialise(self, x: Tensor) -> None:
-        pass
-
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return ternary_codes(x, self.per_channel)
 
