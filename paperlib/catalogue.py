@@ -1,89 +1,76 @@
 """The list of methods: what there is, from which paper, in which file, and which tests prove it."""
 
-from .losses import FEATURE_LOSSES, METHOD_NOTES, OBJECTIVES, Objective, kd
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from .augment import POLICIES
+from .data import DATASETS
+from .losses import OBJECTIVES, Objective, objective
+from .models import MODELS
 from .quantizers import METHODS
 
-# Tests beside those that every quantizer and every loss goes through: the formula, written out a
-# second time.
-PROOFS = {
-    "ewgs": "test_ewgs_gradients_inside_at_and_beyond_the_bounds",
-    "dorefa": "test_one_bit_weights",
-    "pact": "test_pact_gradients",
-    "lsq": "test_lsq_gradients_decide_by_the_unrounded_value",
-    "lsq+": "test_lsq_plus_moves_the_grid_and_its_offset_learns_from_what_is_outside",
-    "ternary": "test_ternary_weights",
-    "dorefa_released": "test_released_dorefa_keeps_its_first_scale_and_its_maximums_gradient",
-    "pact_released": "test_released_pact_has_half_a_grid_and_an_alpha_that_stays",
-    "lsq_released": "test_released_lsq_differs_from_the_paper_between_the_last_level_and_the_next",
-    "ce": "test_cross_entropy_of_soft_labels_is_linear_in_them",
-    "kd": "test_kd_is_the_written_out_divergence",
-    "sqakd": "test_kd_is_the_written_out_divergence",
-    "dkd": "test_dkd_is_the_written_out_formula",
-    "at": "test_attention_is_the_written_out_formula",
-    "nst": "test_nst_is_the_written_out_formula",
-    "sp": "test_similarity_is_the_written_out_formula",
-    "rkd": "test_rkd_is_the_written_out_formula",
-    "crd": "test_crd_is_the_written_out_formula",
-    "fitnet": "test_fitnet_is_the_hint_after_its_regressor",
-    "cc": "test_correlation_is_the_written_out_formula",
-    "vid": "test_vid_is_the_gaussian_likelihood_torch_computes",
-    "fsp": "test_fsp_is_the_written_out_formula",
-    "fsp_active": "test_fsp_is_the_written_out_formula",
-    "ft": "test_factor_is_the_written_out_formula",
-    "pkt": "test_pkt_is_the_written_out_formula",
-    "kdsvd": "test_kdsvd_is_the_written_out_formula",
-    "cktf": "test_cktf_is_crd_on_the_vector_and_theta_times_crd_on_the_maps",
-}
+
+def _files(*functions: Callable) -> str:
+    """The files in which functions or classes are, of this package without its name."""
+    made = [f.func if isinstance(f, partial) else f for f in functions]
+    names = [f.__module__.removeprefix("paperlib.").replace(".", "/") for f in made]
+    return ", ".join(f"`{name}.py`" for name in dict.fromkeys(names))
 
 
-def _file(thing: object) -> str:
-    return thing.__module__.removeprefix("paperlib.").replace(".", "/") + ".py"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in options.items())
 
 
 def _weights(objective: Objective) -> str:
-    """gamma CE + alpha KL + beta L in short, the layers after it."""
-    terms = [
+    """gamma CE + alpha L(logits) + beta L(layers) in short, L the loss of the row."""
+    terms = (
         (objective.gamma, "CE"),
-        (objective.alpha, "KL" if objective.logit_loss == "kd" else objective.logit_loss.upper()),
-    ]
-    terms.append((objective.beta, "L(" + ", ".join(objective.layers) + ")"))
+        (objective.alpha, "L(logits)"),
+        (objective.beta, f"L({', '.join(objective.layers)})"),
+    )
     text = " + ".join(
         f"{weight:g} {name}" if weight != 1 else name for weight, name in terms if weight
     )
     return text + (f"; {objective.init_epochs} epochs before" if objective.init_epochs else "")
 
 
+def _table(kind: str, rows: Mapping[str, dict[str, str]]) -> str:
+    """A Markdown table of rows by name; the keys of the first are the header."""
+    header = [kind, *next(iter(rows.values()))]
+    cells = [[f"`{name}`", *row.values()] for name, row in rows.items()]
+    lines = [header, ["---"] * len(header), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
 def methods() -> str:
-    """Two Markdown tables, of all quantizers and of all losses."""
-    quantizers = []
-    for name, method in METHODS.items():
-        files = ", ".join(
-            f"`{file}`" for file in dict.fromkeys((_file(method.weight), _file(method.activation)))
+    """A Markdown table each of quantizers, losses, networks, augmentations and data sets."""
+
+    def row(entry: Any, *functions: Callable, **facts: str) -> dict[str, str]:
+        proof = f"`{entry.proof}`" if entry.proof else ""
+        return {"paper": entry.paper, **facts, "file": _files(*functions), "proof": proof}
+
+    quantizers = {
+        name: row(
+            m, m.weight, m.activation, options=_options(m.weight_options | m.activation_options)
         )
-        quantizers.append([f"`{name}`", method.paper, files, f"`{PROOFS[name]}`"])
-    losses = []
-    for name, objective in OBJECTIVES.items():
-        function = FEATURE_LOSSES.get(
-            objective.feature_loss, kd
-        )  # all losses of logits are in one file
-        note = METHOD_NOTES[name]
-        losses.append(
-            [
-                f"`{name}`",
-                note.paper,
-                _weights(objective),
-                note.cutmix,
-                f"`{_file(function)}`",
-                f"`{PROOFS[name]}`",
-            ]
+        for name, m in METHODS.items()
+    }
+    losses = {
+        name: row(
+            entry,
+            entry.loss,
+            category=", ".join(dict.fromkeys((entry.knowledge, entry.scheme))),
+            **{"weights and layers": _weights(objective(name)), "under CutMix": entry.cutmix},
+            options=_options(entry.options),
         )
-    return (
-        _table(["quantizer", "paper", "file", "proof"], quantizers)
-        + "\n"
-        + _table(["loss", "paper", "weights and layers", "under CutMix", "file", "proof"], losses)
-    )
+        for name, entry in OBJECTIVES.items()
+    }
+    tables = {
+        "quantizer": quantizers,
+        "loss": losses,
+        "network": {name: row(network, network.make) for name, network in MODELS.items()},
+        "augmentation": {name: row(policy, policy.draw) for name, policy in POLICIES.items()},
+        "data set": {name: row(source, source.load) for name, source in DATASETS.items()},
+    }
+    return "\n".join(_table(kind, rows) for kind, rows in tables.items())

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     notebooks.set_defaults(profile=None)
     methods = commands.add_parser(
-        "methods", help="List every quantizer and loss: paper, file, weights, proof."
+        "methods", help="List all quantizers, losses, networks, augmentations and data sets."
     )
     methods.add_argument(
         "--write", action="store_true", help="write the list into docs/methods.md too"

@@ -15,13 +15,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from paperlib.losses import (
     CKTF,
     CRD,
-    FEATURE_LOSSES,
     FSP,
     KDSVD,
-    METHOD_NOTES,
     OBJECTIVES,
     VID,
     Correlation,
+    Entry,
     FactorTransfer,
     FitNet,
     Layerwise,
@@ -41,8 +40,9 @@ from paperlib.losses import (
     rkd,
     similarity,
 )
-from paperlib.losses.contrastive import Negatives, contrast, mix
-from paperlib.losses.features import right_singular_vectors, same_size
+from paperlib.losses.crd import Negatives, contrast, mix
+from paperlib.losses.features import same_size
+from paperlib.losses.kdsvd import right_singular_vectors
 
 G = torch.Generator().manual_seed(0)
 ZS, ZT = (torch.randn(6, 5, dtype=torch.float64, generator=G) for _ in range(2))
@@ -751,28 +751,24 @@ def test_every_objective_has_its_layers_weights_and_notes():
         "kdsvd": (1, "f1 f2 f3"),
         "cktf": (1, "f0 f1 f2 f3 f4"),
     }
-    assert set(METHOD_NOTES) == set(OBJECTIVES) == set(expected) | {"ce", "kd", "sqakd", "dkd"}
+    assert set(OBJECTIVES) == set(expected) | {"ce", "kd", "sqakd", "dkd"}
     for name, (beta, layers) in expected.items():
-        loss = OBJECTIVES[name].attach(student, teacher, labels, 5)
+        loss = objective(name).attach(student, teacher, labels, 5)
         assert (loss.objective.gamma, loss.objective.alpha, loss.objective.beta) == (1, 0, beta)
         assert loss.student_layers == loss.teacher_layers == layers.split()
-    assert {name for name, o in OBJECTIVES.items() if not o.needs_teacher} == {"ce"}
-    assert {name for name, o in OBJECTIVES.items() if not o.needs_teacher_each_step} == {
-        "ce",
-        "fsp",
-    }
-    packable = {name for name, o in OBJECTIVES.items() if o.packable}
+    every = {name: objective(name) for name in OBJECTIVES}
+    assert {name for name, o in every.items() if not o.needs_teacher} == {"ce"}
+    assert {name for name, o in every.items() if not o.needs_teacher_each_step} == {"ce", "fsp"}
+    packable = {name for name, o in every.items() if o.packable}
     assert packable == {"ce", "kd", "sqakd", "dkd", "at", "nst", "sp", "rkd", "pkt"}
     assert not any(
         o.attach(student, teacher, labels, 5).state_dict()
-        for name, o in OBJECTIVES.items()
+        for name, o in every.items()
         if name in packable
     )
     assert not objective("kd", smoothing=0.1).packable
     assert {
-        name
-        for name, o in OBJECTIVES.items()
-        if not o.attach(student, teacher, labels, 5).capturable
+        name for name, o in every.items() if not o.attach(student, teacher, labels, 5).capturable
     } == {"kdsvd"}
 
 
@@ -834,7 +830,7 @@ def test_a_loss_of_ones_own_is_a_function_and_an_entry(monkeypatch):
     def worst(fs, ft, power=2.0):
         return (fs - ft).abs().pow(power).amax()
 
-    monkeypatch.setitem(FEATURE_LOSSES, "worst", worst)
+    monkeypatch.setitem(OBJECTIVES, "worst", Entry(worst, "feature", "Own, 2026"))
     mine = Objective(
         gamma=0, beta=2, feature_loss="worst", layers=["vector"], options={"power": 3.0}
     )
@@ -902,10 +898,14 @@ def test_bad_arguments_are_named():
         "-1": lambda: objective("kd", alpha=-1),
         "0.5x": lambda: Objective(logit_loss="0.5x"),
         "crdd": lambda: Objective(beta=1, feature_loss="crdd", layers=("maps",)),
+        "'kd' is not a loss of features": lambda: objective("at", feature_loss="kd"),
+        "'at' is not a loss of logits": lambda: objective("kd", logit_loss="at"),
+        "beta = 3 has no effect": lambda: objective("kd", beta=3),
+        "'warmth' is not one of": lambda: Entry(attention, "warmth", "Own, 2026"),
         "warmup = 3": lambda: objective("at", warmup=3),
         "smoothing = 0.1": lambda: objective("sqakd", smoothing=0.1),
         "init_epochs = 2": lambda: objective("at", init_epochs=2),
-        "'attention' has no effect": lambda: objective("at", beta=0),
+        "feature_loss = at has no effect": lambda: objective("at", beta=0),
         "options={'temperature'": lambda: objective("crd", temperature=0.07),
         "power": lambda: objective("at", power=3),
         "nckd": lambda: objective("at", nckd=3),
@@ -915,6 +915,7 @@ def test_bad_arguments_are_named():
         "all 3 are of class 1": lambda: Negatives(torch.ones(3, dtype=torch.int64), 2, 4),
         "found 0..4": lambda: Negatives(LABELS, 3, 4),
         "got 0": lambda: Negatives(LABELS, 5, 0),
+        "labels are needed": lambda: CRD([(2, 3)], [(2, 3)]),
         "1.5": lambda: CRD([(2, 3)], [(2, 3)], LABELS, 5, momentum=1.5),
         "-2": lambda: VID([(2, 3)], [(2, 3)], variance=-2),
         "at least 2 needed": lambda: FSP([(2, 3, 4, 4)], [(2, 3, 4, 4)]),

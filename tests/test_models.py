@@ -93,7 +93,7 @@ def test_features_at_224_and_of_the_small_form_at_64(name):
         ("_64", 64, [(c, s) for (c, _), s in zip(large, small, strict=True)]),
     ):
         with FakeTensorMode():  # shapes without arithmetic
-            model = MODELS[name + suffix](7).eval()
+            model = MODELS[name + suffix].make(7).eval()
             logits, features = model.features(torch.randn(2, 3, side, side))
         assert logits.shape == (2, 7) and shapes(features) == [*maps, (vector,)]
         assert list(features) == [f"f{i}" for i in range(len(maps) + 1)]

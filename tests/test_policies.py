@@ -363,10 +363,10 @@ def test_an_augmentation_of_ones_own(monkeypatch):
     )
     assert augment(images, labels, "negative+cutmix", generator(0), 10)[1].shape == (50, 10)
     monkeypatch.setitem(
-        POLICIES, "negative", Policy(lambda rng, n, height, width: (rng.random((1, n)),), negative)
+        POLICIES, "wrong", Policy(lambda rng, n, height, width: (rng.random((1, n)),), negative)
     )
     with pytest.raises(ValueError, match=r"axis 0.*\(1, 50\)"):
-        augment(images, labels, "negative", generator(0), 10)
+        augment(images, labels, "wrong", generator(0), 10)
 
 
 class Copies(TorchDispatchMode):

@@ -17,7 +17,6 @@ from paperlib.quantizers import (
     dorefa,
     dorefa_activation,
     dorefa_weight,
-    ewgs,
     ewgs_activation,
     ewgs_round,
     ewgs_weight,
@@ -463,12 +462,12 @@ def test_per_channel_students_work_in_convolutions_and_linear_layers(method):
 # --------------------------------------------------------------------------- shorter floats, fusion
 
 CODES = {  # name: a quantizer of b bits with its parameter set
-    "ewgs weight": lambda b: ewgs.weight(b),
-    "ewgs activation": lambda b: ewgs.activation(b, delta=0.2),
+    "ewgs weight": lambda b: METHODS["ewgs"].weight(b),
+    "ewgs activation": lambda b: METHODS["ewgs"].activation(b, delta=0.2),
     "dorefa weight": dorefa.DorefaWeight,
     "dorefa activation": dorefa.DorefaActivation,
     "pact": lambda b: pact.PactActivation(b, alpha=1.3),
-    "lsq": learned_step.activation,
+    "lsq": METHODS["lsq"].activation,
     "ternary": lambda b: ternary.TernaryWeight(2),
     "lsq+": learned_step.LsqPlusActivation,
     "released lsq": lambda b: released.ReleasedLsq(max(b, 2)),
@@ -698,7 +697,7 @@ def test_kept_layers_can_have_more_bits():
 
 
 def test_ewgs_bounds_stay_in_order_far_from_zero():
-    quantizer = ewgs.activation(3)
+    quantizer = METHODS["ewgs"].activation(3)
     x = 5 + 0.01 * torch.randn(100)  # 3 std / sqrt(1 - 2 / pi) is below the minimum
     quantizer.initialise(x)
     assert quantizer.lower.item() == x.min().item() and quantizer.upper.item() == x.max().item()

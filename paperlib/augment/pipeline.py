@@ -8,8 +8,7 @@ draws of any number of batches to all their pixels at once.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -20,48 +19,8 @@ from torch import Tensor
 from ..data import check_images, check_labels
 from . import base, policies
 from .ops import apply_chains, choose, packed, to_device, unpacked
-from .policies import Draw
+from .policies import POLICIES, Draw, Policy
 
-
-@dataclass(frozen=True)
-class Policy:
-    """A random change of images, in two steps.
-
-    draw   (generator, N, H, W) -> the random numbers of a batch of N images: a tuple of arrays with
-           the images on axis 0.
-    apply  (images, *arrays) -> images. Gets (N, 3, H, W) uint8, which it must not modify, and the
-           arrays of `draw`, those of several batches concatenated; gives the same shape. What it
-           does to an image depends on that image and its rows alone. It draws nothing, and moves
-           arrays to the images' device with `to_device`.
-
-    An entry in `POLICIES` is all that an augmentation of one's own needs:
-
-    >>> def lighten(images, shifts):
-    ...     return (images + to_device(shifts, images.device).view(-1, 1, 1,
-    ...     1)).clamp(max=255).to(torch.uint8)
-    >>> POLICIES["lighten"] = Policy(lambda rng, count, height,
-    ...     width: (rng.integers(0, 100, count),), lighten)
-    >>> views, _ = augment(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4).long(),
-    ...     "lighten", generator(0), 10)
-    >>> views.amax((1, 2, 3))
-    tensor([63, 54, 55, 93], dtype=torch.uint8)
-    >>> del POLICIES["lighten"]
-    """
-
-    draw: Callable[[np.random.Generator, int, int, int], Draw]
-    apply: Callable[..., Tensor]
-
-
-POLICIES: dict[str, Policy] = {
-    "none": Policy(lambda rng, count, height, width: (), lambda images: images),
-    "erasing": Policy(policies.erasing, policies.erase),
-    "randaugment": Policy(policies.randaugment, apply_chains),
-    "trivialaugment": Policy(policies.trivialaugment, apply_chains),
-    "augmix": Policy(policies.augmix, policies.apply_augmix),
-    "autoaugment_cifar10": Policy(partial(policies.autoaugment, table="cifar10"), apply_chains),
-    "autoaugment_imagenet": Policy(partial(policies.autoaugment, table="imagenet"), apply_chains),
-    "autoaugment_svhn": Policy(partial(policies.autoaugment, table="svhn"), apply_chains),
-}
 AUGMENTED_AT_ONCE = {"cpu": 512, "cuda": 32_768}  # images of 32 x 32, see `at_once`
 CUTMIX = "+cutmix"
 PAIR_NAME = re.compile(r"pair\d+(-\d+)*")
@@ -77,8 +36,8 @@ def parse(augmentation: str) -> tuple[str, bool]:
     policy = augmentation.removesuffix(CUTMIX)
     if policy not in POLICIES and not PAIR_NAME.fullmatch(policy):
         raise ValueError(
-            f"unknown augmentation {augmentation!r}; known: {', '.join(AUGMENTATIONS)}, and "
-            "pairN or pairN-M-..."
+            f"unknown augmentation {augmentation!r}; known: {', '.join(POLICIES)}, pairN and "
+            f"pairN-M-..., each also with {CUTMIX}"
         )
     return policy, augmentation.endswith(CUTMIX)
 

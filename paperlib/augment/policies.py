@@ -11,12 +11,15 @@ Most policies draw *chains*: ops (N, links) int and magnitudes (N, links) float,
 takes them.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..basics.registry import Registry
 from .ops import OPS, apply_chains, to_device
 
 Draw = tuple[np.ndarray, ...]
@@ -291,3 +294,54 @@ def erase(images: Tensor, boxes: np.ndarray) -> Tensor:
     the paper's code.
     """
     return images * ~inside(boxes, images)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A random change of images, in two steps.
+
+    draw   (generator, N, H, W) -> the random numbers of a batch of N images: a tuple of arrays with
+           the images on axis 0.
+    apply  (images, *arrays) -> images. Gets (N, 3, H, W) uint8, which it must not modify, and the
+           arrays of `draw`, those of several batches concatenated; gives the same shape. What it
+           does to an image depends on that image and its rows alone. It draws nothing, and moves
+           arrays to the images' device with `to_device`.
+    paper  authors, venue. proof  the test that compares it with torchvision's.
+
+    An entry in `POLICIES` is all that an augmentation of one's own needs:
+
+    >>> from paperlib.augment import augment, generator
+    >>> def lighten(images, shifts):
+    ...     return (images + to_device(shifts, images.device).view(-1, 1, 1,
+    ...     1)).clamp(max=255).to(torch.uint8)
+    >>> POLICIES["lighten"] = Policy(lambda rng, count, height,
+    ...     width: (rng.integers(0, 100, count),), lighten, "mine")
+    >>> views, _ = augment(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4).long(),
+    ...     "lighten", generator(0), 10)
+    >>> views.amax((1, 2, 3))
+    tensor([63, 54, 55, 93], dtype=torch.uint8)
+    >>> del POLICIES["lighten"]
+    """
+
+    draw: Callable[[np.random.Generator, int, int, int], Draw]
+    apply: Callable[..., Tensor]
+    paper: str = ""
+    proof: str = ""
+
+
+POLICIES: Registry[Policy] = Registry("augmentation")
+_DRAWS = "test_draws_are_distributed_as_torchvisions"
+POLICIES["none"] = Policy(lambda rng, count, height, width: (), lambda images: images, "-")
+POLICIES["erasing"] = Policy(
+    erasing, erase, "Zhong et al., AAAI 2020", "test_erasing_boxes_as_torchvision"
+)
+POLICIES["randaugment"] = Policy(randaugment, apply_chains, "Cubuk et al., 2020", _DRAWS)
+POLICIES["trivialaugment"] = Policy(
+    trivialaugment, apply_chains, "Mueller & Hutter, ICCV 2021", _DRAWS
+)
+POLICIES["augmix"] = Policy(
+    augmix, apply_augmix, "Hendrycks et al., ICLR 2020", "test_augmix_mixes_as_torchvision"
+)
+for table in AUTOAUGMENT:
+    draw = partial(autoaugment, table=table)
+    POLICIES[f"autoaugment_{table}"] = Policy(draw, apply_chains, "Cubuk et al., CVPR 2019", _DRAWS)

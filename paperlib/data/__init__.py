@@ -5,29 +5,19 @@
     cifar100       60,000 photographs, 32 x 32, 100 classes
     tiny-imagenet  up to 110,000 photographs, 64 x 64, 200 classes
 
-One file a data set. The CIFAR sets and Tiny-ImageNet are read from the folder named by
-$PAPERLIB_DATA (default `data`), or downloaded into it. No file is ever unpickled but the archives
-whose checksum torchvision verifies.
+One file a data set, which ends with its entry in `DATASETS`. The CIFAR sets and Tiny-ImageNet are
+read from the folder named by $PAPERLIB_DATA (default `data`), or downloaded into it. No file is
+ever unpickled but the archives whose checksum torchvision verifies.
 """
 
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from .cifar import CIFAR, cifar
-from .dataset import Dataset, check_images, check_labels, normalise
-from .digits import digits
+from ..basics.registry import import_all
+from .dataset import DATASETS, Dataset, Source, check_images, check_labels, normalise
 from .subsets import balanced_indices, choosing_images, halves, resized, subset, validation_split
-from .tiny_imagenet import tiny_imagenet
 
-# Name -> function of (folder, whether to download) that gives the data set. An entry is all that a
-# data set of one's own needs.
-DATASETS: dict[str, Callable[[Path, bool], Dataset]] = {
-    "digits": digits,
-    **{name: partial(cifar, name) for name in CIFAR},
-    "tiny-imagenet": tiny_imagenet,
-}
+import_all(__name__, __path__)
 
 
 def load(name: str, root: str | Path | None = None, download: bool = True) -> Dataset:
@@ -44,23 +34,5 @@ def load(name: str, root: str | Path | None = None, download: bool = True) -> Da
     >>> load("digits").train_images.shape
     torch.Size([1297, 3, 32, 32])
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
     root = Path(root if root is not None else os.environ.get("PAPERLIB_DATA", "data"))
-    return DATASETS[name](root, download)
-
-
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "balanced_indices",
-    "check_images",
-    "check_labels",
-    "choosing_images",
-    "halves",
-    "load",
-    "normalise",
-    "resized",
-    "subset",
-    "validation_split",
-]
+    return DATASETS[name].load(root, download)

@@ -5,13 +5,14 @@ import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .dataset import Dataset
+from .dataset import DATASETS, Dataset, Source
 from .download import explained
 
 
@@ -177,4 +178,10 @@ def cifar(name: str, root: Path, download: bool) -> Dataset:
         tensors |= {f"{split}_images": images, f"{split}_labels": labels}
     return Dataset(
         name, **tensors, classes=tuple(map(str, arrays["classes"])), mean=facts.mean, std=facts.std
+    )
+
+
+for name in CIFAR:
+    DATASETS[name] = Source(
+        partial(cifar, name), "Krizhevsky, 2009", "test_npz_gives_the_same_tensors_in_any_order"
     )

@@ -1,11 +1,15 @@
 """A data set of labelled images as four tensors, and its normalisation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..basics.registry import Registry
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +76,22 @@ class Dataset:
         side = round(self.size * 256 / 224)
         large = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
         return large.round_().to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it is registered.
+
+    load   (folder, whether to download) -> the data set.
+    paper  authors, year, licence if it is known. proof  the test of what is read.
+    """
+
+    load: Callable[[Path, bool], Dataset]
+    paper: str
+    proof: str = ""
+
+
+DATASETS: Registry[Source] = Registry("data set")
 
 
 def check_images(images: Tensor) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .dataset import Dataset
+from .dataset import DATASETS, Dataset, Source
 from .subsets import balanced_indices
 
 
@@ -40,3 +40,8 @@ def digits(root: Path, download: bool) -> Dataset:
         std=(0.3237,) * 3,
         mirror=False,
     )
+
+
+DATASETS["digits"] = Source(
+    digits, "Alpaydin & Kaynak, 1998, UCI optdigits (CC BY 4.0)", "test_digits"
+)

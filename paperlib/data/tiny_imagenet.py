@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .dataset import Dataset
+from .dataset import DATASETS, Dataset, Source
 from .download import explained
 
 TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -83,3 +83,8 @@ def tiny_imagenet(root: Path, download: bool) -> Dataset:
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     )
+
+
+DATASETS["tiny-imagenet"] = Source(
+    tiny_imagenet, "Le & Yang, 2015, Stanford CS231n", "test_tiny_imagenet_layout"
+)

@@ -1,60 +1,40 @@
 """What a student minimises: gamma CE + alpha L_logits + beta L_features.
 
-functional.py   losses of logits, as functions     features.py     losses of features, as functions
-distillers.py   those that learn something         contrastive.py  those that remember every image
-objective.py    weights and layers: `OBJECTIVES`, and `Objective.attach`, which makes them a module
-                for two networks
+registry.py    `OBJECTIVES`, the losses by name; a file for each, which ends with its entry
+objective.py   weights and layers: `objective(name)`, and `Objective.attach`, which makes it a
+               module for two networks
+distillers.py  the base of losses that learn something   features.py  what losses of features share
 
-A new loss is one function (fs, ft) -> scalar of a layer's features and one entry of
-`FEATURE_LOSSES`; one that learns is a subclass of `Distiller` and the same entry. Then
-`Objective(beta=1, feature_loss="mine", layers=("maps",))` uses it.
+A new loss is one file, here or anywhere: a function (fs, ft) -> scalar of a layer's features, and
+an entry. One that learns is a subclass of `Distiller`.
+
+>>> def cosine(fs, ft):
+...     return 1 - torch.cosine_similarity(fs.flatten(1), ft.flatten(1)).mean()
+>>> OBJECTIVES["cosine"] = Entry(cosine, "feature", "mine", {"beta": 5, "layers": ("vector",)})
+>>> objective("cosine", alpha=1).layers
+('vector',)
+>>> del OBJECTIVES["cosine"]
 """
 
-from .contrastive import CKTF, CRD
-from .distillers import FSP, KDSVD, VID, Correlation, Distiller, FactorTransfer, FitNet, Layerwise
-from .features import attention, correlation, factor, fsp, hint, kdsvd, nst, pkt, rkd, similarity
-from .functional import cross_entropy, dkd, kd
-from .objective import (
-    FEATURE_LOSSES,
-    LOGIT_LOSSES,
-    METHOD_NOTES,
-    OBJECTIVES,
-    Loss,
-    MethodNote,
-    Objective,
-    objective,
-)
+from ..basics.registry import import_all
+from .at import attention
+from .cc import Correlation, correlation
+from .ce import cross_entropy
+from .cktf import CKTF
+from .crd import CRD
+from .distillers import Distiller, Layerwise
+from .dkd import dkd
+from .fitnet import FitNet, hint
+from .fsp import FSP, fsp
+from .ft import FactorTransfer, factor
+from .kd import kd
+from .kdsvd import KDSVD, kdsvd
+from .nst import nst
+from .objective import Loss, Objective, objective
+from .pkt import pkt
+from .registry import OBJECTIVES, Entry
+from .rkd import rkd
+from .sp import similarity
+from .vid import VID
 
-__all__ = [
-    "CKTF",
-    "CRD",
-    "FEATURE_LOSSES",
-    "FSP",
-    "KDSVD",
-    "LOGIT_LOSSES",
-    "METHOD_NOTES",
-    "OBJECTIVES",
-    "VID",
-    "Correlation",
-    "Distiller",
-    "FactorTransfer",
-    "FitNet",
-    "Layerwise",
-    "Loss",
-    "MethodNote",
-    "Objective",
-    "attention",
-    "correlation",
-    "cross_entropy",
-    "dkd",
-    "factor",
-    "fsp",
-    "hint",
-    "kd",
-    "kdsvd",
-    "nst",
-    "objective",
-    "pkt",
-    "rkd",
-    "similarity",
-]
+import_all(__name__, __path__)

@@ -1,69 +1,17 @@
 """Objectives: which losses a student minimises, with which weights, between which layers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..basics.recipe import require
 from ..models.precision import widen
-from .contrastive import CKTF, CRD
-from .distillers import (
-    FSP,
-    KDSVD,
-    VID,
-    Correlation,
-    Distiller,
-    FactorTransfer,
-    FitNet,
-    Layerwise,
-    options_of,
-)
-from .features import attention, nst, pkt, rkd, similarity
-from .functional import cross_entropy, dkd, kd
-
-FEATURE_LOSSES: dict[str, Callable[..., Tensor] | type[Distiller]] = {
-    "attention": attention,
-    "nst": nst,
-    "similarity": similarity,
-    "rkd": rkd,
-    "pkt": pkt,
-    "hint": FitNet,
-    "correlation": Correlation,
-    "vid": VID,
-    "fsp": FSP,
-    "factor": FactorTransfer,
-    "kdsvd": KDSVD,
-    "crd": CRD,
-    "cktf": CKTF,
-}
-
-
-def _kd(
-    student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, temperature: float
-) -> Tensor:
-    return kd(student_logits, teacher_logits, temperature)
-
-
-def _dkd(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    targets: Tensor,
-    temperature: float,
-    tckd: float = 1.0,
-    nckd: float = 8.0,
-) -> Tensor:
-    """`dkd`, its weights named after its terms: an objective's alpha and beta are the weights of
-    whole losses.
-    """
-    return dkd(student_logits, teacher_logits, targets, tckd, nckd, temperature)
-
-
-LOGIT_LOSSES: dict[str, Callable[..., Tensor]] = {"kd": _kd, "dkd": _dkd}
-_LOGIT_ARGUMENTS = ("student_logits", "teacher_logits", "targets", "temperature")
-_FEATURE_ARGUMENTS = ("fs", "ft", "student", "teacher", "labels", "classes", "seed")
+from .ce import cross_entropy
+from .distillers import Distiller, Layerwise
+from .registry import OBJECTIVES
 
 Outputs = tuple[Tensor, dict[str, Tensor]]  # logits (N, C) and named features
 
@@ -111,7 +59,8 @@ class Objective:
     `layers`.
 
     gamma, alpha, beta  weights, at least 0. smoothing  of hard labels, for the CE.
-    logit_loss   a name of `LOGIT_LOSSES`. feature_loss  a name of `FEATURE_LOSSES`, or "" for none.
+    logit_loss   a name in `OBJECTIVES`, of a loss of logits. feature_loss  of one of features; ""
+                 for none.
     layers       as for `layer_names`; student and teacher are asked separately, so a ResNet may
                  learn from a VGG.
     warmup       epochs over which alpha rises linearly, from alpha / warmup in the first; 0 for
@@ -148,61 +97,50 @@ class Objective:
         pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
         object.__setattr__(self, "options", tuple((name, value) for name, value in pairs))
         for name in ("gamma", "alpha", "beta", "warmup", "init_epochs"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise ValueError(f"the temperature must be positive, got {self.temperature}")
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing must lie in [0, 1), got {self.smoothing}")
-        if self.init_lr is not None and not self.init_lr > 0:
-            raise ValueError(f"init_lr must be positive, got {self.init_lr}")
-        if self.smoothing and not self.gamma:
-            raise ValueError(f"smoothing = {self.smoothing} has no effect: gamma is 0")
-        if self.warmup and not self.alpha:
-            raise ValueError(f"warmup = {self.warmup} has no effect: alpha is 0")
-        if self.logit_loss not in LOGIT_LOSSES:
-            raise ValueError(
-                f"unknown logit loss {self.logit_loss!r}; known: {', '.join(LOGIT_LOSSES)}"
-            )
-        self._check_feature_loss()
+            value = getattr(self, name)
+            require(value >= 0, f"{name} must be at least 0, got {value}")
+        temperature, smoothing, init_lr = self.temperature, self.smoothing, self.init_lr
+        require(temperature > 0, f"the temperature must be positive, got {temperature}")
+        require(0 <= smoothing < 1, f"smoothing must lie in [0, 1), got {smoothing}")
+        require(init_lr is None or init_lr > 0, f"init_lr must be positive, got {init_lr}")
+        self._check_effects()
         known = (*self._logit_options, *self._feature_options)
         for name, _ in self.options:
-            if name not in known:
-                raise ValueError(
-                    f"this loss has no option {name!r}; it has: {', '.join(known) or 'none'}"
-                )
+            text = f"this loss has no option {name!r}; it has: {', '.join(known) or 'none'}"
+            require(name in known, text)
 
-    def _check_feature_loss(self) -> None:
-        if self.feature_loss not in ("", *FEATURE_LOSSES) or (self.beta and not self.feature_loss):
-            raise ValueError(
-                f"unknown feature loss {self.feature_loss!r}; known: {', '.join(FEATURE_LOSSES)}"
-            )
-        pretrains = getattr(FEATURE_LOSSES.get(self.feature_loss), "pretrains", "")
-        if self.init_epochs and not pretrains:
-            name = self.feature_loss or "no feature loss"
-            raise ValueError(
-                f"init_epochs = {self.init_epochs}: {name!r} has no stage before the main one"
-            )
-        if self.feature_loss and not self.layers:
-            raise ValueError(
-                f"beta = {self.beta} weighs a feature loss over no layers: name some, or 'maps'"
-            )
-        if self.feature_loss and not self.beta and not self.init_epochs:
-            raise ValueError(
-                f"the feature loss {self.feature_loss!r} has no effect: beta and init_epochs are 0"
-            )
-
-    @property
-    def _logit_options(self) -> tuple[str, ...]:
-        return options_of(LOGIT_LOSSES[self.logit_loss], _LOGIT_ARGUMENTS) if self.alpha else ()
+    def _check_effects(self) -> None:
+        logit, feature = self.logit_loss, self.feature_loss
+        knows = OBJECTIVES[logit].knowledge, feature and OBJECTIVES[feature].knowledge
+        require(knows[0] == "response", f"{logit!r} is not a loss of logits")
+        require(knows[1] in ("", "feature", "relation"), f"{feature!r} is not a loss of features")
+        pretrains = getattr(self._features, "pretrains", "")
+        for name, effect, why in (
+            ("smoothing", self.gamma, "gamma is 0"),
+            ("warmup", self.alpha, "alpha is 0"),
+            ("beta", feature, "there is no feature loss"),
+            (
+                "init_epochs",
+                pretrains,
+                f"{feature or 'no loss'!r} has no stage before the main one",
+            ),
+            ("feature_loss", self.beta or self.init_epochs, "beta and init_epochs are 0"),
+            ("feature_loss", self.layers, "it is over no layers: name some, or 'maps'"),
+        ):
+            value = getattr(self, name)
+            require(effect or not value, f"{name} = {value} has no effect: {why}")
 
     @property
-    def _feature_options(self) -> tuple[str, ...]:
-        return (
-            options_of(FEATURE_LOSSES[self.feature_loss], _FEATURE_ARGUMENTS)
-            if self.feature_loss
-            else ()
-        )
+    def _features(self) -> Callable | None:
+        return OBJECTIVES[self.feature_loss].loss if self.feature_loss else None
+
+    @property
+    def _logit_options(self) -> dict[str, Any]:
+        return OBJECTIVES[self.logit_loss].options if self.alpha else {}
+
+    @property
+    def _feature_options(self) -> dict[str, Any]:
+        return OBJECTIVES[self.feature_loss].options if self.feature_loss else {}
 
     @property
     def needs_teacher(self) -> bool:
@@ -219,7 +157,7 @@ class Objective:
         """Whether one attached loss may serve many students at once: it neither learns nor
         remembers, and takes soft labels.
         """
-        return not isinstance(FEATURE_LOSSES.get(self.feature_loss), type) and not self.smoothing
+        return not isinstance(self._features, type) and not self.smoothing
 
     def attach(
         self,
@@ -243,23 +181,8 @@ class Objective:
         """
         return Loss(self, student_features, teacher_features, labels, classes, seed)
 
-    def _logits(self, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
-        options = {name: value for name, value in self.options if name in self._logit_options}
-        return LOGIT_LOSSES[self.logit_loss](student, teacher, targets, self.temperature, **options)
-
-    def _distiller(
-        self,
-        student: list[torch.Size],
-        teacher: list[torch.Size],
-        labels: Tensor,
-        classes: int,
-        seed: int,
-    ) -> Distiller:
-        loss = FEATURE_LOSSES[self.feature_loss]
-        options = {name: value for name, value in self.options if name in self._feature_options}
-        if isinstance(loss, type):
-            return loss(student, teacher, labels, classes, seed=seed, **options)
-        return Layerwise(loss, student, teacher, labels, classes, **options)
+    def _chosen(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in self.options if name in known}
 
 
 class Loss(nn.Module):
@@ -281,6 +204,7 @@ class Loss(nn.Module):
     ):
         super().__init__()
         self.objective = objective
+        self.logit_options = objective._chosen(objective._logit_options)
         self.distiller: Distiller | None = None
         self.student_layers: list[str] = []
         self.teacher_layers: list[str] = []
@@ -297,9 +221,12 @@ class Loss(nn.Module):
                     f"as many layers of the student as of the teacher expected, got {pair}"
                 )
             fs, ft = self._pairs(student_features, teacher_features)
-            distiller = objective._distiller(
-                [f.shape for f in fs], [f.shape for f in ft], labels, classes, seed
-            )
+            sizes = [f.shape for f in fs], [f.shape for f in ft]
+            options = objective._chosen(objective._feature_options)
+            if isinstance(objective._features, type):
+                distiller = objective._features(*sizes, labels, classes, seed, **options)
+            else:
+                distiller = Layerwise(objective._features, *sizes, **options)
             self.distiller = distiller.to(fs[0].device, fs[0].dtype)
         if objective.warmup:
             # Not part of the state: it follows from the epoch.
@@ -325,7 +252,9 @@ class Loss(nn.Module):
         if objective.gamma:
             total = objective.gamma * cross_entropy(logits, targets, objective.smoothing)
         if objective.alpha:
-            term = objective.alpha * objective._logits(logits, widen(teacher[0]), targets)
+            loss, options = OBJECTIVES[objective.logit_loss].loss, self.logit_options
+            term = loss(logits, widen(teacher[0]), targets, objective.temperature, **options)
+            term = objective.alpha * term
             total = total + (term * self.ramp if objective.warmup else term)
         if objective.beta:
             total = total + objective.beta * self.distiller(
@@ -364,93 +293,9 @@ class Loss(nn.Module):
         return self.distiller is None or self.distiller.capturable
 
 
-_feature = partial(Objective, gamma=1)
-
-# Weights and layers of the released scripts (PAPER 6.2, 7.2, 7.4). "kd" is the combination of the
-# 16-augmentation runs. DKD's are mdistiller's defaults (megvii-research/mdistiller a08d46f), PKT's
-# are from RepDistiller's scripts/run_cifar_distill.sh. That script has no line for KDSVD: its
-# layers are those of RepDistiller's helper/loops.py, its weight of 1 is our choice.
-OBJECTIVES: dict[str, Objective] = {
-    "ce": Objective(),
-    "kd": Objective(gamma=1, alpha=2),
-    "sqakd": Objective(gamma=0, alpha=1),
-    "dkd": Objective(gamma=1, alpha=1, logit_loss="dkd", warmup=20),
-    "at": _feature(beta=1000, feature_loss="attention", layers=("maps",)),
-    "nst": _feature(beta=50, feature_loss="nst", layers=("maps",)),
-    "sp": _feature(beta=3000, feature_loss="similarity", layers=("last map",)),
-    "rkd": _feature(beta=1, feature_loss="rkd", layers=("vector",)),
-    "crd": _feature(beta=0.8, feature_loss="crd", layers=("vector",)),
-    "fitnet": _feature(beta=100, feature_loss="hint", layers=("f2",)),
-    "cc": _feature(beta=0.02, feature_loss="correlation", layers=("vector",)),
-    "vid": _feature(beta=1, feature_loss="vid", layers=("maps",)),
-    # As released: the term of the main stage is 0, so after 30 epochs of FSP on the feature layers
-    # it is plain CE.
-    "fsp": _feature(beta=0, feature_loss="fsp", layers=("maps+f0",), init_epochs=30),
-    "fsp_active": _feature(beta=50, feature_loss="fsp", layers=("maps+f0",)),
-    # init_lr as released for ResNets; for a VGG it is the recipe's: objective("ft", init_lr=None).
-    "ft": _feature(
-        beta=200, feature_loss="factor", layers=("last map",), init_epochs=30, init_lr=0.01
-    ),
-    "pkt": _feature(beta=30000, feature_loss="pkt", layers=("vector",)),
-    "kdsvd": _feature(beta=1, feature_loss="kdsvd", layers=("maps",)),
-    "cktf": _feature(beta=1, feature_loss="cktf", layers=("maps+f0", "vector")),
-}
-
-
-@dataclass(frozen=True)
-class MethodNote:
-    """Where a method is from, and what CutMix means for it (student and teacher always see the same
-    mixed image).
-    """
-
-    paper: str
-    cutmix: str
-
-
-_BOTH = "both networks' features are of the mixed image; the CE takes the mixed label"
-_OWN = (
-    "features are of the mixed image; its place in the memory and its negatives are those of the "
-    "unmixed image"
-)
-
-METHOD_NOTES: dict[str, MethodNote] = {
-    "ce": MethodNote("cross-entropy on labels", "the label is mixed by area"),
-    "kd": MethodNote(
-        "Hinton, Vinyals & Dean, 2015",
-        "the teacher predicts the mixed image; the CE takes the mixed label",
-    ),
-    "sqakd": MethodNote(
-        "Zhao & Zhao, AISTATS 2024", "the teacher predicts the mixed image; labels are not used"
-    ),
-    "dkd": MethodNote(
-        "Zhao, Cui, Song, Qiu & Liang, CVPR 2022",
-        "the loss for each class, averaged by the mixed label",
-    ),
-    "at": MethodNote("Zagoruyko & Komodakis, ICLR 2017", _BOTH),
-    "nst": MethodNote("Huang & Wang, 2017", _BOTH),
-    "sp": MethodNote("Tung & Mori, ICCV 2019", _BOTH),
-    "rkd": MethodNote("Park, Kim, Lu & Cho, CVPR 2019", _BOTH),
-    "crd": MethodNote("Tian, Krishnan & Isola, ICLR 2020", _OWN),
-    "fitnet": MethodNote("Romero et al., ICLR 2015", _BOTH),
-    "cc": MethodNote("Peng et al., ICCV 2019", _BOTH),
-    "vid": MethodNote("Ahn, Hu, Damianou, Lawrence & Dai, CVPR 2019", _BOTH),
-    "fsp": MethodNote(
-        "Yim, Joo, Bae & Kim, CVPR 2017",
-        "the first stage sees mixed images; the rest is CE on mixed labels",
-    ),
-    "fsp_active": MethodNote("Yim, Joo, Bae & Kim, CVPR 2017", _BOTH),
-    "ft": MethodNote(
-        "Kim, Park & Kwak, NeurIPS 2018", _BOTH + "; the paraphraser learns on mixed images too"
-    ),
-    "pkt": MethodNote("Passalis & Tefas, ECCV 2018", _BOTH),
-    "kdsvd": MethodNote("Lee, Kim & Song, ECCV 2018", _BOTH),
-    "cktf": MethodNote("Zhao, Chen & Zhao, ICASSP 2023", _OWN),
-}
-
-
 def objective(name: str, **changes: Any) -> Objective:
-    """One of `OBJECTIVES`, with some of its values changed: fields of `Objective`, or options of
-    its losses.
+    """The objective of a loss in `OBJECTIVES`, with some of its usual values changed: fields of
+    `Objective`, or options of its losses.
 
     Raises ValueError for an unknown name or option, and where a field would have no effect because
     the feature loss has an option of the same name, as CRD's temperature: such options go by
@@ -461,16 +306,14 @@ def objective(name: str, **changes: Any) -> Objective:
     >>> objective("crd", negatives=64, options={"temperature": 0.07}).options
     (('temperature', 0.07), ('negatives', 64))
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"unknown loss {name!r}; known: {', '.join(OBJECTIVES)}")
-    known = {field.name for field in fields(Objective)}
-    base, values = (
-        OBJECTIVES[name],
-        {option: value for option, value in changes.items() if option in known},
-    )
+    entry, known = OBJECTIVES[name], {field.name for field in fields(Objective)}
+    values = {option: value for option, value in changes.items() if option in known}
     others = {option: value for option, value in changes.items() if option not in known}
-    options = dict(base.options) | dict(values.pop("options", ())) | others
-    result = replace(base, **values, options=options)
+    usual = dict(entry.defaults)
+    if entry.knowledge != "none":
+        usual["logit_loss" if entry.knowledge == "response" else "feature_loss"] = name
+    options = dict(usual.get("options", ())) | dict(values.pop("options", ())) | others
+    result = Objective(**usual | values | {"options": options})
     for option in values:
         if option == "temperature" and not result.alpha and option in result._feature_options:
             raise ValueError(

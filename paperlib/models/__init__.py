@@ -6,32 +6,19 @@ stem on, the last one a vector.
 
 For images of 32 pixels: resnet8 .. resnet56, vgg8, vgg13. For Tiny-ImageNet at 224 pixels:
 resnet18, mobilenetv2, efficientnet_b0, vgg11_bn, shufflenetv2_x0_5, squeezenet1_0; the same with
-_64 are meant for images of 64 pixels, see imagenet.py. (vgg11_bn_64 is vgg11_bn: the paper's form
-has a rule of its own for images of 64.)
+_64 are meant for images of 64 pixels, see imagenet.py. A new network is one file that ends with its
+entry in `MODELS`.
 """
-
-from collections.abc import Callable
-from functools import partial
 
 import torch
 
-from .classifier import Classifier
-from .imagenet import NETWORKS, Staged
+from ..basics.registry import import_all
+from .classifier import MODELS, Classifier, Network
+from .imagenet import Staged
 from .resnet import CifarResNet
 from .vgg import VGG
 
-MODELS: dict[str, Callable[[int], Classifier]] = {
-    "resnet8": partial(CifarResNet, 1),
-    "resnet20": partial(CifarResNet, 3),
-    "resnet32": partial(CifarResNet, 5),
-    "resnet44": partial(CifarResNet, 7),
-    "resnet56": partial(CifarResNet, 9),
-    "vgg8": partial(VGG, (1, 1, 1, 1, 1)),
-    "vgg13": partial(VGG, (2, 2, 2, 2, 2)),
-    **dict.fromkeys(("vgg11_bn", "vgg11_bn_64"), partial(VGG, (1, 1, 2, 2, 2))),
-    **NETWORKS,
-    **{f"{name}_64": partial(network, small=True) for name, network in NETWORKS.items()},
-}
+import_all(__name__, __path__)
 
 
 def build(name: str, classes: int, seed: int = 0) -> Classifier:
@@ -46,13 +33,9 @@ def build(name: str, classes: int, seed: int = 0) -> Classifier:
     >>> sum(p.numel() for p in build("resnet20", classes=10).parameters())
     269850
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    network = MODELS[name]
     if classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[name](classes)
-
-
-__all__ = ["MODELS", "VGG", "CifarResNet", "Classifier", "Staged", "build"]
+        return network.make(classes)

@@ -1,8 +1,12 @@
 """What the training loop and the quantizers expect of a network."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from ..basics.registry import Registry
 from .precision import widen
 
 
@@ -36,3 +40,19 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) float images, normalised -> (N, classes) logits."""
         return self.features(images)[0]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as it is registered.
+
+    make   the number of classes -> the network, its weights drawn from torch's random state.
+    paper  authors, venue. proof  the test that compares it with something known.
+    """
+
+    make: Callable[[int], Classifier]
+    paper: str
+    proof: str = ""
+
+
+MODELS: Registry[Network] = Registry("model")

@@ -26,11 +26,12 @@ interrupted, and they cannot be packed.
 torchvision is imported when one of these is built, because that takes a second or two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
-from .classifier import Classifier, full_precision, pool
+from .classifier import MODELS, Classifier, Network, full_precision, pool
 from .precision import widen
 
 
@@ -168,7 +169,15 @@ def squeezenet1_0(classes: int, small: bool = False) -> Staged:
     )
 
 
-NETWORKS: dict[str, Callable[..., Staged]] = {
-    network.__name__: network
-    for network in (resnet18, mobilenetv2, efficientnet_b0, shufflenetv2_x0_5, squeezenet1_0)
-}
+for network, paper in (
+    (resnet18, "He et al., CVPR 2016"),
+    (mobilenetv2, "Sandler et al., CVPR 2018"),
+    (efficientnet_b0, "Tan & Le, ICML 2019"),
+    (shufflenetv2_x0_5, "Ma et al., ECCV 2018"),
+    (squeezenet1_0, "Iandola et al., 2016"),
+):
+    proof = "test_same_seed_same_logits_as_torchvision"
+    MODELS[network.__name__] = Network(network, paper, proof)
+    MODELS[network.__name__ + "_64"] = Network(
+        partial(network, small=True), paper, "test_features_at_224_and_of_the_small_form_at_64"
+    )

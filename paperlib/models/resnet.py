@@ -6,10 +6,12 @@ channels on both sides, and a BatchNorm1d sits between the pooled vector and the
 Distillation takes the vector before that norm.
 """
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .classifier import Classifier, full_precision, pool
+from .classifier import MODELS, Classifier, Network, full_precision, pool
 
 
 class BasicBlock(nn.Module):
@@ -71,3 +73,9 @@ class CifarResNet(Classifier):
         features["f4"] = pooled = pool(x)  # (N, 64)
         with full_precision(x):
             return self.linear(self.bn_pooled(pooled)), features
+
+
+for blocks in (1, 3, 5, 7, 9):
+    MODELS[f"resnet{6 * blocks + 2}"] = Network(
+        partial(CifarResNet, blocks), "He et al., CVPR 2016", "test_logits_and_features"
+    )

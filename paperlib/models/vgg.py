@@ -3,11 +3,12 @@ them.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .classifier import Classifier, full_precision, pool
+from .classifier import MODELS, Classifier, Network, full_precision, pool
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -65,3 +66,13 @@ class VGG(Classifier):
         features["f5"] = pooled = pool(x)  # (N, 512)
         with full_precision(x):
             return self.linear(pooled), features
+
+
+_PAPER = "Simonyan & Zisserman, ICLR 2015"
+for name, convs in (("vgg8", (1, 1, 1, 1, 1)), ("vgg13", (2, 2, 2, 2, 2))):
+    MODELS[name] = Network(partial(VGG, convs), _PAPER, "test_logits_and_features")
+# One network by two names: the paper's form has a rule of its own for 64 pixels.
+for name in ("vgg11_bn", "vgg11_bn_64"):
+    MODELS[name] = Network(
+        partial(VGG, (1, 1, 2, 2, 2)), _PAPER, "test_vgg_halves_after_the_fourth_stage_at_64_only"
+    )

@@ -3,18 +3,16 @@
 functional.py    the mathematics, one function per quantizer, gradients written out
 fusion.py        those functions as one compiled kernel each
 layers.py        convolution and linear layer with quantized weight and input
-ewgs.py, dorefa.py, pact.py, learned_step.py, ternary.py, released.py   one file per method: how its
-parameters start
+registry.py      `METHODS`, the quantizers by name; a file for each method, which says how its
+                 parameters start and ends with its entry
 """
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from . import dorefa, ewgs, learned_step, pact, released, ternary
+from ..basics.registry import import_all
 from .functional import (
     dorefa_activation,
     dorefa_weight,
@@ -29,98 +27,10 @@ from .functional import (
 )
 from .fusion import fusing
 from .layers import QUANTIZED_TYPES, QuantizedLayer, Quantizer
+from .registry import METHODS, Method
 from .ternary import ternary_weight
 
-
-@dataclass(frozen=True)
-class Method:
-    """How to make the quantizers of a layer: functions of (bits, **options), the options of each by
-    name.
-
-    weight           also takes `shape`, (C, 1, ...), if the weights are to be quantized per
-                     channel.
-    activation       of a layer's input. image  of the network's own input, which is negative too;
-                     None if the method has no grid for that.
-    output_scale     whether the layer learns to scale its output, because the quantized values do
-                     not.
-    paper            authors, venue, arXiv number.
-
-    An entry in `METHODS` is all that a quantizer of one's own needs:
-
-    >>> class Sign(Quantizer):
-    ...     def __init__(self, bits, shape=()):
-    ...         super().__init__()
-    ...     def initialise(self, x):
-    ...         pass
-    ...     def codes(self, x):
-    ...         return x + (x.detach().sign() - x.detach()), 1.0
-    >>> METHODS["sign"] = Method(Sign, Sign, output_scale=True)
-    >>> student = quantize(nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(3))), "sign", 1, 1)
-    >>> initialise(student, torch.rand(2, 3, 4, 4))
-    >>> student(torch.rand(2, 3, 4, 4)).shape
-    torch.Size([2, 3, 4, 4])
-    >>> del METHODS["sign"]
-    """
-
-    weight: Callable[..., Quantizer]
-    activation: Callable[..., Quantizer]
-    image: Callable[..., Quantizer] | None = None
-    output_scale: bool = False
-    weight_options: tuple[str, ...] = ()
-    activation_options: tuple[str, ...] = ()
-    paper: str = ""
-
-
-_DOREFA = "Zhou et al., 2016, arXiv 1606.06160"
-_PACT = "Choi et al., 2018, arXiv 1805.06085"
-_LSQ = "Esser et al., ICLR 2020, arXiv 1902.08153"
-
-METHODS: dict[str, Method] = {
-    "ewgs": Method(
-        ewgs.weight,
-        ewgs.activation,
-        ewgs.activation,
-        True,
-        ("delta",),
-        ("delta",),
-        "Lee, Kim & Ham, CVPR 2021, arXiv 2104.00903",
-    ),
-    "dorefa": Method(dorefa.DorefaWeight, dorefa.DorefaActivation, paper=_DOREFA),
-    "pact": Method(
-        dorefa.DorefaWeight, pact.PactActivation, activation_options=("alpha",), paper=_PACT
-    ),
-    "lsq": Method(learned_step.weight, learned_step.activation, learned_step.image, paper=_LSQ),
-    "lsq+": Method(
-        learned_step.plus_weight,
-        learned_step.LsqPlusActivation,
-        learned_step.LsqPlusActivation,
-        paper="Bhalgat et al., CVPR Workshops 2020, arXiv 2004.09576",
-    ),
-    "ternary": Method(
-        ternary.TernaryWeight,
-        dorefa.DorefaActivation,
-        paper="Li, Zhang & Liu, 2016, arXiv 1605.04711",
-    ),
-    "dorefa_released": Method(
-        released.ReleasedDorefa,
-        released.ReleasedDorefa,
-        released.ReleasedDorefa,
-        paper=_DOREFA + ", as released",
-    ),
-    "pact_released": Method(
-        released.ReleasedDorefa,
-        released.ReleasedPact,
-        released.ReleasedPact,
-        activation_options=("alpha",),
-        paper=_PACT + ", as released",
-    ),
-    "lsq_released": Method(
-        released.ReleasedLsq,
-        released.ReleasedLsq,
-        released.ReleasedLsq,
-        paper=_LSQ + ", as released",
-    ),
-}
+import_all(__name__, __path__)
 
 
 def quantizable(model: nn.Module) -> list[str]:
@@ -184,11 +94,9 @@ def quantize(
     >>> [type(layer).__name__ for layer in student]
     ['Conv2d', 'QuantizedConv2d', 'Conv2d']
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown quantization method {method!r}; known: {', '.join(METHODS)}")
     recipe = METHODS[method]
     for option in options:
-        if option not in recipe.weight_options + recipe.activation_options:
+        if option not in recipe.weight_options | recipe.activation_options:
             raise ValueError(f"method {method!r} has no option {option!r}")
     if kept_bits is not None and recipe.image is None:
         raise ValueError(
@@ -249,28 +157,3 @@ def quantizer_parameters(student: nn.Module) -> list[nn.Parameter]:
         elif isinstance(module, QuantizedLayer) and module.output_scale is not None:
             parameters.append(module.output_scale)
     return parameters
-
-
-__all__ = [
-    "METHODS",
-    "Method",
-    "QuantizedLayer",
-    "Quantizer",
-    "dorefa_activation",
-    "dorefa_weight",
-    "ewgs_activation",
-    "ewgs_round",
-    "ewgs_weight",
-    "fake_quantize",
-    "fusing",
-    "initialise",
-    "layers_to_quantize",
-    "lsq",
-    "lsq_plus",
-    "pact_activation",
-    "quantizable",
-    "quantize",
-    "quantizer_parameters",
-    "straight_through",
-    "ternary_weight",
-]

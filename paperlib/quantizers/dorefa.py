@@ -4,6 +4,7 @@ from torch import Tensor
 
 from .functional import _check_bits, dorefa_activation_codes, dorefa_weight_codes
 from .layers import Quantizer
+from .registry import METHODS, Method
 
 
 class DorefaWeight(Quantizer):
@@ -16,9 +17,6 @@ class DorefaWeight(Quantizer):
         _check_bits(bits)
         self.bits, self.per_channel = bits, bool(shape)
 
-    def initialise(self, x: Tensor) -> None:
-        pass
-
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         return dorefa_weight_codes(x, self.bits, self.per_channel)
 
@@ -29,8 +27,10 @@ class DorefaActivation(Quantizer):
         _check_bits(bits)
         self.bits = bits
 
-    def initialise(self, x: Tensor) -> None:
-        pass
-
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         return dorefa_activation_codes(x, self.bits)
+
+
+METHODS["dorefa"] = Method(
+    DorefaWeight, DorefaActivation, "Zhou et al., 2016, arXiv 1606.06160", "test_one_bit_weights"
+)

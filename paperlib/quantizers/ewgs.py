@@ -8,6 +8,7 @@ EWGS's authors do every ten epochs.
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from .functional import _check_bits, _check_delta, centred, interval_codes, over_channels
 from .fusion import fusing
 from .layers import QuantizedLayer, Quantizer
+from .registry import METHODS, Method
 
 
 class EwgsQuantizer(Quantizer):
@@ -71,14 +73,15 @@ class EwgsQuantizer(Quantizer):
         return (centred(codes, self.levels) if self.signed else codes), 1 / (self.levels - 1)
 
 
-def weight(bits: int, delta: float | str = 0.0, shape: tuple[int, ...] = ()) -> EwgsQuantizer:
-    """The weight quantizer of a layer."""
-    return EwgsQuantizer(bits, True, delta, shape)
-
-
-def activation(bits: int, delta: float | str = 0.0) -> EwgsQuantizer:
-    """The activation quantizer of a layer."""
-    return EwgsQuantizer(bits, False, delta)
+_ACTIVATION = partial(EwgsQuantizer, signed=False)
+METHODS["ewgs"] = Method(
+    partial(EwgsQuantizer, signed=True),
+    _ACTIVATION,
+    "Lee, Kim & Ham, CVPR 2021, arXiv 2104.00903",
+    "test_ewgs_gradients_inside_at_and_beyond_the_bounds",
+    image=_ACTIVATION,
+    output_scale=True,
+)
 
 
 def hutchinson_trace(

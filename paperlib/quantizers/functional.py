@@ -116,8 +116,11 @@ def interval_codes(
     Raises ValueError for levels or delta out of range or, where they are numbers, lower >= upper;
     tensors are not looked at, which would wait for the device.
 
-    >>> interval_codes(torch.tensor([-1.0, 0.0, 1.9, 5.0]), 0.0, 4.0, levels=4)
-    tensor([0., 0., 1., 3.])
+    >>> x = torch.tensor([-1.0, 0.0, 1.9, 5.0], requires_grad=True)
+    >>> q = interval_codes(x, 0.0, 4.0, levels=4)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([0., 0., 1., 3.]), tensor([0.0000, 0.7500, 0.7500, 0.0000]))
     """
     _check_levels(levels)
     if not isinstance(delta, Tensor):
@@ -139,8 +142,11 @@ def ewgs_round(x: Tensor, levels: int, delta: float = 0.0) -> Tensor:
     levels  L = 2 ** bits, 2 to 256. delta  at least 0.
     Returns the shape, dtype and device of x. Raises ValueError for levels or delta out of range.
 
-    >>> ewgs_round(torch.tensor([0.0, 0.4, 0.6, 1.0]), levels=2)
-    tensor([0., 0., 1., 1.])
+    >>> x = torch.tensor([0.0, 0.4, 0.6, 1.0], requires_grad=True)
+    >>> q = ewgs_round(x, levels=2, delta=0.5)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([0., 0., 1., 1.]), tensor([1.0000, 1.2000, 0.8000, 1.0000]))
     """
     return ewgs_activation(x, 0.0, 1.0, levels, delta)
 
@@ -154,8 +160,14 @@ def ewgs_activation(
     scaling back by upper - lower: the layer multiplies its output by a learned scalar. Gradients as
     in `interval_codes`; lower and upper are numbers or one-element tensors and receive theirs.
 
-    >>> ewgs_activation(torch.tensor([-1.0, 0.0, 1.9, 5.0]), 0.0, 4.0, levels=4)
-    tensor([0.0000, 0.0000, 0.3333, 1.0000])
+    >>> x = torch.tensor([-1.0, 0.0, 1.9, 5.0], requires_grad=True)
+    >>> lower, upper = (torch.tensor(bound, requires_grad=True) for bound in (0.0, 4.0))
+    >>> q = ewgs_activation(x, lower, upper, levels=4)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([0.0000, 0.0000, 0.3333, 1.0000]), tensor([0.0000, 0.2500, 0.2500, 0.0000]))
+    >>> lower.grad, upper.grad
+    (tensor(-0.3812), tensor(-0.1187))
     """
     return interval_codes(x, lower, upper, levels, delta) / (levels - 1)
 
@@ -165,8 +177,11 @@ def ewgs_weight(
 ) -> Tensor:
     """EWGS for weights: as `ewgs_activation`, then 2 (q - 1/2), which lies in [-1, 1].
 
-    >>> ewgs_weight(torch.tensor([-3.0, -0.1, 0.1, 3.0]), -1.0, 1.0, levels=2)
-    tensor([-1., -1.,  1.,  1.])
+    >>> x = torch.tensor([-3.0, -0.1, 0.1, 3.0], requires_grad=True)
+    >>> q = ewgs_weight(x, -1.0, 1.0, levels=2)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([-1., -1.,  1.,  1.]), tensor([0., 1., 1., 0.]))
     """
     return centred(interval_codes(w, lower, upper, levels, delta), levels) / (levels - 1)
 
@@ -261,8 +276,11 @@ def dorefa_weight(w: Tensor, bits: int) -> Tensor:
     bits = 1  mean|w| sign(w), straight-through; the mean counts as a constant.
     Raises ValueError unless bits is 1 to 8.
 
-    >>> dorefa_weight(torch.tensor([-1.0, 0.0, 1.0]), bits=8)[[0, 2]]
-    tensor([-1.,  1.])
+    >>> x = torch.tensor([-1.0, 0.1, 0.5], requires_grad=True)
+    >>> q = dorefa_weight(x, bits=2)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([-1.0000,  0.3333,  0.3333]), tensor([0.5514, 1.3000, 1.0326]))
     """
     codes, scale = dorefa_weight_codes(w, bits)
     return codes * scale
@@ -303,8 +321,11 @@ def dorefa_activation(x: Tensor, bits: int) -> Tensor:
     (zzzxxxttt/pytorch_DoReFaNet) has it: what is positive becomes 1. The gradient passes where 0 <=
     x <= 1. Raises ValueError unless bits is 1 to 8.
 
-    >>> dorefa_activation(torch.tensor([-1.0, 0.4, 0.6, 2.0]), bits=1)
-    tensor([0., 1., 1., 1.])
+    >>> x = torch.tensor([-1.0, 0.4, 0.6, 2.0], requires_grad=True)
+    >>> q = dorefa_activation(x, bits=2)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([0.0000, 0.3333, 0.6667, 1.0000]), tensor([0., 1., 1., 0.]))
     """
     codes, scale = dorefa_activation_codes(x, bits)
     return codes * scale
@@ -360,8 +381,12 @@ def pact_activation(x: Tensor, alpha: Tensor | float, bits: int) -> Tensor:
     Backward  to x: g where 0 <= x < alpha; to alpha: the sum of g where x >= alpha.
     Raises ValueError unless bits is 1 to 8, or for a number alpha that is not positive.
 
-    >>> pact_activation(torch.tensor([-1.0, 1.1, 9.0]), alpha=3.0, bits=2)
-    tensor([0., 1., 3.])
+    >>> x = torch.tensor([-1.0, 1.1, 9.0], requires_grad=True)
+    >>> alpha = torch.tensor(3.0, requires_grad=True)
+    >>> q = pact_activation(x, alpha, bits=2)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad, alpha.grad
+    (tensor([0., 1., 3.]), tensor([0., 1., 0.]), tensor(1.))
     """
     codes, scale = pact_codes(x, alpha, bits)
     return codes * scale.to(codes)
@@ -428,8 +453,12 @@ def lsq(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float
     Raises ValueError unless qmin < qmax are integers and the step is positive (when it is a
     number).
 
-    >>> lsq(torch.tensor([-3.0, 0.4, 0.6, 9.0]), step=1.0, qmin=-2, qmax=1)
-    tensor([-2.,  0.,  1.,  1.])
+    >>> x = torch.tensor([-3.0, 0.4, 1.4, 9.0], requires_grad=True)
+    >>> step = torch.tensor(1.0, requires_grad=True)
+    >>> q = lsq(x, step, qmin=-2, qmax=1)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad, step.grad
+    (tensor([-2.,  0.,  1.,  1.]), tensor([0., 1., 0., 0.]), tensor(-0.4000))
     """
     codes, scale = lsq_codes(x, step, qmin, qmax, grad_scale)
     return codes * scale.to(codes)
@@ -489,8 +518,12 @@ def fake_quantize(
               deciding before it rounds.
     Raises ValueError for a number scale that is not positive.
 
-    >>> fake_quantize(torch.tensor([-3.0, 0.4, 0.6, 9.0]), scale=1.0, qmin=-2, qmax=1)
-    tensor([-2.,  0.,  1.,  1.])
+    >>> x = torch.tensor([-3.0, 0.4, 1.4, 9.0], requires_grad=True)
+    >>> scale = torch.tensor(1.0, requires_grad=True)
+    >>> q = fake_quantize(x, scale, qmin=-2, qmax=1)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad, scale.grad
+    (tensor([-2.,  0.,  1.,  1.]), tensor([0., 1., 1., 0.]), tensor(-1.8000))
     """
     codes, scale = fake_quantize_codes(x, scale, qmin, qmax, grad_scale)
     return codes * scale.to(codes)
@@ -512,8 +545,14 @@ def lsq_plus(
     outside. Any shape, per tensor. The offset need not be a multiple of the step: 0 need not lie on
     the grid.
 
-    >>> lsq_plus(torch.tensor([-3.0, 0.1, 0.6, 9.0]), step=1.0, offset=-0.5, qmin=0, qmax=3)
-    tensor([-0.5000,  0.5000,  0.5000,  2.5000])
+    >>> x = torch.tensor([-3.0, 0.1, 0.6, 9.0], requires_grad=True)
+    >>> step, offset = (torch.tensor(value, requires_grad=True) for value in (1.0, -0.5))
+    >>> q = lsq_plus(x, step, offset, qmin=0, qmax=3)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([-0.5000,  0.5000,  0.5000,  2.5000]), tensor([0., 1., 1., 0.]))
+    >>> step.grad, offset.grad
+    (tensor(3.3000), tensor(2.))
     """
     codes, scale = lsq_codes(widen(x) - offset, step, qmin, qmax, grad_scale)
     return (codes * scale + offset).to(x.dtype)

@@ -13,7 +13,7 @@ class Quantizer(nn.Module, ABC):
     """Maps a tensor to a low-bit grid. Parameters, if any, are set from the first tensor seen
     (`initialise`).
 
-    A new method is one file with two subclasses, registered in `METHODS`.
+    A new method is one file with two subclasses and an entry in `METHODS`.
     """
 
     def __init__(self):
@@ -22,10 +22,9 @@ class Quantizer(nn.Module, ABC):
             "offset", None
         )  # of an activation's grid from 0, if it has one: value = scale codes + offset
 
-    @abstractmethod
     def initialise(self, x: Tensor) -> None:
-        """Set the parameters from the full-precision weight, or from the layer's input on the first
-        batch.
+        """Set the parameters, if any, from the full-precision weight, or from the layer's input on
+        the first batch.
         """
 
     @abstractmethod

@@ -7,6 +7,7 @@ for activations that are negative too. A signed grid of 1 bit has no positive le
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ..models.precision import widen
 from .functional import _check_bits, lsq_codes, lsq_plus, over_channels
 from .layers import Quantizer
+from .registry import METHODS, Method
 
 
 class LsqQuantizer(Quantizer):
@@ -99,21 +101,17 @@ class LsqPlusActivation(LsqQuantizer):
         return codes.to(x.dtype), scale
 
 
-def weight(bits: int, shape: tuple[int, ...] = ()) -> LsqQuantizer:
-    """The weight quantizer of a layer, on integers -2^(b-1) .. 2^(b-1) - 1."""
-    return LsqQuantizer(bits, True, True, shape)
-
-
-def activation(bits: int) -> LsqQuantizer:
-    """The activation quantizer of a layer, on integers 0 .. 2^b - 1."""
-    return LsqQuantizer(bits, False, False)
-
-
-def image(bits: int) -> LsqQuantizer:
-    """The quantizer of the network's input, which is negative too: on the integers of a weight."""
-    return LsqQuantizer(bits, True, False)
-
-
-def plus_weight(bits: int, shape: tuple[int, ...] = ()) -> LsqPlusWeight:
-    """LSQ+'s weight quantizer."""
-    return LsqPlusWeight(bits, True, True, shape)
+METHODS["lsq"] = Method(
+    partial(LsqQuantizer, signed=True, of_weights=True),
+    partial(LsqQuantizer, signed=False, of_weights=False),
+    "Esser et al., ICLR 2020, arXiv 1902.08153",
+    "test_lsq_gradients_decide_by_the_unrounded_value",
+    image=partial(LsqQuantizer, signed=True, of_weights=False),  # on the integers of a weight
+)
+METHODS["lsq+"] = Method(
+    partial(LsqPlusWeight, signed=True, of_weights=True),
+    LsqPlusActivation,
+    "Bhalgat et al., CVPR Workshops 2020, arXiv 2004.09576",
+    "test_lsq_plus_moves_the_grid_and_its_offset_learns_from_what_is_outside",
+    image=LsqPlusActivation,
+)

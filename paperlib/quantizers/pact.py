@@ -5,8 +5,10 @@ DoReFa's.
 import torch
 from torch import Tensor, nn
 
+from .dorefa import DorefaWeight
 from .functional import _check_bits, pact_codes
 from .layers import Quantizer
+from .registry import METHODS, Method
 
 
 class PactActivation(Quantizer):
@@ -20,8 +22,10 @@ class PactActivation(Quantizer):
         self.bits = bits
         self.alpha = nn.Parameter(torch.tensor(float(alpha)))
 
-    def initialise(self, x: Tensor) -> None:
-        pass
-
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return pact_codes(x, self.alpha, self.bits)
+
+
+METHODS["pact"] = Method(
+    DorefaWeight, PactActivation, "Choi et al., 2018, arXiv 1805.06085", "test_pact_gradients"
+)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..models.precision import widen
 from .functional import _check_bits, fake_quantize_codes, over_channels
 from .layers import Quantizer
+from .registry import METHODS, Method
 
 
 def squash(x: Tensor, per_channel: bool = False) -> Tensor:
@@ -42,7 +43,16 @@ class SignedQuantizer(Quantizer):
 
 
 class ReleasedDorefa(SignedQuantizer):
-    """Of weights and of activations: `squash`, then a scale that the first tensor sets for good."""
+    """Of weights and of activations: `squash`, then a scale that the first tensor sets for good.
+
+    >>> x = torch.tensor([-1.0, 0.2, 0.5], requires_grad=True)
+    >>> quantizer = ReleasedDorefa(bits=2)
+    >>> quantizer.initialise(x)
+    >>> q = quantizer(x)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([-1.3333,  0.0000,  0.6667]), tensor([0.4775, 1.2619, 1.0326]))
+    """
 
     def __init__(self, bits: int, shape: tuple[int, ...] = ()):
         super().__init__(bits, shape)
@@ -63,7 +73,14 @@ class ReleasedDorefa(SignedQuantizer):
 
 
 class ReleasedPact(SignedQuantizer):
-    """Activations on a grid of alpha / ((2^b - 1) / 2), alpha fixed."""
+    """Activations on a grid of alpha / ((2^b - 1) / 2), alpha fixed.
+
+    >>> x = torch.tensor([-9.0, 1.0, 3.0, 9.0], requires_grad=True)
+    >>> q = ReleasedPact(bits=2)(x)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([-8.,  0.,  4.,  4.]), tensor([1., 1., 1., 0.]))
+    """
 
     def __init__(self, bits: int, alpha: float = 6.0):
         super().__init__(bits)
@@ -71,15 +88,21 @@ class ReleasedPact(SignedQuantizer):
             raise ValueError(f"alpha must be positive, got {alpha}")
         self.register_buffer("scale", torch.tensor(alpha / self.half))
 
-    def initialise(self, x: Tensor) -> None:
-        pass
-
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return fake_quantize_codes(x, self.scale, self.qmin, self.qmax)
 
 
 class ReleasedLsq(SignedQuantizer):
-    """Of weights and of activations: a learned step, started at 2 mean|x| / sqrt(qmax)."""
+    """Of weights and of activations: a learned step, started at 2 mean|x| / sqrt(qmax).
+
+    >>> quantizer = ReleasedLsq(bits=2)
+    >>> quantizer.initialise(torch.tensor([-1.0, 0.5]))  # a step of 1.5
+    >>> x = torch.tensor([-2.0, 0.4, 1.4, 9.0], requires_grad=True)
+    >>> q = quantizer(x)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad, quantizer.step.grad
+    (tensor([-1.5000,  0.0000,  1.5000,  1.5000]), tensor([1., 1., 1., 0.]), tensor(0.5667))
+    """
 
     def __init__(self, bits: int, shape: tuple[int, ...] = ()):
         super().__init__(bits, shape)
@@ -94,3 +117,26 @@ class ReleasedLsq(SignedQuantizer):
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         grad_scale = 1 / math.sqrt(x.numel() // self.step.numel() * self.qmax)
         return fake_quantize_codes(x, self.step, self.qmin, self.qmax, grad_scale)
+
+
+METHODS["dorefa_released"] = Method(
+    ReleasedDorefa,
+    ReleasedDorefa,
+    "Zhou et al., 2016, arXiv 1606.06160, as released",
+    "test_released_dorefa_keeps_its_first_scale_and_its_maximums_gradient",
+    image=ReleasedDorefa,
+)
+METHODS["pact_released"] = Method(
+    ReleasedDorefa,
+    ReleasedPact,
+    "Choi et al., 2018, arXiv 1805.06085, as released",
+    "test_released_pact_has_half_a_grid_and_an_alpha_that_stays",
+    image=ReleasedPact,
+)
+METHODS["lsq_released"] = Method(
+    ReleasedLsq,
+    ReleasedLsq,
+    "Esser et al., ICLR 2020, arXiv 1902.08153, as released",
+    "test_released_lsq_differs_from_the_paper_between_the_last_level_and_the_next",
+    image=ReleasedLsq,
+)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ..models.precision import widen
+from .dorefa import DorefaActivation
 from .functional import over_channels, straight_through
 from .layers import Quantizer
+from .registry import METHODS, Method
 
 THRESHOLD = 0.7  # of mean|w|: what is smaller becomes 0
 
@@ -28,8 +30,11 @@ def ternary_weight(w: Tensor, per_channel: bool = False) -> Tensor:
     w  any shape; per_channel takes threshold and a from each w[c] instead of all of w. The gradient
     passes unchanged; threshold and a count as constants.
 
-    >>> ternary_weight(torch.tensor([-2.0, -0.1, 0.3, 1.0]))
-    tensor([-1.5000,  0.0000,  0.0000,  1.5000])
+    >>> x = torch.tensor([-2.0, -0.1, 0.3, 1.0], requires_grad=True)
+    >>> q = ternary_weight(x)
+    >>> q.sum().backward()
+    >>> q.detach(), x.grad
+    (tensor([-1.5000,  0.0000,  0.0000,  1.5000]), tensor([1., 1., 1., 1.]))
     """
     codes, scale = ternary_codes(w, per_channel)
     return codes * scale
@@ -44,8 +49,13 @@ class TernaryWeight(Quantizer):
             raise ValueError(f"ternary weights take 2 bits, got {bits!r}")
         self.per_channel = bool(shape)
 
-    def initialise(self, x: Tensor) -> None:
-        pass
-
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return ternary_codes(x, self.per_channel)
+
+
+METHODS["ternary"] = Method(
+    TernaryWeight,
+    DorefaActivation,
+    "Li, Zhang & Liu, 2016, arXiv 1605.04711",
+    "test_ternary_weights",
+)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .distillers import Distiller, Sizes, seeded
 from .features import unit
+from .registry import OBJECTIVES, Entry
 
 EPSILON = 1e-7
 
@@ -26,9 +27,13 @@ def contrast(scores: Tensor, images: int) -> Tensor:
     scores  (N, 1 + m) positive: P of the image's own entry in column 0, P' of m others.
     images  n, of the training set. Returns a scalar.
 
-    # scores equal to m/n: log 2 for each of the three
-    >>> contrast(torch.full((2, 3), 0.2), images=10)
-    tensor(2.0794)
+    Scores equal to m/n give log 2 for each of the three; the own one is to grow.
+
+    >>> scores = torch.full((1, 3), 0.2, requires_grad=True)
+    >>> loss = contrast(scores, images=10)
+    >>> loss.backward()
+    >>> loss.detach(), scores.grad
+    (tensor(2.0794), tensor([[-2.5000,  2.5000,  2.5000]]))
     """
     noise = (scores.shape[1] - 1) / images
     own, others = scores[:, 0], scores[:, 1:]
@@ -201,33 +206,41 @@ class CRD(Distiller):
     temperature  positive; 0.1 in SQAKD, 0.07 in RepDistiller. momentum  of the memories, in [0, 1).
                  dim  of the embeddings.
 
-    >>> crd = CRD([(2, 8)], [(2, 8)], torch.tensor([0, 1, 2, 0]), classes=3, negatives=4, dim=2)
-    >>> loss = crd([torch.randn(2, 8)], [torch.randn(2, 8)], torch.tensor([3, 1]))
-    >>> (crd.memories[0].memory_student[[3, 1]].norm(dim=1) - 1).abs().max() < 1e-6
-    tensor(True)
+    With heads that change nothing: image 0, remembered as (1, 0), the others as (0, 1). The student
+    is to turn to the first, and is then remembered half way between.
+
+    >>> crd = CRD([(1, 2)], [(1, 2)], torch.tensor([0, 1, 1]), classes=2, negatives=2, dim=2)
+    >>> (one,) = crd.memories
+    >>> for head in (one.student_head, one.teacher_head):
+    ...     _ = nn.init.eye_(head.weight), nn.init.zeros_(head.bias)
+    >>> for memory in (one.memory_student, one.memory_teacher):
+    ...     _ = memory.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
+    >>> fs = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    >>> loss = crd([fs], [torch.tensor([[4.0, 3.0]])], torch.tensor([0]))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad, one.memory_student[0]
+    (tensor(4.4182), tensor([[-1.9611,  1.4708]]), tensor([0.8944, 0.4472]))
     """
 
-    def __init__(
+    def build(
         self,
         student: Sizes,
         teacher: Sizes,
-        labels: Tensor,
-        classes: int,
         *,
         negatives: int = 16384,
         temperature: float = 0.1,
         momentum: float = 0.5,
         dim: int = 128,
-        seed: int = 0,
-    ):
-        super().__init__(student, teacher, labels, classes)
+    ) -> None:
+        if self.labels is None:
+            raise ValueError("images of other classes are drawn: labels are needed, got None")
         if not temperature > 0:
             raise ValueError(f"the temperature must be positive, got {temperature}")
         if not 0 <= momentum < 1:
             raise ValueError(f"the momentum must lie in [0, 1), got {momentum}")
-        self.negatives = Negatives(labels, classes, negatives, seed)
+        self.negatives = Negatives(self.labels, self.classes, negatives, self.seed)
         self.memories = nn.ModuleList(
-            Memory(s, t, len(labels), dim, temperature, momentum, seed + number)
+            Memory(s, t, len(self.labels), dim, temperature, momentum, self.seed + number)
             for number, (s, t) in enumerate(zip(student, teacher, strict=True))
         )
 
@@ -242,47 +255,15 @@ class CRD(Distiller):
         return [m(s, t, indices, negatives) for m, s, t in zip(self.memories, fs, ft, strict=True)]
 
 
-class CKTF(CRD):
-    """Contrastive knowledge transfer (Zhao, Chen & Zhao, ICASSP 2023, arXiv 2303.07599) as SQAKD
-    runs it.
-
-    CRD on the last layer, a vector, plus theta times the sum of CRD on the others, maps: those are
-    scaled to length 1 over the batch, element by element, then averaged over space.
-    """
-
-    def __init__(
-        self,
-        student: Sizes,
-        teacher: Sizes,
-        labels: Tensor,
-        classes: int,
-        *,
-        theta: float = 0.8,
-        negatives: int = 4096,
-        temperature: float = 0.1,
-        momentum: float = 0.5,
-        dim: int = 128,
-        seed: int = 0,
-    ):
-        if not theta >= 0:
-            raise ValueError(f"theta must be at least 0, got {theta}")
-        student, teacher = (
-            [(size[0], size[1]) for size in sizes] for sizes in (student, teacher)
-        )  # pooled
-        options = {
-            "negatives": negatives,
-            "temperature": temperature,
-            "momentum": momentum,
-            "dim": dim,
-            "seed": seed,
-        }
-        super().__init__(student, teacher, labels, classes, **options)
-        self.theta = theta
-
-    def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
-        *maps, last = self.contrasts([_pooled(s) for s in fs], [_pooled(t) for t in ft], indices)
-        return last + self.theta * sum(maps)
-
-
-def _pooled(f: Tensor) -> Tensor:
-    return unit(f, 0).mean((2, 3)) if f.ndim == 4 else f
+OWN_PLACE = (
+    "features are of the mixed image; its place in the memory and its negatives are those of the "
+    "unmixed image"
+)
+OBJECTIVES["crd"] = Entry(
+    CRD,
+    "relation",
+    "Tian, Krishnan & Isola, ICLR 2020",
+    {"beta": 0.8, "layers": ("vector",)},
+    cutmix=OWN_PLACE,
+    proof="test_crd_is_the_written_out_formula",
+)

@@ -1,0 +1,62 @@
+"""FitNets: a hint from a layer in the middle."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .distillers import Distiller, Sizes, as_map
+from .features import check_pair, same_size
+from .registry import OBJECTIVES, Entry
+
+
+def hint(fs: Tensor, ft: Tensor) -> Tensor:
+    """The hint of FitNets (Romero et al., ICLR 2015, arXiv 1412.6550, eq. 3): the mean squared
+    difference.
+
+    The student's feature comes through a regressor first: `FitNet`. Mean over all elements, as
+    RepDistiller takes it.
+
+    >>> fs = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    >>> loss = hint(fs, torch.tensor([[1.0, 2.0]]))
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad
+    (tensor(2.5000), tensor([[-1., -2.]]))
+    """
+    check_pair(fs, ft)
+    if fs.shape[1] != ft.shape[1]:
+        raise ValueError(
+            f"features of one width expected, got {tuple(fs.shape)} and {tuple(ft.shape)}"
+        )
+    return F.mse_loss(*(same_size(fs, ft) if fs.ndim == 4 else (fs, ft)))
+
+
+class FitNet(Distiller):
+    """`hint` on student features that went through a 1x1 convolution, batch normalisation and ReLU
+    (Romero et al., ICLR 2015).
+
+    The regressor is always there, also where widths agree, as in RepDistiller; statistics are the
+    batch's. RepDistiller meets different sizes by strides or transposed convolutions; here the
+    larger map is pooled. Vectors are maps of one position.
+    """
+
+    def build(self, student: Sizes, teacher: Sizes) -> None:
+        self.regressors = nn.ModuleList(
+            _conv_bn_relu(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
+        )
+
+    def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
+        layers = zip(self.regressors, fs, ft, strict=True)
+        return sum(hint(regressor(as_map(s)), as_map(t)) for regressor, s, t in layers)
+
+
+def _conv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:
+    norm = nn.BatchNorm2d(channels_out, track_running_stats=False)
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1), norm, nn.ReLU())
+
+
+OBJECTIVES["fitnet"] = Entry(
+    FitNet,
+    "feature",
+    "Romero et al., ICLR 2015",
+    {"beta": 100, "layers": ("f2",)},
+    proof="test_fitnet_is_the_hint_after_its_regressor",
+)

@@ -1,0 +1,69 @@
+"""Variational information distillation: the teacher's features as a Gaussian of the student's."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .distillers import Distiller, Sizes, as_map
+from .features import same_size
+from .registry import OBJECTIVES, Entry
+
+
+class VID(Distiller):
+    """Variational information distillation (Ahn et al., CVPR 2019, arXiv 1904.05835, section 2).
+
+    Of each layer mean over all elements of ((mu(s) - t)^2 / v + log v) / 2, the negative
+    log-likelihood of the teacher's feature without its constant, in nats: it can be negative. mu is
+    a regressor of three 1x1 convolutions without bias, ReLU between; v = softplus(a) + 1e-5, one
+    learned a for each of the teacher's channels. Sizes that differ are pooled.
+
+    variance  v before training, positive.
+
+    With a regressor that changes nothing: half the mean of d^2 / 2 + log 2, d = 1, 2. The variance
+    is to grow.
+
+    >>> vid = VID([(2, 1)], [(2, 1)], variance=2.0)
+    >>> for weight in vid.regressors.parameters():
+    ...     _ = nn.init.ones_(weight)
+    >>> fs = torch.tensor([[1.0], [2.0]], requires_grad=True)
+    >>> loss = vid([fs], [torch.tensor([[2.0], [4.0]])])
+    >>> loss.backward()
+    >>> loss.detach(), fs.grad.flatten(), vid.scales[0].grad
+    (tensor(0.9716), tensor([-0.2500, -0.5000]), tensor([-0.0540]))
+    """
+
+    floor = 1e-5
+
+    def build(self, student: Sizes, teacher: Sizes, *, variance: float = 5.0) -> None:
+        if not variance > self.floor:
+            raise ValueError(f"the variance must be more than {self.floor}, got {variance}")
+        self.regressors = nn.ModuleList(
+            _regressor(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
+        )
+        raw = math.log(math.expm1(variance - self.floor))
+        self.scales = nn.ParameterList(torch.full((size[1],), raw) for size in teacher)
+
+    def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
+        total = 0
+        for regressor, scale, s, t in zip(self.regressors, self.scales, fs, ft, strict=True):
+            s, t = same_size(as_map(s), as_map(t))
+            variance = (F.softplus(scale) + self.floor)[:, None, None]
+            total = total + 0.5 * ((regressor(s) - t).square() / variance + variance.log()).mean()
+        return total
+
+
+def _regressor(channels_in: int, channels_out: int) -> nn.Sequential:
+    widths = (channels_in, channels_out, channels_out, channels_out)
+    layers = [nn.Conv2d(a, b, 1, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+
+
+OBJECTIVES["vid"] = Entry(
+    VID,
+    "feature",
+    "Ahn, Hu, Damianou, Lawrence & Dai, CVPR 2019",
+    {"beta": 1, "layers": ("maps",)},
+    proof="test_vid_is_the_gaussian_likelihood_torch_computes",
+)
