@@ -251,7 +251,7 @@ def test_the_speeds_shown_are_the_benchmarks():
 
 def test_every_method_is_listed_with_a_proof_that_exists():
     """`python -m paperlib methods` holds everything registered, and names files and tests that
-    exist; the study, which imports no torch, knows the same names.
+    exist; the study, which imports no torch, knows no others.
     """
     from paperlib.augment import POLICIES
     from paperlib.catalogue import methods
@@ -272,7 +272,7 @@ def test_every_method_is_listed_with_a_proof_that_exists():
             assert f"def {entry.proof}(" in tests or name == "none"
     for path in re.findall(r"`([a-z_/]+\.py)`", listed):
         assert (ROOT / "paperlib" / path).exists(), path
-    assert set(plan.QUANTIZERS) == set(METHODS) and set(plan.LOSSES) == set(OBJECTIVES)
+    assert set(plan.QUANTIZERS) <= set(METHODS) and set(plan.LOSSES) <= set(OBJECTIVES)
     every = {name: objective(name) for name in OBJECTIVES}
     assert set(profiles.SHORTENED) == {
         name for name, o in every.items() if o.init_epochs or o.warmup

@@ -62,23 +62,23 @@ def noise(root, download):
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 3, 8, 8), generator=g).byte()
     labels = torch.arange(40) % 4
-    return Dataset("noise", images[:32], labels[:32], images[32:], labels[32:], tuple("abcd"))
+    return Dataset("own_noise", images[:32], labels[:32], images[32:], labels[32:], tuple("abcd"))
 
 
-DATASETS["noise"] = Source(noise, "Own, 2026")
-MODELS["small"] = Network(Small, "Own, 2026")
-POLICIES["negative"] = Policy(lambda rng, n, height, width: (), lambda images: 255 - images)
-METHODS["sign"] = Method(Sign, METHODS["lsq"].activation, "Own, 2026", "test_signs")
-OBJECTIVES["cosine"] = Entry(
+DATASETS["own_noise"] = Source(noise, "Own, 2026")
+MODELS["own_small"] = Network(Small, "Own, 2026")
+POLICIES["own_negative"] = Policy(lambda rng, n, height, width: (), lambda images: 255 - images)
+METHODS["own_sign"] = Method(Sign, METHODS["lsq"].activation, "Own, 2026", "test_signs")
+OBJECTIVES["own_cosine"] = Entry(
     cosine, "feature", "Own, 2027", {"beta": 5, "layers": ("vector",)}, proof="test_cosine"
 )
 """
 REGISTRIES = {
-    "noise": DATASETS,
-    "small": MODELS,
-    "negative": POLICIES,
-    "sign": METHODS,
-    "cosine": OBJECTIVES,
+    "own_noise": DATASETS,
+    "own_small": MODELS,
+    "own_negative": POLICIES,
+    "own_sign": METHODS,
+    "own_cosine": OBJECTIVES,
 }
 
 
@@ -94,15 +94,17 @@ def mine(tmp_path, monkeypatch):
 
 
 def test_what_is_registered_outside_works_by_its_name(mine):
-    data, teacher = load("noise"), build("small", 4)
-    table = rank(teacher, data, ["none", "negative", "negative+cutmix"], batch=16, stddev_group=16)
-    assert set(table["augmentation"]) == {"none", "negative", "negative+cutmix"}
-    own = objective("cosine", power=2.0, alpha=1)
-    assert (own.beta, own.feature_loss, own.options) == (5, "cosine", (("power", 2.0),))
-    student = quantize(teacher, "sign", 1, 2, threshold=0.01)
+    data, teacher = load("own_noise"), build("own_small", 4)
+    table = rank(
+        teacher, data, ["none", "own_negative", "own_negative+cutmix"], batch=16, stddev_group=16
+    )
+    assert set(table["augmentation"]) == {"none", "own_negative", "own_negative+cutmix"}
+    own = objective("own_cosine", power=2.0, alpha=1)
+    assert (own.beta, own.feature_loss, own.options) == (5, "own_cosine", (("power", 2.0),))
+    student = quantize(teacher, "own_sign", 1, 2, threshold=0.01)
     before = student.body.weight.detach().clone()
     recipe = Recipe(1, 32, 1e-2, 0.0, quantizer_lr=1e-3)  # 32 images: one step
-    curve = fit(student, Task(data, "negative", own, recipe, 0, teacher))
+    curve = fit(student, Task(data, "own_negative", own, recipe, 0, teacher))
     assert torch.isfinite(torch.tensor(curve[0]["loss"]))
     assert not torch.equal(before, student.body.weight)
     codes = student.body.weight_quantizer.codes(student.body.weight)[0]
@@ -111,9 +113,9 @@ def test_what_is_registered_outside_works_by_its_name(mine):
 
 def test_the_catalogue_lists_it(mine):
     listed = methods().splitlines()
-    (quantizer,) = (line for line in listed if line.startswith("| `sign` | Own, 2026 |"))
+    (quantizer,) = (line for line in listed if line.startswith("| `own_sign` | Own, 2026 |"))
     assert "threshold = 0.0" in quantizer and "`my_methods.py`" in quantizer
-    (loss,) = (line for line in listed if line.startswith("| `cosine` | Own, 2027 |"))
+    (loss,) = (line for line in listed if line.startswith("| `own_cosine` | Own, 2027 |"))
     for fact in ("feature, offline", "CE + 5 L(vector)", "power = 1.0", "`test_cosine`"):
         assert fact in loss
 
@@ -122,7 +124,7 @@ def test_a_name_stands_for_one_thing(mine):
     for name, registry in REGISTRIES.items():
         with pytest.raises(ValueError, match=f"{name!r} is registered already"):
             registry[name] = registry[name]
-    with pytest.raises(ValueError, match="unknown model 'smal'; known: .*small"):
+    with pytest.raises(ValueError, match="unknown model 'smal'; known: .*own_small"):
         build("smal", 4)
 
 

