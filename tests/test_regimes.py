@@ -375,6 +375,7 @@ def walk_record(kind, confidences, errors):
             picked = i == 3
             rows.append(
                 {
+                    "profile": "quick",
                     "teacher": f"{kind}{k}",
                     "source": "walk",
                     "dataset": kind,

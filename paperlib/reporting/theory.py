@@ -19,6 +19,7 @@ from ..study.store import Store
 from .report import SHORT, STYLE, short
 
 COLUMNS = [
+    "profile",
     "teacher",
     "source",
     "dataset",
@@ -37,6 +38,7 @@ COLUMNS = [
     "classes",
 ]
 TEACHER_COLUMNS = [
+    "profile",
     "teacher",
     "source",
     "dataset",
@@ -65,7 +67,7 @@ def _rows(facts: dict[str, Any], scores: list[dict], classes: int) -> list[dict[
         formula = float(even_spread(missed, classes)) + line["entropy"]
         rows.append(
             facts
-            | {name: line.get(name, float("nan")) for name in COLUMNS[6:13]}
+            | {name: line.get(name, float("nan")) for name in COLUMNS[7:14]}
             | {"missed": missed, "formula": formula, "classes": classes}
         )
     return rows
@@ -98,7 +100,7 @@ def theory_table(store: Store) -> pd.DataFrame:
             )
             facts = _facts(name, "walk", run) | {"epoch": step["epoch"]}
             rows += _rows(facts, step["scores"], CLASSES[run.data.name])
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).assign(profile=store.profile)
 
 
 def _facts(name: str, source: str, run: ScoreRun | WalkRun) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def teachers_table(theory: pd.DataFrame) -> pd.DataFrame:
     rank_aai_cutmix  the places of the released picks.
     """
     rows = []
-    for _, part in theory.groupby("teacher", sort=False):
+    for _, part in theory.groupby(["profile", "teacher"], sort=False):
         first, best = part.iloc[0], part.loc[part["score"].idxmin()]
         plain = part[~part["augmentation"].str.endswith(CUTMIX)]
         before = plain[plain["missed"] < preferred_miss(int(first["classes"]))]
@@ -135,7 +137,7 @@ def teachers_table(theory: pd.DataFrame) -> pd.DataFrame:
         confidence = float(part.loc[part["augmentation"] == "none", "confidence"].iloc[0])
         rows.append(
             {
-                **first[["teacher", "source", "dataset", "model", "trained", "epoch"]],
+                **first[["profile", "teacher", "source", "dataset", "model", "trained", "epoch"]],
                 "confidence": confidence,
                 "kind": _kind(confidence),
                 "pick": best["augmentation"],
@@ -192,6 +194,7 @@ def temperatures_table(store: Store) -> pd.DataFrame:
             pick = wide[temperature].idxmin()
             rows.append(
                 {
+                    "profile": store.profile,
                     "teacher": setup.regime,
                     "temperature": temperature,
                     "pick": pick,
@@ -248,7 +251,7 @@ def plane_figure(theory: pd.DataFrame) -> Figure:
                     mew=0.4,
                     label=label,
                 )
-            picks = part.loc[part.groupby("teacher")["score"].idxmin()]
+            picks = part.loc[part.groupby(["profile", "teacher"])["score"].idxmin()]
             axis.plot(
                 picks["missed"],
                 picks["entropy"],
