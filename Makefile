@@ -50,7 +50,7 @@ $(FIGURES_VENV)/.ready: requirements-figures.lock pyproject.toml
 	$(FIGURES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 6 minutes, cpu 5 hours on 2 cores
+reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 7 minutes, cpu days on 2 cores (resumable)
 	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(RECORD),--record)
 
 run: $(READY)  ## the same runs without notebooks
