@@ -149,6 +149,10 @@ def _download_cifar(facts: Cifar, root: Path, download: bool) -> dict[str, np.nd
 
 
 def cifar(name: str, root: Path, download: bool) -> Dataset:
+    """A key of `CIFAR` from `root`: NAME.npz, or torchvision's archive, downloaded if asked.
+
+    Raises ValueError for a file that is not that data set, FileNotFoundError if there is none.
+    """
     facts, path = CIFAR[name], root / f"{name}.npz"
     if path.exists():
         arrays = _read_npz(path, facts.classes)

@@ -37,6 +37,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
 
 
 def check_targets(targets: Tensor, classes: int) -> None:
+    """Raise ValueError unless labels (N,) lie in 0 .. classes - 1, or soft ones (N, C) sum to 1."""
     if targets.is_floating_point():
         totals = targets.sum(1)
         if not ((totals - 1).abs() < 1e-3).all():

@@ -21,6 +21,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def in_full_precision(features: Sequence[Tensor]) -> torch.autocast:
+    """A block in which autocast is off on the features' device: what learns here is float32."""
     return torch.autocast(features[0].device.type, enabled=False)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 
 def check_pair(fs: Tensor, ft: Tensor, ndim: int | None = None) -> None:
+    """Raise ValueError unless both are features of as many images, with `ndim` axes if given."""
     wanted = "maps (N, C, H, W)" if ndim == 4 else "features"
     if (
         fs.ndim != ft.ndim

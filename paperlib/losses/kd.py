@@ -7,6 +7,7 @@ from .registry import OBJECTIVES, Entry
 
 
 def check_logits(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> None:
+    """Raise ValueError unless both are (N, C) alike and the temperature is positive."""
     if student_logits.shape != teacher_logits.shape or student_logits.ndim != 2:
         raise ValueError(
             f"logits must both be (N, C), got {tuple(student_logits.shape)} and "

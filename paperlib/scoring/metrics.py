@@ -110,6 +110,7 @@ def _centroids(p: Tensor, t: Tensor, transposed: bool = False) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
+    """(N, C) float logits -> (N, C) float64 logarithms of probabilities; ValueError for NaN."""
     _check_probabilities(logits)
     return logits.double().log_softmax(1)
 
