@@ -421,3 +421,15 @@ def test_the_plan_names_every_run_and_what_is_kept():
     text = json.dumps([walk.label for walk in plan.walks("cpu")])
     assert len(plan.walks("cpu")) == 8 and "vgg8" in text and "cifar100" in text
     assert plan.wider("cpu", Store("cpu", root=execution.Path("/nowhere"))) is None
+
+
+def test_a_prediction_is_open_while_runs_that_decide_it_are_missing(tmp_path, monkeypatch):
+    """A counterexample breaks what is said of every teacher; nothing is kept before all are in."""
+    store = told(tmp_path, monkeypatch, lambda seed, i: 90 - i)
+    row = pd.Series({"prediction": "P-d", "verdict": regimes.KEPT})
+    assert regimes._settled(row, store) == regimes.OPEN
+    assert regimes._settled(row.replace(regimes.KEPT, regimes.BROKEN), store) == regimes.BROKEN
+    together = pd.Series({"prediction": "P-a", "verdict": regimes.BROKEN})
+    assert regimes._settled(together, store) == regimes.OPEN
+    monkeypatch.setattr(regimes.plan, "runs_of", lambda *arguments: [])
+    assert regimes._settled(row, store) == regimes.KEPT

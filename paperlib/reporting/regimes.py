@@ -433,7 +433,22 @@ def predictions_table(store: Store) -> pd.DataFrame:
         *_p_e(rivals_table(store)),
         _p_f(teachers),
     ]
-    return pd.DataFrame(found, columns=["prediction", "says", "verdict", "numbers"])
+    table = pd.DataFrame(found, columns=["prediction", "says", "verdict", "numbers"])
+    return table.assign(verdict=[_settled(row, store) for row in table.itertuples()])
+
+
+# Predictions about every teacher or set-up, which one that disagrees breaks; the others are about
+# all of them together. Those about teachers wait for these runs, the others for students too.
+OF_EACH, OF_TEACHERS = ("P-b", "P-c", "P-d", "P-f"), ("P-a", "P-b", "P-d", "P-f")
+
+
+def _settled(row: Any, store: Store) -> str:
+    """The verdict of a prediction, or open while runs that decide it are missing."""
+    if row.verdict == BROKEN and row.prediction in OF_EACH:
+        return BROKEN
+    tables = ("theory",) + (() if row.prediction in OF_TEACHERS else ("regimes", "regime_gains"))
+    runs = [run for table in tables for run in plan.runs_of(store.profile, table, store)]
+    return row.verdict if all(map(store.done, runs)) else OPEN
 
 
 def _decided(kept: Sequence[bool]) -> str:

@@ -79,7 +79,7 @@ def theory_table(store: Store) -> pd.DataFrame:
 
     teacher  its name; source  "regime", "walk", or "earlier" for the first set-ups; trained  the
     teacher's augmentation; epoch  finished epochs; score, cmi, divergence, entropy, formula (nats);
-    error, confidence  as `cmi.rank` gives them, NaN in earlier records; missed  1 -
+    error, confidence  as `scoring.rank` gives them, NaN in earlier records; missed  1 -
     exp(-divergence).
     """
     rows: list[dict[str, Any]] = []

@@ -270,7 +270,7 @@ PROFILES: dict[str, tuple[Setup, ...]] = {
         ),
         # Fewer images, more often: the other end from CIFAR-10's above. CMI of 100 classes needs
         # more images than these students have: with N images it is too low by at most classes^2 /
-        # (2 N) nats (cmi.py).
+        # (2 N) nats (paperlib.scoring).
         Setup(
             Data("cifar100", train=5_000, test=5_000),
             "resnet8",
