@@ -142,7 +142,7 @@ STUDENT = StudentRun(
 def made(tmp_path_factory):
     store = Store("quick", "results", tmp_path_factory.mktemp("made"))
     score = ScoreRun(TEACHER.data, TEACHER, NAMES, stddev_group=40)
-    held_out = HeldOutRun(TEACHER.data, Data("digits", split="choosing"), TEACHER, NAMES, views=300)
+    held_out = HeldOutRun(TEACHER.data, TEACHER, NAMES, Data("digits", split="choosing"), views=300)
     sweep(
         [TEACHER, WALK, STUDENT, score, held_out],
         store,

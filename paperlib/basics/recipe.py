@@ -1,7 +1,6 @@
-"""How weights are trained: a typed record, and the checks that such records share. No torch
-here.
-"""
+"""Recipes: how weights are trained, and checks that several configurations share. No torch here."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 PRECISIONS = ("float32", "bfloat16")
@@ -13,30 +12,29 @@ def require(condition: bool, text: str) -> None:
         raise ValueError(text)
 
 
-def check_precision(precision: str) -> None:
-    """Raise ValueError for a precision that is not one of `PRECISIONS`."""
-    require(
-        precision in PRECISIONS, f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}"
-    )
+def require_known(what: str, value: str, known: Iterable[str]) -> None:
+    """Raise ValueError, naming what is known, for a name that is not."""
+    known = tuple(known)
+    require(value in known, f"unknown {what} {value!r}; known: {', '.join(known)}")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How weights are trained: cosine from `lr` to 0.
+    """How weights are trained. The learning rate falls from `lr` to 0 along a cosine.
 
-    optimiser     "sgd" (momentum 0.9, not Nesterov), "adam" (default betas; weight decay as L2), or
-                  "sgd_nesterov", which has the quantizers' parameters in the same group, weight
-                  decay included.
-    quantizer_lr  of a second Adam, without weight decay, for bounds, steps and output scales;
-                  students only, and not with "sgd_nesterov".
-    schedule      "epoch": stepped per epoch, no warm-up. "step": per step, after `warmup_steps` of
-                  linear warm-up.
-    precision     "float32", or "bfloat16" for the convolutions and linear layers but the last;
-                  weights, statistics and losses stay in float32.
-    evaluate_every  the test images are looked at after every so many epochs, and after each of the
-                    last five.
-    threads       of the processor, which decide how sums are rounded; None takes what the sweep
-                  gives, so that the result depends on the number of cores.
+    optimiser       "sgd": momentum 0.9, not Nesterov. "adam": default betas, weight decay as L2.
+                    "sgd_nesterov": the quantizers' parameters are in the same group, with its
+                    weight decay.
+    quantizer_lr    Learning rate of a second Adam, without weight decay, for bounds, steps and
+                    output scales. For students only, and not with "sgd_nesterov".
+    schedule        "epoch": one step per epoch, no warm-up. "step": one per batch, after
+                    `warmup_steps` of linear warm-up.
+    precision       "float32", or "bfloat16" for all convolutions and linear layers but the last.
+                    Weights, statistics and losses stay in float32.
+    evaluate_every  The network is tested after every so many epochs, and after each of the last
+                    five.
+    threads         Threads of the processor. They decide how sums are rounded. None takes what the
+                    sweep gives: the result then depends on the number of cores.
     """
 
     epochs: int
@@ -52,37 +50,20 @@ class Recipe:
     threads: int | None = None
 
     def __post_init__(self):
-        known = ("sgd", "sgd_nesterov", "adam")
+        require_known("optimiser", self.optimiser, ("sgd", "sgd_nesterov", "adam"))
+        require_known("schedule", self.schedule, ("epoch", "step"))
+        require_known("precision", self.precision, PRECISIONS)
+        least = {"epochs": 1, "batch": 2, "weight_decay": 0, "quantizer_lr": 0}
+        least |= {"warmup_steps": 0, "evaluate_every": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            require(value >= bound, f"{name} must be at least {bound}, got {value}")
+        require(self.lr > 0, f"lr must be positive, got {self.lr}")
+        threads = self.threads
         require(
-            self.optimiser in known,
-            f"unknown optimiser {self.optimiser!r}; known: {', '.join(known)}",
+            threads is None or threads >= 1, f"threads must be None or at least 1, got {threads}"
         )
-        require(
-            self.schedule in ("epoch", "step"),
-            f"unknown schedule {self.schedule!r}; known: epoch, step",
-        )
-        require(self.warmup_steps >= 0, f"warmup_steps must be at least 0, got {self.warmup_steps}")
-        require(
-            self.schedule == "step" or not self.warmup_steps,
-            f"warmup_steps = {self.warmup_steps} need schedule 'step'",
-        )
-        require(
-            self.optimiser != "sgd_nesterov" or not self.quantizer_lr,
-            f"quantizer_lr = {self.quantizer_lr} has no effect with sgd_nesterov",
-        )
-        check_precision(self.precision)
-        require(self.epochs >= 1, f"a run needs at least 1 epoch, got {self.epochs}")
-        require(
-            self.evaluate_every >= 1,
-            f"evaluate_every must be at least 1, got {self.evaluate_every}",
-        )
-        require(
-            self.threads is None or self.threads >= 1,
-            f"threads must be None or at least 1, got {self.threads}",
-        )
-        require(self.batch >= 2, f"a batch needs at least 2 images, got {self.batch}")
-        require(self.lr > 0, f"the learning rate must be positive, got {self.lr}")
-        for name in ("weight_decay", "quantizer_lr"):
-            require(
-                getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}"
-            )
+        if self.warmup_steps and self.schedule != "step":
+            raise ValueError(f"warmup_steps = {self.warmup_steps} need schedule 'step'")
+        if self.quantizer_lr and self.optimiser == "sgd_nesterov":
+            raise ValueError(f"quantizer_lr = {self.quantizer_lr} has no effect with sgd_nesterov")

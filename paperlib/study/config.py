@@ -1,22 +1,21 @@
-"""What determines a run: frozen dataclasses, and the key that is a hash of them. No torch here.
+"""Configurations of runs: frozen dataclasses, and the key that is a hash of them. No torch here.
 
-A run holds everything that changes its result and nothing else; the profile it was made for, the
-device and the number of threads are noted in its record, not in its key. A student's or a score's
-teacher is nested in it, so a change of the teacher's recipe changes their keys too.
+A configuration holds all that changes a run's result. The profile, the device and the number of
+threads are in the record, not in the key. The configuration of the teacher is nested in that of a
+student or a score: a change of the teacher's recipe changes their keys too.
 """
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
-from ..basics.recipe import Recipe, check_precision, require
+from ..basics.recipe import PRECISIONS, Recipe, require, require_known
 
-KEY_VERSION = (
-    1  # part of every key: raise it when the same configuration comes to mean another computation
-)
-# Options that came later, with the value that all earlier runs had: left out of the key at that
-# value, so those keep theirs.
+# Part of every key. Raise it when the same configuration comes to mean another computation.
+KEY_VERSION = 1
+# Options that came later, with the value that all earlier runs had. At that value they are left out
+# of the key, so earlier runs keep theirs.
 ADDED_LATER = {
     "precision": "float32",
     "size": None,
@@ -27,23 +26,17 @@ ADDED_LATER = {
     "threads": None,
     "split": "train",
 }
-SPLITS = ("train", "choosing")
-
-
-def _note(precision: str) -> str:
-    return "" if precision == "float32" else f", {precision}"
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set by name, and class-balanced subsets of it; None keeps all images.
+    """A data set by name, and class-balanced subsets of it. None keeps all images.
 
     size   None: views are crops of the padded images. A number: the side of the views that
            Tiny-ImageNet's base augmentation makes (RandomResizedCrop, ColorJitter), 224 in the
            paper.
-    split  "train", or "choosing": the choosing half of the test images (`paperlib.data.halves`)
-           takes the place of the training images, for what is measured on images that no network
-           was trained on.
+    split  "train": the training images. "choosing": the choosing half of the test images
+           (`paperlib.data.halves`) in their place, on which no network was trained.
     """
 
     name: str
@@ -54,18 +47,25 @@ class Data:
     split: str = "train"
 
     def __post_init__(self):
-        require(self.split in SPLITS, f"unknown split {self.split!r}; known: {', '.join(SPLITS)}")
+        require_known("split", self.split, ("train", "choosing"))
 
     @property
     def label(self) -> str:
-        """What a progress line calls it."""
+        """Its name in a progress line."""
         return self.name if self.train is None else f"{self.train} of {self.name}"
 
 
+@dataclass(frozen=True)
 class Run:
-    """Base of the runs below."""
+    """Base of the runs below. `kind` names the class in keys and records; `title` is the format of
+    `label`.
+    """
 
-    kind = ""
+    kind: ClassVar[str]
+    title: ClassVar[str]
+
+    data: Data
+    seed: int = field(default=0, kw_only=True)
 
     @property
     def key(self) -> str:
@@ -75,113 +75,112 @@ class Run:
     @property
     def teachers(self) -> tuple["TeacherRun", ...]:
         """The runs whose weights this one needs."""
-        return (self.teacher,)
-
-    @property
-    def label(self) -> str:
-        """What a progress line calls it."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class TeacherRun(Run):
-    """A full-precision network trained on labels. smoothing  of hard labels, in [0, 1); mixed
-    labels stay as they are.
-    """
-
-    kind = "teacher"
-    data: Data
-    model: str
-    recipe: Recipe
-    augmentation: str = "none+cutmix"
-    seed: int = 0
-    smoothing: float = 0.0
-
-    @property
-    def teachers(self) -> tuple["TeacherRun", ...]:
         return ()
 
     @property
     def label(self) -> str:
-        return f"teacher {self.model} on {self.data.label}, {self.augmentation}, seed {self.seed}"
+        """The name of the run in a progress line."""
+        return self.title.format(run=self)
 
 
 @dataclass(frozen=True)
-class ScoreRun(Run):
-    """All candidates scored with one teacher: `paperlib.scoring.rank` on the training images of
+class TeacherRun(Run):
+    """A full-precision network trained on labels.
+
+    smoothing  of hard labels, in [0, 1). Mixed labels stay as they are.
+    """
+
+    kind = "teacher"
+    title = "teacher {run.model} on {run.data.label}, {run.augmentation}, seed {run.seed}"
+
+    model: str
+    recipe: Recipe
+    augmentation: str = "none+cutmix"
+    smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunWithTeacher(Run):
+    """Base of the runs that need a trained teacher."""
+
+    teacher: TeacherRun
+
+    @property
+    def teachers(self) -> tuple[TeacherRun, ...]:
+        """The runs whose weights this one needs."""
+        return (self.teacher,)
+
+
+@dataclass(frozen=True)
+class CandidatesRun(RunWithTeacher):
+    """Base of the runs that look at many augmentations with one teacher."""
+
+    augmentations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScoreRun(CandidatesRun):
+    """All candidates scored by one teacher with `paperlib.scoring.rank`, on the training images of
     `data`.
     """
 
     kind = "score"
-    data: Data
-    teacher: TeacherRun
-    augmentations: tuple[str, ...]
+
     batch: int = 100
     stddev_group: int = 500
     replicates: int = 200
-    seed: int = 0
     precision: str = "float32"
 
     def __post_init__(self):
-        check_precision(self.precision)
+        require_known("precision", self.precision, PRECISIONS)
 
     @property
     def label(self) -> str:
-        return (
-            f"score of {len(self.augmentations)} augmentations, {self.data.name}, seed "
-            f"{self.seed}{_note(self.precision)}"
-        )
+        """The name of the run in a progress line."""
+        count = len(self.augmentations)
+        label = f"score of {count} augmentations, {self.data.name}, seed {self.seed}"
+        return label + _note(self.precision)
 
 
 @dataclass(frozen=True)
-class BudgetRun(Run):
-    """The best candidate found with a share of the forward passes:
+class BudgetRun(CandidatesRun):
+    """The best candidate found with a share of the forward passes, by
     `paperlib.scoring.racing.rank_within`.
     """
 
     kind = "budget"
-    data: Data
-    teacher: TeacherRun
-    augmentations: tuple[str, ...]
+
     budget: float = 0.1
     top: int = 1
     confidence: float = 0.95
-    seed: int = 0
 
     @property
     def label(self) -> str:
-        return (
-            f"race of {len(self.augmentations)} augmentations, {self.data.name}, seed {self.seed}"
-        )
+        """The name of the run in a progress line."""
+        count = len(self.augmentations)
+        return f"race of {count} augmentations, {self.data.name}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
-class AblationRun(Run):
-    """Each candidate's score computed in other ways from two stored passes:
+class AblationRun(CandidatesRun):
+    """Each candidate's score computed in other ways from two stored passes, by
     `paperlib.scoring.ablate`.
     """
 
     kind = "ablation"
-    data: Data
-    teacher: TeacherRun
-    augmentations: tuple[str, ...]
+    title = "score in other ways, {run.data.name}, seed {run.seed}"
+
     temperatures: tuple[float, ...] = (0.5, 2.0, 4.0)
     counts: tuple[int, ...] = ()
     batch: int = 100
-    seed: int = 0
-
-    @property
-    def label(self) -> str:
-        return f"score in other ways, {self.data.name}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
-class StudentRun(Run):
+class StudentRun(RunWithTeacher):
     """A low-bit student of a teacher of the same architecture, started from its weights."""
 
     kind = "student"
-    data: Data
-    teacher: TeacherRun
+
     augmentation: str
     recipe: Recipe
     weight_bits: int
@@ -190,108 +189,79 @@ class StudentRun(Run):
     method_options: dict[str, Any] = field(default_factory=dict)
     loss: str = "kd"
     loss_options: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
 
     @property
     def label(self) -> str:
-        bits = f"W{self.weight_bits}A{self.activation_bits}"
-        named = (
-            f"student {self.teacher.model} {bits} {self.method}+{self.loss}, "
-            f"{self.augmentation}, seed {self.seed}"
+        """The name of the run in a progress line."""
+        teacher, bits = self.teacher, f"W{self.weight_bits}A{self.activation_bits}"
+        label = (
+            f"student {teacher.model} {bits} {self.method}+{self.loss}, {self.augmentation}, "
+            f"seed {self.seed}, teacher {teacher.augmentation} on {teacher.data.label}"
         )
-        named += f", teacher {self.teacher.augmentation} on {self.teacher.data.label}"
-        return named + _note(self.recipe.precision)
+        return label + _note(self.recipe.precision)
 
 
 @dataclass(frozen=True)
-class TourRun(Run):
-    """What the tour shows of a teacher: its prediction for one training image, and the class
-    centroids, per candidate.
+class TourRun(CandidatesRun):
+    """What the tour shows of a teacher: for each candidate, its prediction for one training image
+    and the class centroids.
     """
 
     kind = "tour"
-    data: Data
-    teacher: TeacherRun
-    augmentations: tuple[str, ...]
+    title = "tour of {run.data.name}"
+
     image: int = 0
     batch: int = 100
-    seed: int = 0
-
-    @property
-    def label(self) -> str:
-        return f"tour of {self.data.name}"
 
 
 @dataclass(frozen=True)
-class HeldOutRun(Run):
-    """The rivals that look at held-out images: the temperature that calibrates the teacher, each
-    candidate's score at it, and its score on `held_out`, in so many random passes that there are
-    `views` of them.
+class HeldOutRun(CandidatesRun):
+    """The rivals that look at held-out images. They are the temperature that calibrates the
+    teacher, each candidate's score at that temperature, and each candidate's score on `held_out`.
+
+    views  at least so many views of `held_out` are scored, in random passes.
     """
 
     kind = "held_out"
-    data: Data
+    title = "score by held-out images, {run.data.name}, {run.teacher.model}, seed {run.seed}"
+
     held_out: Data
-    teacher: TeacherRun
-    augmentations: tuple[str, ...]
     views: int = 1
     batch: int = 100
-    seed: int = 0
-
-    @property
-    def label(self) -> str:
-        return f"score by held-out images, {self.data.name}, {self.teacher.model}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class WalkRun(Run):
-    """The scores of all candidates at several `epochs` of a teacher's training, which this run
-    repeats.
+    """The scores of all candidates at several `epochs` of a teacher's training. The run repeats
+    that training.
 
-    data  what is scored, in so many random passes that there are `views`: class centroids need
-    them. epochs  finished epochs, ascending.
+    data    what is scored. epochs  finished epochs, ascending.
+    views   at least so many views are scored, in random passes: class centroids need them.
     """
 
     kind = "walk"
-    data: Data
+    title = "walk of the {run.teacher.label}"
+
     teacher: TeacherRun
     augmentations: tuple[str, ...]
     epochs: tuple[int, ...]
     views: int = 1
     batch: int = 100
-    seed: int = 0
 
     def __post_init__(self):
-        known = range(1, self.teacher.recipe.epochs + 1)
+        last = self.teacher.recipe.epochs
+        known = tuple(epoch for epoch in range(1, last + 1) if epoch in self.epochs)
         require(
-            list(self.epochs) == sorted(set(self.epochs))
-            and all(e in known for e in self.epochs)
-            and len(self.epochs) > 0,
-            f"epochs must ascend within 1..{self.teacher.recipe.epochs}, got {self.epochs}",
+            len(known) > 0 and tuple(self.epochs) == known,
+            f"epochs must ascend within 1..{last}, got {self.epochs}",
         )
 
-    @property
-    def teachers(self) -> tuple["TeacherRun", ...]:
-        return ()
 
-    @property
-    def label(self) -> str:
-        return f"walk of the {self.teacher.label}"
+KINDS = (*("teacher", "student", "walk", "tour"), *("score", "budget", "ablation", "held_out"))
 
 
-RUN_TYPES: dict[str, type[Run]] = {
-    cls.kind: cls
-    for cls in (
-        TeacherRun,
-        ScoreRun,
-        BudgetRun,
-        AblationRun,
-        StudentRun,
-        TourRun,
-        HeldOutRun,
-        WalkRun,
-    )
-}
+def _note(precision: str) -> str:
+    return "" if precision == "float32" else f", {precision}"
 
 
 def canonical(value: Any) -> str:
@@ -300,15 +270,14 @@ def canonical(value: Any) -> str:
 
 
 def key_of(kind: str, config: dict[str, Any]) -> str:
-    """The key of a run of this kind with this configuration (as `dataclasses.asdict` or a record's
-    JSON gives it).
+    """The key of a run of this kind with this configuration, as `dataclasses.asdict` or the JSON of
+    a record gives it. Raises ValueError for an unknown kind.
 
     >>> key_of("teacher", {"seed": 0, "model": "vgg8"}) == key_of("teacher",
     ...     {"model": "vgg8", "seed": 0})
     True
     """
-    if kind not in RUN_TYPES:
-        raise ValueError(f"unknown kind of run {kind!r}; known: {', '.join(RUN_TYPES)}")
+    require_known("kind of run", kind, KINDS)
     content = {"version": KEY_VERSION, "kind": kind, **_without_later_options(config)}
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
@@ -316,34 +285,23 @@ def key_of(kind: str, config: dict[str, Any]) -> str:
 def _without_later_options(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
-    kept = {
-        name: value
+    return {
+        name: _without_later_options(value)
         for name, value in config.items()
         if name not in ADDED_LATER or value != ADDED_LATER[name]
     }
-    return {name: _without_later_options(value) for name, value in kept.items()}
 
 
 def check_parameters(values: dict[str, Any], cls: type) -> Any:
-    """`cls(**values)` after checking every name and type against the dataclass; for values from a
+    """`cls(**values)` after a check of every name and type against the dataclass. For values from a
     notebook or a shell.
 
-    Raises ValueError for an unknown name, TypeError for a value of another type (an int may stand
-    for a float).
+    Raises ValueError for an unknown name, TypeError for a value of another type.
     """
     known = {f.name: f.type for f in fields(cls)}
     for name, value in values.items():
-        if name not in known:
-            raise ValueError(f"unknown parameter {name!r}; known: {', '.join(known)}")
-        wanted = known[name]
-        if (
-            isinstance(wanted, type)
-            and not isinstance(value, wanted)
-            and not (wanted is float and type(value) is int)
-        ):
-            raise TypeError(
-                f"parameter {name} must be {wanted.__name__}, got {type(value).__name__} {value!r}"
-            )
-        if wanted in (int, float) and isinstance(value, bool):
-            raise TypeError(f"parameter {name} must be {wanted.__name__}, got bool {value!r}")
+        require_known("parameter", name, known)
+        if type(value) is not known[name]:
+            wanted, got = known[name].__name__, type(value).__name__
+            raise TypeError(f"parameter {name} must be {wanted}, got {got} {value!r}")
     return cls(**values)

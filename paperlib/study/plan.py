@@ -458,7 +458,7 @@ def held_out(setup: Setup) -> HeldOutRun:
     """The rivals of a set-up's score that look at held-out images."""
     images = Data(setup.data.name, split="choosing")
     return HeldOutRun(
-        setup.score.data, images, setup.teacher, CANDIDATES, setup.views, setup.score_batch
+        setup.score.data, setup.teacher, CANDIDATES, images, setup.views, setup.score_batch
     )
 
 
@@ -501,7 +501,8 @@ def capacity(setup: Setup) -> dict[str, list[TeacherRun]]:
         return {}
     return {
         name: [
-            TeacherRun(setup.data, setup.model, setup.label_recipe, name, seed) for seed in (0, 1)
+            TeacherRun(setup.data, setup.model, setup.label_recipe, name, seed=seed)
+            for seed in (0, 1)
         ]
         for name in ("none", *STRONG)
     }
