@@ -1,16 +1,15 @@
 """One JSON record per run, written atomically, found again by its key. No torch here.
 
-    results/<profile>/{runs,tables,figures,weights}      committed: what we measured
-    build/<profile>/{runs,tables,figures,notebooks}      yours, made anew; ignored by git
-    build/<profile>/{cache,cache-results}                weights and checkpoints of the two, ignored
-    by git
+    results/<profile>/{runs,tables,figures,weights}   committed: what we measured
+    build/<profile>/{runs,tables,figures,notebooks}   yours, made anew; ignored by git
+    build/<profile>/{cache,cache-results}             weights, checkpoints; ignored by git
 
-Beside its record, a trained network's predictions on the test images lie as
-runs/KEY.predictions.safetensors. Weights lie in the cache; those that other records depend on are
+The predictions of a trained network on the test images are beside its record, as
+runs/KEY.predictions.safetensors. Weights are in the cache. Those that other records depend on are
 committed too (`Store.keep`).
 
-A record is trusted only if its content matches its key and its digest. One that does not is set
-aside under another name, with a warning, and the run is made again.
+A record is trusted only if its content matches its key and its digest. Any other is set aside under
+another name, with a warning, and the run is made again.
 """
 
 import hashlib
@@ -28,12 +27,12 @@ import safetensors.numpy
 from filelock import FileLock
 
 from ..basics.files import write_atomically
+from ..basics.recipe import require_known
 from .config import Run, canonical, key_of
 
 SCHEMA = 1
-TREES = ("build", "results")
-# What was read and checked, by the file's time, size and number: a pass over a profile asks for a
-# teacher's record once for each of its students. Nobody modifies a record.
+# Records that were read and checked, with their file's time, size and number. A pass over a profile
+# asks for a teacher's record once for each of its students. Nobody modifies a record.
 _READ: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
 
 
@@ -46,8 +45,7 @@ class Store:
     root: Path = Path()
 
     def __post_init__(self):
-        if self.tree not in TREES:
-            raise ValueError(f"unknown tree {self.tree!r}; known: {', '.join(TREES)}")
+        require_known("tree", self.tree, ("build", "results"))
 
     @property
     def folder(self) -> Path:
@@ -66,65 +64,68 @@ class Store:
         return self.folder / "figures"
 
     @property
+    def ignored(self) -> Path:
+        """The folder that git ignores, also of the committed tree."""
+        return self.root / "build" / self.profile
+
+    @property
     def notebooks(self) -> Path:
-        return self.root / "build" / self.profile / "notebooks"
+        return self.ignored / "notebooks"
 
     @property
     def cache(self) -> Path:
-        return (
-            self.root
-            / "build"
-            / self.profile
-            / ("cache" if self.tree == "build" else "cache-results")
-        )
+        return self.ignored / ("cache" if self.tree == "build" else "cache-results")
 
     @property
     def progress(self) -> Path:
-        return self.root / "build" / self.profile / "progress.log"
+        return self.ignored / "progress.log"
 
     def path(self, run: Run) -> Path:
         return self.runs / f"{run.key}.json"
 
     def kept_weights(self, run: Run) -> Path:
-        """Where weights lie that are committed with the records."""
+        """The path of weights that are committed with the records."""
         return self.folder / "weights" / f"{run.key}.safetensors"
 
     def weights(self, run: Run) -> Path:
-        """Where a run's weights are, or will be: the committed ones if there are any, else in the
-        cache.
-        """
+        """The path of a run's weights: the committed ones if they are there, else the cached."""
         kept = self.kept_weights(run)
         return kept if kept.exists() else self.cache / kept.name
 
     def keep(self, run: Run) -> None:
-        """Copy a run's weights from the cache to those that are committed, in the tree that is."""
+        """Copy a run's weights from the cache to the committed ones; only in the tree "results"."""
         weights = self.weights(run)
         if self.tree == "results" and weights.exists() and weights != self.kept_weights(run):
             write_atomically(self.kept_weights(run), weights.read_bytes())
+
+    def checkpoint(self, key: str) -> Path:
+        """The path of a training's state after its last finished epoch. key  a run's, or a name."""
+        return self.cache / f"{key}.epoch.pt"
+
+    def scored_so_far(self, run: Run) -> Path:
+        """The path of what an unfinished walk has scored, JSON."""
+        return self.cache / f"{run.key}.walk.json"
 
     def predictions_path(self, run: Run) -> Path:
         return self.runs / f"{run.key}.predictions.safetensors"
 
     def save_predictions(self, run: Run, classes: np.ndarray, confidence: np.ndarray) -> str:
-        """Write what a network says of the test images; returns the file's hash, for its record.
+        """Write a network's predictions on the test images. Returns the file's hash for the record.
 
-        classes  (N,) integers. confidence  (N,) probabilities of those; stored in 255ths.
+        classes  (N,) integers. confidence  (N,) probabilities of those, stored in 255ths.
         """
-        of_classes = np.uint8 if classes.max(initial=0) < 256 else np.uint16
-        arrays = {
-            "classes": classes.astype(of_classes),
-            "confidence": np.rint(255 * confidence).astype(np.uint8),
-        }
-        content = safetensors.numpy.save(arrays)
+        small = np.uint8 if classes.max(initial=0) < 256 else np.uint16
+        shades = np.rint(255 * confidence).astype(np.uint8)
+        content = safetensors.numpy.save({"classes": classes.astype(small), "confidence": shades})
         write_atomically(self.predictions_path(run), content)
         return hashlib.sha256(content).hexdigest()
 
     def predictions(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
-        """Predicted class (N,) int64 and its probability (N,) float32, to 1/510, of the test images
+        """Predicted class (N,) int64 and its probability (N,) float32, to 1/510, of each test image
         in the data set's order.
 
-        Raises FileNotFoundError if the run is not done or left none; ValueError if the file is not
-        the one that its record speaks of.
+        Raises FileNotFoundError if the run is not done or has no predictions, ValueError if the
+        file is not the one that its record names.
         """
         path, record = self.predictions_path(run), self.finished(run)
         wanted = record and record["result"].get("predictions_sha256")
@@ -132,37 +133,34 @@ class Store:
             raise FileNotFoundError(f"no predictions of the {run.label} ({run.key}) in {self.runs}")
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != wanted:
-            raise ValueError(
-                f"{path} does not hold the predictions that the record {self.path(run)} speaks of"
-            )
+            raise ValueError(f"{path} has not the predictions that {self.path(run)} names")
         arrays = safetensors.numpy.load(content)
         return arrays["classes"].astype(np.int64), arrays["confidence"].astype(np.float32) / 255
 
     def load(self, run: Run) -> dict[str, Any] | None:
-        """The record of a run, whatever its status; None if there is none, or none that can be
-        trusted.
-        """
+        """The record of a run, whatever its status. None if no record can be trusted."""
         return self.read(self.path(run))
 
     def finished(self, run: Run) -> dict[str, Any] | None:
-        """The record of a run if it is one of success, made with the teacher whose record lies
-        beside it; else None.
+        """The record of a run with status "done", made with the teacher whose record is in the
+        store, else None.
         """
         record = self.load(run)
         if record is None or record["status"] != "done":
             return None
-        teachers = [self.load(teacher) for teacher in run.teachers]
-        same = all(
-            t and t["status"] == "done" and weights_of(t) == weights_of(record) for t in teachers
-        )
-        return record if same else None
+        for teacher in map(self.load, run.teachers):
+            if teacher is None or teacher["status"] != "done":
+                return None
+            if weights_of(teacher) != weights_of(record):
+                return None
+        return record
 
     def done(self, run: Run) -> bool:
         """Whether a run is `finished`."""
         return self.finished(run) is not None
 
     def read(self, path: Path) -> dict[str, Any] | None:
-        """The record in a file, or None if the file is absent or was set aside just now."""
+        """The record in a file. None if there is no file, or if it was set aside just now."""
         try:
             facts = path.stat()
             stamp = facts.st_mtime_ns, facts.st_size, facts.st_ino
@@ -186,8 +184,9 @@ class Store:
         return [record for record in records if record is not None]
 
     def save(self, run: Run, status: str, **content: Any) -> dict[str, Any]:
-        """Write the record of a run, replacing an earlier one. `content` is JSON; see
-        `paperlib.runs.execution`.
+        """Write the record of a run, replacing an earlier one. Returns it.
+
+        status  "done" or "failed". content  JSON, see `paperlib.runs.execution`.
         """
         record = {
             "schema": SCHEMA,
@@ -204,8 +203,8 @@ class Store:
 
     @contextmanager
     def lock(self, run: Run) -> Iterator[None]:
-        """Hold while making a run, so that two processes never make the same one; released if the
-        process dies.
+        """Hold this while making a run: two processes then never make the same one. The lock is
+        released if the process dies.
         """
         path = self.cache / f"{run.key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -213,30 +212,26 @@ class Store:
             yield
 
     def log(self, message: str) -> None:
-        """Append a line to the progress file: long work reports there, outside the notebook's
-        outputs.
-        """
+        """Append a line to the progress file, which is no output of a notebook."""
         self.progress.parent.mkdir(parents=True, exist_ok=True)
         with open(self.progress, "a") as file:
             file.write(message + "\n")
 
 
 def weights_of(record: dict[str, Any]) -> str | None:
-    """The hash of the teacher's weights that a record speaks of: its own, or those it was made
-    with.
-    """
-    facts = record["result"] if record["kind"] == "teacher" else record.get("teacher", {})
-    return facts.get("weights_sha256")
+    """The hash of the weights that a record names: a teacher's own, else those of its teacher."""
+    part = "result" if record["kind"] == "teacher" else "teacher"
+    return record.get(part, {}).get("weights_sha256")
 
 
 def digest(record: dict[str, Any]) -> str:
-    """Hash of a record's content, but for the field `digest` itself."""
+    """Hash of a record's content without the field `digest`."""
     content = {name: value for name, value in record.items() if name != "digest"}
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
 
 def fault(text: bytes, key: str) -> str | None:
-    """What is wrong with a record found under `key`; None if nothing is."""
+    """What is wrong with the text of a record found under `key`. None if nothing is."""
     try:
         record = json.loads(text)
         if record["schema"] != SCHEMA:
