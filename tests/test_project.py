@@ -122,11 +122,11 @@ def test_the_examples_run(tmp_path):
 
 def test_every_block_is_what_the_records_give():
     assert documents.documents(ROOT) == PAGES
-    blocks, named = documents.Blocks(ROOT), set()
+    blocks, named = documents.blocks(ROOT), set()
     for path in PAGES:
         text = path.read_text()
         assert documents.rewritten(text, blocks, path) == text, f"{path}: make figures"
-        named |= {name for line in text.splitlines() for name in documents.BEGIN.findall(line)}
+        named |= {found["name"] for found in documents.BLOCK.finditer(text)}
     assert named == set(blocks), "a block that no page shows"
 
 
@@ -262,7 +262,7 @@ def test_every_method_is_listed_with_a_proof_that_exists():
 
     listed = methods()
     page = ROOT / "docs/methods.md"
-    assert documents.rewritten(page.read_text(), documents.Blocks(ROOT, listed), page) == (
+    assert documents.rewritten(page.read_text(), documents.blocks(ROOT, listed), page) == (
         page.read_text()
     )
     tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))

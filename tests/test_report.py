@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paperlib.reporting import report, results
+from paperlib.reporting import methods, paper, report, results
 from paperlib.reporting.compare import (
     ACCURACY_POINTS,
     SCORE_NATS,
@@ -194,7 +194,7 @@ def test_methods_are_compared_with_ewgs_and_kd_seed_by_seed(tmp_path, monkeypatc
     bench.parent.mkdir(parents=True)
     rows = [{"name": "kd", "rounds": [10, 30, 20]}, {"name": "crd", "rounds": [5, 10, 10]}]
     bench.write_text(json.dumps({"suites": {"losses": {"rows": rows}}}))
-    table = report.methods_table(store)
+    table = methods.methods_table(store)
     assert (table["kind"] == "quantizer").sum() == len(plan.QUANTIZERS)
     table = table.set_index("method")
     assert len(table) == len(plan.QUANTIZERS) + len(plan.LOSSES)
@@ -216,11 +216,11 @@ def test_methods_are_compared_with_ewgs_and_kd_seed_by_seed(tmp_path, monkeypatc
         table.loc["ce", "step_time"]
     )
     losses, quantizers = (
-        report.methods_figure(report.methods_table(store)).axes[k] for k in (1, 0)
+        methods.methods_figure(methods.methods_table(store)).axes[k] for k in (1, 0)
     )
     assert [t.get_text() for t in losses.get_yticklabels()][-1] == "kd"
     assert [t.get_text() for t in quantizers.get_yticklabels()][-1] == "lsq"
-    assert report.methods_table(Store("cpu", root=tmp_path)).empty
+    assert methods.methods_table(Store("cpu", root=tmp_path)).empty
 
 
 def test_the_papers_values_stand_beside_ours_when_someone_has_them(tmp_path):
@@ -230,7 +230,7 @@ def test_the_papers_values_stand_beside_ours_when_someone_has_them(tmp_path):
     results.write(store)
     assert (store.tables / "ranking.md").read_text().count("not available") == 16
     path = tmp_path / "results/paper.csv"
-    header = ",".join(report.PAPER_COLUMNS) + "\n"
+    header = ",".join(paper.PAPER_COLUMNS) + "\n"
     path.write_text(header + "digits,resnet8,2,ewgs,kd,augmix,91.5,Table 1,5,seen by me\n")
     table = report.ranking_table(store).set_index("augmentation")
     assert (
@@ -250,7 +250,7 @@ def test_the_papers_values_stand_beside_ours_when_someone_has_them(tmp_path):
 
 
 def test_the_committed_values_of_the_paper_name_where_they_were_read():
-    table = report.paper_table(ROOT)
+    table = paper.paper_table(ROOT)
     assert (
         len(table) > 50
         and table["source"].str.contains("not seen").all()

@@ -13,55 +13,29 @@ from matplotlib.figure import Figure
 from ..basics.statistics import kendall, regret, spearman
 from ..study import plan
 from ..study.plan import BEST_FEW, BEST_PAIR, Way
-from ..study.profiles import POOLS
+from ..study.profiles import CUTMIX
 from ..study.store import Store
-from .report import STYLE, compared, groups, ranking_table, short
+from .report import SETUP, groups, ranking_table, scores_of, setup_facts, students_row
+from .style import error_bars, of_seeds, short, styled
 
 OTHER_TEACHER = "teacher trained without CutMix"
-VARIANT_COLUMNS = [
-    "dataset",
-    "model",
-    "bits",
-    "setup",
-    "variant",
-    "spearman",
-    "spearman_p",
-    "kendall",
-    "pick",
-    "regret",
-    "lowest",
-    "highest",
-]
-FORM_COLUMNS = [
-    "dataset",
-    "model",
-    "bits",
-    "form",
-    "accuracy_mean",
-    "accuracy_sd",
-    "n",
-    "difference",
-    "difference_se",
-    "seconds",
-]
+VARIANT_COLUMNS = (
+    "dataset model bits setup variant spearman spearman_p kendall pick regret lowest highest"
+).split()
 
 
 def _variants(store: Store) -> dict[tuple[str, str, int], dict[str, pd.Series]]:
     """(dataset, model, bits) -> variant -> score by augmentation, of the records that are there."""
     found = {}
     for k, setup in enumerate(plan.setups(store.profile)):
-        run = plan.score_ablation(setup)
         variants = {}
-        if record := store.finished(run):
-            rows = pd.DataFrame(record["result"]["rows"])
-            variants = {
-                name: part.set_index("augmentation")["score"]
-                for name, part in rows.groupby("variant", sort=False)
-            }
-        if k == 0 and (record := store.finished(plan.other_teacher(store.profile))):
-            rows = pd.DataFrame(record["result"]["scores"])
-            variants[OTHER_TEACHER] = rows.set_index("augmentation")["score"]
-        found[setup.data.name, setup.model, setup.bits] = variants
+        if record := store.finished(plan.score_ablation(setup)):
+            rows = pd.DataFrame(record["result"]["rows"]).set_index("augmentation")
+            variants = dict(iter(rows.groupby("variant", sort=False)["score"]))
+        other = scores_of(plan.other_teacher(store.profile), store) if k == 0 else None
+        if other is not None:
+            variants[OTHER_TEACHER] = other["score"]
+        found[tuple(setup_facts(setup).values())] = variants
     return found
 
 
@@ -77,65 +51,51 @@ def score_variants_table(store: Store) -> pd.DataFrame:
     """
     variants, rows = _variants(store), []
     for name, part in groups(ranking_table(store)):
-        first = part.iloc[0]
-        defined = part.set_index("augmentation")["score"]
-        accuracy = part.set_index("augmentation")["accuracy_mean"].to_numpy(float)
-        for variant, scores in variants[first["dataset"], first["model"], first["bits"]].items():
-            values = scores.loc[defined.index].to_numpy(float)
-            rho = spearman(values, accuracy)
+        facts = part.iloc[0][SETUP].to_dict() | {"setup": name}
+        part = part.set_index("augmentation")
+        for variant, scores in variants[tuple(part.iloc[0][SETUP])].items():
+            scores, accuracy = scores.loc[part.index], part["accuracy_mean"]
+            rho = spearman(scores, accuracy)
             rows.append(
-                {
-                    "dataset": first["dataset"],
-                    "model": first["model"],
-                    "bits": first["bits"],
-                    "setup": name,
+                facts
+                | {
                     "variant": variant,
                     "spearman": rho.value,
                     "spearman_p": rho.p,
-                    "kendall": kendall(values, defined.to_numpy(float)).value,
-                    "pick": defined.index[int(values.argmin())],
-                    "regret": regret(values, accuracy),
-                    "lowest": values.min(),
-                    "highest": values.max(),
+                    "kendall": kendall(scores, part["score"]).value,
+                    "pick": scores.idxmin(),
+                    "regret": regret(scores, accuracy),
+                    "lowest": scores.min(),
+                    "highest": scores.max(),
                 }
             )
     return pd.DataFrame(rows, columns=VARIANT_COLUMNS)
 
 
+@styled
 def score_variants_figure(table: pd.DataFrame) -> Figure:
     """A `score_variants_table`: how each variant ranks the students, and how far it keeps the order
     of the score as defined.
     """
-    names, setups = list(dict.fromkeys(table["variant"])), list(dict.fromkeys(table["setup"]))
+    names, setups = list(table["variant"].unique()), list(table["setup"].unique())
     titles = {
         "spearman": "Spearman with accuracy\n(-1 is perfect)",
         "kendall": "Kendall with the score as defined\n(1 is the same order)",
     }
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, 2, figsize=(9, 1.4 + 0.3 * len(names)), sharey=True, layout="constrained"
-        )
-        for axis, (column, title) in zip(axes, titles.items(), strict=True):
-            for k, setup in enumerate(setups):
-                rows = table[table["setup"] == setup]
-                places = [
-                    names.index(name) + 0.18 * (k - (len(setups) - 1) / 2)
-                    for name in rows["variant"]
-                ]
-                axis.plot(
-                    rows[column],
-                    places,
-                    "o",
-                    color=f"C{k}",
-                    label=setup if axis is axes[0] else None,
-                )
-            axis.axvline(0, color="0.6", lw=0.8)
-            axis.set(title=title, xlim=(-1.08, 1.08))
-            axis.title.set_fontsize(9.5)
-        axes[0].set_yticks(range(len(names)), names)
-        axes[0].invert_yaxis()
-        figure.legend(loc="outside lower center", ncols=len(setups), frameon=False, fontsize=8)
-    plt.close(figure)
+    size = (9, 1.4 + 0.3 * len(names))
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    for axis, (column, title) in zip(axes, titles.items(), strict=True):
+        for k, setup in enumerate(setups):
+            rows = table[table["setup"] == setup]
+            places = rows["variant"].map(names.index) + 0.18 * (k - (len(setups) - 1) / 2)
+            axis.plot(rows[column], places, "o", color=f"C{k}", label=setup)
+        axis.axvline(0, color="0.6", lw=0.8)
+        axis.set_title(title, fontsize=9.5)
+        axis.set_xlim(-1.08, 1.08)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    entries = axes[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center", ncols=len(setups))
     return figure
 
 
@@ -146,16 +106,11 @@ def forms_table(store: Store) -> pd.DataFrame:
     accuracy_mean, accuracy_sd  percent, over n seeds. difference  to the first row of the quantizer
     (straight-through EWGS, the paper's form), paired by seed, and its standard error.
     """
-    comparison, found = plan.methods(store.profile), plan.forms(store.profile)
-    setup, rows = comparison.setup, []
-    facts = {"dataset": setup.data.name, "model": setup.model, "bits": setup.bits}
-    for name, runs in found.items():
-        reference = next(
-            runs for other, runs in found.items() if other.split(",")[0] == name.split(",")[0]
-        )
-        numbers = compared(runs, reference, store)
-        rows += [facts | {"form": name} | numbers] if numbers["n"] else []
-    return pd.DataFrame(rows, columns=FORM_COLUMNS)
+    setup, rows, first = plan.methods(store.profile).setup, [], {}
+    for name, runs in plan.forms(store.profile).items():
+        reference = first.setdefault(name.split(",")[0], runs)
+        rows += students_row(setup_facts(setup) | {"form": name}, runs, reference, store)
+    return pd.DataFrame(rows)
 
 
 def search_table(store: Store) -> pd.DataFrame:
@@ -168,73 +123,51 @@ def search_table(store: Store) -> pd.DataFrame:
     """
     profile = store.profile
     runs = plan.setups(profile)[0].score, plan.search_score(profile, store)
-    records = [run and store.finished(run) for run in runs]
-    if not all(records):
+    if not all(run and store.done(run) for run in runs):
         return pd.DataFrame()
-    setup = plan.methods(profile).setup
-    scores = {row["augmentation"]: row for record in records for row in record["result"]["scores"]}
-    students, rows = plan.search_students(profile, store), []
+    setup, students = plan.methods(profile).setup, plan.search_students(profile, store)
+    scores, rows = pd.concat([scores_of(run, store) for run in runs]), []
     for name, runs in students.items():
-        line = scores[runs[0].augmentation]
-        facts = {
-            "dataset": setup.data.name,
-            "model": setup.model,
-            "bits": setup.bits,
-            "choice": name,
-        }
-        facts |= {column: line[column] for column in ("augmentation", "score", "cmi", "divergence")}
-        numbers = compared(runs, students[Way.BASE], store)
-        rows += [facts | numbers] if numbers["n"] else []
+        augmentation = runs[0].augmentation
+        facts = setup_facts(setup) | {"choice": name, "augmentation": augmentation}
+        facts |= scores.loc[augmentation, ["score", "cmi", "divergence"]].to_dict()
+        rows += students_row(facts, runs, students[Way.BASE], store)
     return pd.DataFrame(rows)
 
 
 def race_of_pairs(store: Store) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The race's rows, best first (columns of `paperlib.scoring.racing.rank_within`), and its share
-    of the passes and how it stopped.
+    """The race's rows, best first (columns of `paperlib.scoring.racing.rank_within`), and its
+    result: share of the passes, confidence, and how it stopped.
     """
     result = store.load(plan.search(store.profile))["result"]
-    return pd.DataFrame(result["scores"]), {
-        name: result[name] for name in ("share", "stopped", "confidence")
-    }
+    return pd.DataFrame(result["scores"]), result
 
 
+@styled
 def search_figure(store: Store) -> Figure:
     """Scores of all raced pairs, of what came of them and of the eight policies without CutMix;
     students by way to choose.
     """
-    race, _ = race_of_pairs(store)
-    table = search_table(store)
-    scores = pd.DataFrame(store.load(plan.setups(store.profile)[0].score)["result"]["scores"])
-    eight = scores[scores["augmentation"].map(POOLS["8 without CutMix"])]
-    lines = {short(row.augmentation): (row.score, "C0") for row in eight.itertuples()}
-    lines |= {
-        row.choice: (row.score, "C2")
-        for row in table.itertuples()
-        if row.choice in (BEST_PAIR, BEST_FEW)
-    }
-    lines = dict(sorted(lines.items(), key=lambda line: line[1]))
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(1.3, 1)
-        )
-        names = [f"{len(race)} random pairs", *lines]
-        left.plot(race["score"], [0] * len(race), "|", color="0.4", ms=14, alpha=0.6)
-        for place, (score, colour) in enumerate(lines.values(), start=1):
-            left.plot(score, place, "o", color=colour)
-        left.set_yticks(range(len(names)), names, fontsize=8)
-        left.set_xlabel("score D - CMI [nats], lower is better")
-        right.errorbar(
-            table["accuracy_mean"],
-            table["choice"],
-            xerr=table["accuracy_sd"].fillna(0),
-            fmt="o",
-            capsize=3,
-        )
-        right.tick_params(axis="y", labelsize=8)
-        right.margins(y=0.15)
-        n = int(table["n"].max())
-        right.set_xlabel(f"student's top-1 accuracy [%], {n} seed{'s' * (n > 1)}")
-        for axis in (left, right):
-            axis.invert_yaxis()
-    plt.close(figure)
+    (race, _), table = race_of_pairs(store), search_table(store)
+    scores = scores_of(plan.setups(store.profile)[0].score, store)["score"]
+    lines = [(s, "C0", short(name)) for name, s in scores.items() if not name.endswith(CUTMIX)]
+    searched = table[table["choice"].isin((BEST_PAIR, BEST_FEW))]
+    lines += [(row.score, "C2", row.choice) for row in searched.itertuples()]
+    lines.sort(key=lambda line: line[0])
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(1.3, 1)
+    )
+    left.plot(race["score"], [0] * len(race), "|", color="0.4", ms=14, alpha=0.6)
+    names = [f"{len(race)} random pairs"]
+    for place, (score, colour, name) in enumerate(lines, start=1):
+        left.plot(score, place, "o", color=colour)
+        names.append(name)
+    left.set_yticks(range(len(names)), names, fontsize=8)
+    left.set_xlabel("score D - CMI [nats], lower is better")
+    error_bars(right, table, table["choice"], capsize=3)
+    right.tick_params(axis="y", labelsize=8)
+    right.margins(y=0.15)
+    right.set_xlabel(f"student's top-1 accuracy [%], {of_seeds(table)}")
+    for axis in (left, right):
+        axis.invert_yaxis()
     return figure

@@ -11,7 +11,9 @@ from ..basics.files import write_atomically
 from ..study.store import Store
 from .ablations import forms_table, search_table
 from .gains import kd_table, qat_table
-from .report import markdown, methods_table, ranking_table
+from .methods import methods_table
+from .report import SETUP, ranking_table
+from .style import markdown
 
 # A training run amplifies the last bits in which processors and thread counts differ:
 # docs/results.md tells how far results moved when only the rounding changed.
@@ -30,16 +32,15 @@ class Compared:
     tolerances: dict[str, float]
 
 
-SETUP, ACCURACY = ("dataset", "model", "bits"), {"accuracy_mean": ACCURACY_POINTS}
+ACCURACY = {"accuracy_mean": ACCURACY_POINTS}
+BOTH, ARM = {"score": SCORE_NATS} | ACCURACY, ("quantizer", "loss", "arm", "augmentation")
 TABLES = {
-    "ranking": Compared(ranking_table, (*SETUP, "augmentation"), {"score": SCORE_NATS} | ACCURACY),
+    "ranking": Compared(ranking_table, (*SETUP, "augmentation"), BOTH),
     "methods": Compared(methods_table, (*SETUP, "kind", "method"), ACCURACY),
-    "qat": Compared(qat_table, (*SETUP, "quantizer", "loss", "arm", "augmentation"), ACCURACY),
-    "kd": Compared(kd_table, (*SETUP, "quantizer", "loss", "arm", "augmentation"), ACCURACY),
+    "qat": Compared(qat_table, (*SETUP, *ARM), ACCURACY),
+    "kd": Compared(kd_table, (*SETUP, *ARM), ACCURACY),
     "forms": Compared(forms_table, (*SETUP, "form"), ACCURACY),
-    "search": Compared(
-        search_table, (*SETUP, "choice", "augmentation"), {"score": SCORE_NATS} | ACCURACY
-    ),
+    "search": Compared(search_table, (*SETUP, "choice", "augmentation"), BOTH),
 }
 
 
@@ -53,12 +54,8 @@ def comparison(
     its accuracy.
     """
     columns = [*keys, *tolerances]
-    both = pd.merge(
-        yours.reindex(columns=columns),
-        ours.reindex(columns=columns),
-        on=list(keys),
-        how="outer",
-        suffixes=("_yours", "_ours"),
+    both = yours.reindex(columns=columns).merge(
+        ours.reindex(columns=columns), "outer", list(keys), suffixes=("_yours", "_ours")
     )
     near = [
         (both[f"{name}_yours"] - both[f"{name}_ours"]).abs() <= tolerance
@@ -74,10 +71,7 @@ def write_comparison(store: Store) -> int:
     """Write build/<profile>/compare.md and print the rows that are not within tolerance; returns 0,
     or 1 if there is nothing to compare.
     """
-    build, results = (
-        Store(store.profile, "build", store.root),
-        Store(store.profile, "results", store.root),
-    )
+    build, results = (Store(store.profile, tree, store.root) for tree in ("build", "results"))
     parts = [
         f"# {store.profile}: yours beside ours\n\nTolerance: {ACCURACY_POINTS} points of "
         f"accuracy, {SCORE_NATS} nats of score.\n"

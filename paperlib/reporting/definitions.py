@@ -1,14 +1,15 @@
 """What the paper's score might be: candidate definitions on the same records. No torch here.
 
-The paper's text has M = D - CMI; the released Tiny-ImageNet script prints CMI - D and stores CMI -
-cross-entropy; under CutMix the released centroids are transposed; the figure shows seven schemes.
-The released scripts train with TrivialAugment + CutMix on CIFAR-100 VGG-13 and with
-AutoAugment-ImageNet + CutMix on ResNet-32 as "ours". Which definition picks what, and which
+The paper's text has M = D - CMI. The released Tiny-ImageNet script prints CMI - D, and stores CMI -
+cross-entropy. Under CutMix the released centroids are transposed. The figure shows seven schemes.
+The released scripts train with TrivialAugment + CutMix on CIFAR-100 VGG-13, and with
+AutoAugment-ImageNet + CutMix on ResNet-32, as "ours". Which definition picks what, and which
 predicts accuracy?
 """
 
 import textwrap
 from collections.abc import Callable
+from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -17,7 +18,8 @@ from matplotlib.figure import Figure
 
 from ..basics.statistics import kendall, regret, spearman
 from ..study.profiles import POOLS, RELEASED_PICKS
-from .report import STYLE, groups, in_pool
+from .report import groups, in_pool
+from .style import styled
 
 # Name -> metric of a ranking table's rows, lower is better.
 DEFINITIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
@@ -48,37 +50,34 @@ def definitions_table(ranking: pd.DataFrame) -> pd.DataFrame:
     in the pool); candidates  their number.
     """
     rows = []
-    for setup, whole in groups(ranking):
-        for pool in POOLS:
-            part = in_pool(whole, pool)
-            accuracy = part["accuracy_mean"].to_numpy(float)
-            for name, metric in DEFINITIONS.items():
-                values = metric(part).astype(float)
-                if values.isna().any():
-                    continue
-                places = values.rank(method="min").set_axis(part["augmentation"])
-                rho, tau = (
-                    spearman(values.to_numpy(), accuracy),
-                    kendall(values.to_numpy(), accuracy),
-                )
-                rows.append(
-                    {
-                        "setup": setup,
-                        "pool": pool,
-                        "definition": name,
-                        "pick": places.idxmin(),
-                        "regret": regret(values.to_numpy(), accuracy),
-                        "spearman": rho.value,
-                        "spearman_p": rho.p,
-                        "kendall": tau.value,
-                        "rank_ta_cutmix": places.get(RELEASED_PICKS[0], float("nan")),
-                        "rank_aai_cutmix": places.get(RELEASED_PICKS[1], float("nan")),
-                        "candidates": len(part),
-                    }
-                )
+    for (setup, whole), pool, (name, metric) in product(
+        groups(ranking), POOLS, DEFINITIONS.items()
+    ):
+        part = in_pool(whole, pool)
+        values, accuracy = metric(part).astype(float), part["accuracy_mean"]
+        if values.isna().any():
+            continue
+        places = values.rank(method="min").set_axis(part["augmentation"])
+        rho = spearman(values, accuracy)
+        rows.append(
+            {
+                "setup": setup,
+                "pool": pool,
+                "definition": name,
+                "pick": places.idxmin(),
+                "regret": regret(values, accuracy),
+                "spearman": rho.value,
+                "spearman_p": rho.p,
+                "kendall": kendall(values, accuracy).value,
+                "rank_ta_cutmix": places.get(RELEASED_PICKS[0], float("nan")),
+                "rank_aai_cutmix": places.get(RELEASED_PICKS[1], float("nan")),
+                "candidates": len(part),
+            }
+        )
     return pd.DataFrame(rows)
 
 
+@styled
 def definitions_figure(table: pd.DataFrame) -> Figure:
     """A `definitions_table` as a map a set-up: Spearman's correlation of each definition with
     accuracy in each pool.
@@ -86,38 +85,27 @@ def definitions_figure(table: pd.DataFrame) -> Figure:
     Blue ranks as claimed (a lower score, a higher accuracy), red the other way round.
     """
     setups = list(table["setup"].unique())
-    with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(
-            1,
-            len(setups),
-            figsize=(2.2 + 4.3 * len(setups), 5.4),
-            squeeze=False,
-            sharey=True,
-            layout="constrained",
+    size = (2.2 + 4.3 * len(setups), 5.4)
+    figure, axes = plt.subplots(
+        1, len(setups), figsize=size, squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, setup in zip(axes[0], setups, strict=True):
+        rows = table[table["setup"] == setup]
+        values = rows.pivot(index="definition", columns="pool", values="spearman")
+        sns.heatmap(
+            values.reindex(list(DEFINITIONS))[list(POOLS)],
+            vmin=-1,
+            vmax=1,
+            cmap="RdBu_r",
+            annot=True,
+            fmt="+.2f",
+            cbar=False,
+            ax=axis,
+            linewidths=1,
+            annot_kws={"size": 8},
         )
-        for axis, setup in zip(axes[0], setups, strict=True):
-            rows = table[table["setup"] == setup]
-            values = rows.pivot(index="definition", columns="pool", values="spearman").reindex(
-                list(DEFINITIONS)
-            )[list(POOLS)]
-            sns.heatmap(
-                values,
-                vmin=-1,
-                vmax=1,
-                cmap="RdBu_r",
-                annot=True,
-                fmt="+.2f",
-                cbar=False,
-                ax=axis,
-                linewidths=1,
-                annot_kws={"size": 8},
-            )
-            axis.set(title=setup, xlabel="", ylabel="")
-            axis.set_xticks(
-                axis.get_xticks(),
-                [textwrap.fill(name, 10) for name in POOLS],
-                rotation=0,
-                fontsize=8,
-            )
-    plt.close(figure)
+        axis.grid(visible=False)
+        axis.set(title=setup, xlabel="", ylabel="")
+        labels = [textwrap.fill(name, 10) for name in POOLS]
+        axis.set_xticks(axis.get_xticks(), labels, rotation=0, fontsize=8)
     return figure

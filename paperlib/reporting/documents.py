@@ -1,7 +1,7 @@
 """The generated blocks of README.md and docs/*.md. No torch here.
 
 A block is the text between a line `<!-- table: NAME -->` and the next line `<!-- end -->`. Each is
-a function of what is committed under results/, so that no number in a document is typed.
+a function of what is committed under results/, so no number in a document is typed.
 """
 
 import re
@@ -12,21 +12,44 @@ import pandas as pd
 
 from ..basics.files import write_atomically
 from ..study import plan, profiles
+from ..study.plan import Way
 from ..study.store import Store
 from . import page
 from .definitions import DEFINITIONS
 from .gains import way
-from .report import RANKERS, markdown
+from .report import RANKERS, of_ranker
+from .style import markdown
 
-BEGIN = re.compile(r"<!-- table: (.*?) -->")
 END = "<!-- end -->"
+BLOCK = re.compile(
+    rf"^(?P<begin> *<!-- table: (?P<name>.*?) --> *\n)(?P<old>.*?)"
+    rf"(?P<end>^ *{END} *$|(?=^ *<!-- table: )|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 METHODS = "methods"  # this block needs torch: `python -m paperlib methods --write` renews it
 NOTHING = "No records yet.\n"
 SHOWN_RANKERS = ("score", "divergence", "cmi", "cross_entropy", "teacher_stddev", "cutmix")
+# Column of a table -> its heading in a document, where the two differ.
+HEADINGS = {
+    "setup": "set-up",
+    "pool": "candidates",
+    "dataset": "data set",
+    "accuracy_mean": "accuracy",
+    "accuracy_sd": "sd",
+    "difference_se": "standard error",
+    "spearman": "Spearman",
+    "regret": "points lost",
+    "same_winner": "same winner",
+    "agreement": "seeds agree",
+    "order": "C1",
+    "minimal": "minimal-variance pick",
+    "gain": "points between",
+    "choice": "C2",
+}
 
 
 def rewritten(text: str, blocks: Mapping[str, str | None], path: Path | str) -> str:
-    """A document with the blocks that it names, each between its two markers.
+    """A document with its blocks written anew, each between its two markers.
 
     blocks  name -> text, or None where the text that is there stays. path  of the document, for
     errors.
@@ -36,94 +59,83 @@ def rewritten(text: str, blocks: Mapping[str, str | None], path: Path | str) -> 
     >>> rewritten("<!-- table: a -->\\nold\\n<!-- end -->\\nrest\\n", {"a": "new\\n"}, "README.md")
     '<!-- table: a -->\\n\\nnew\\n\\n<!-- end -->\\nrest\\n'
     """
-    written: list[str] = []
-    old: list[str] = []
-    opened = ""
-    for line in text.splitlines(keepends=True):
-        begins = BEGIN.fullmatch(line.strip())
-        if opened and begins:
-            break
-        if begins:
-            opened = begins[1]
-            if opened not in blocks:
-                raise ValueError(
-                    f"{path} names an unknown table {opened!r}; known: {', '.join(blocks)}"
-                )
-            written.append(line)
-        elif opened and line.strip() == END:
-            block = blocks[opened]
-            written += old if block is None else ["\n", block.strip("\n") + "\n", "\n"]
-            written.append(line)
-            opened, old = "", []
-        else:
-            (old if opened else written).append(line)
-    if opened:
-        raise ValueError(f"{path}: the table {opened!r} has no {END!r} before the next one")
-    return "".join(written)
+
+    def new(found: re.Match) -> str:
+        name = found["name"]
+        if name not in blocks:
+            raise ValueError(f"{path} names an unknown table {name!r}; known: {', '.join(blocks)}")
+        if not found["end"]:
+            raise ValueError(f"{path}: the table {name!r} has no {END!r} before the next one")
+        block = blocks[name]
+        return found[0] if block is None else f"{found['begin']}\n{block.strip()}\n\n{found['end']}"
+
+    return BLOCK.sub(new, text)
 
 
 def documents(root: Path) -> list[Path]:
     """README.md and the pages of docs/, those that are there."""
-    return [
-        path
-        for path in (root / "README.md", *sorted((root / "docs").glob("*.md")))
-        if path.exists()
-    ]
+    found = (root / "README.md", *sorted((root / "docs").glob("*.md")))
+    return [path for path in found if path.exists()]
 
 
 def refresh(root: Path, methods: str | None = None) -> list[Path]:
-    """Write every block of every document anew; returns the documents.
+    """Write every block of every document anew. Returns the documents.
 
     methods  the list of methods, which this layer cannot make; None leaves it as it is. A document
-    whose blocks are as they should be is not touched.
+    whose blocks are up to date is not touched.
     """
-    found = documents(root)
-    blocks = Blocks(root, methods)
+    found, known = documents(root), blocks(root, methods)
     for path in found:
         text = path.read_text()
-        new = rewritten(text, blocks, path.relative_to(root))
+        new = rewritten(text, known, path.relative_to(root))
         if new != text:
             write_atomically(path, new)
     return found
 
 
-class Blocks(Mapping[str, str | None]):
-    """Name -> text of each block, made when it is asked for."""
-
-    def __init__(self, root: Path, methods: str | None = None):
-        self.root, self.methods = root, methods
-
-    def __getitem__(self, name: str) -> str | None:
-        return self.methods if name == METHODS else TABLES[name](self.root)
-
-    def __contains__(self, name: object) -> bool:
-        return name == METHODS or name in TABLES
-
-    def __iter__(self):
-        return iter((*TABLES, METHODS))
-
-    def __len__(self) -> int:
-        return len(TABLES) + 1
+def blocks(root: Path, methods: str | None = None) -> dict[str, str | None]:
+    """Name -> text of each block."""
+    return {name: text(root) for name, text in TABLES.items()} | {METHODS: methods}
 
 
 # ------------------------------------------------------------------------------------------- tables
 
 
 def _csv(root: Path, name: str) -> pd.DataFrame:
-    """A committed table of all profiles, the largest first, with a column `profile`."""
+    """A committed table of all profiles, the largest first, with the columns `profile` and `setup`.
+    It is empty if no profile has it.
+    """
     tables = [
         pd.read_csv(path, keep_default_na=False, na_values=[""]).assign(profile=profile)
         for profile in reversed(profiles.PROFILES)
         if (path := root / "results" / profile / "tables" / f"{name}.csv").exists()
     ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if "model" in table and "setup" not in table:
+        setup = table["dataset"] + ", " + table["model"]
+        if "bits" in table:
+            setup += table["bits"].map(lambda bits: f", W{bits}A{bits}")
+        table = table.assign(setup=setup)
+    return table
 
 
-def _shown(table: pd.DataFrame, columns: dict[str, str], digits: int = 2) -> str:
-    """Some columns of a table under other names; `NOTHING` of an empty one."""
-    if table.empty:
-        return NOTHING
-    return markdown(table[list(columns)].rename(columns=columns), digits)
+def _block(
+    source: str, make: Callable[[pd.DataFrame], pd.DataFrame], digits: int = 2
+) -> Callable[[Path], str]:
+    """What writes a block: `make` of a committed table, or `NOTHING`."""
+
+    def text(root: Path) -> str:
+        table = _csv(root, source)
+        shown = table if table.empty else make(table)
+        return NOTHING if shown.empty else markdown(shown, digits)
+
+    return text
+
+
+def _columns(names: str, **headings: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Some columns of a table, under `HEADINGS` or under headings of their own."""
+    columns = names.split()
+    return lambda table: table[columns].rename(columns=HEADINGS | headings)
 
 
 def _with_p(value: float, p: float) -> str:
@@ -137,18 +149,6 @@ def _with_p(value: float, p: float) -> str:
     return f"{value:+.2f} ({'< 0.001' if p < 0.001 else f'{p:.3f}' if p < 0.01 else f'{p:.2f}'})"
 
 
-def _setup(table: pd.DataFrame) -> pd.Series:
-    return (
-        table["dataset"]
-        + ", "
-        + table["model"]
-        + ", W"
-        + table["bits"].astype(str)
-        + "A"
-        + table["bits"].astype(str)
-    )
-
-
 def _claims(root: Path) -> str:
     """Claim, what the paper says, verdict: of the table in results/CLAIMS.md."""
     path = root / "results/CLAIMS.md"
@@ -159,242 +159,116 @@ def _claims(root: Path) -> str:
     return markdown(table) if shown else NOTHING
 
 
-def _setups(root: Path) -> str:
+def _setups(ranking: pd.DataFrame) -> pd.DataFrame:
     """Set-up, its teacher's accuracy, the students' least and greatest mean accuracy."""
-    table = _csv(root, "ranking")
-    if table.empty:
-        return NOTHING
-    rows = [
-        {
-            "set-up": setup,
-            "profile": profile,
-            "teacher": of["teacher_accuracy"].iloc[0],
-            "augmentations": len(of),
-            "seeds": of["n"].max(),
-            "least accurate": of["accuracy_mean"].min(),
-            "most accurate": of["accuracy_mean"].max(),
-        }
-        for (profile, setup), of in table.assign(setup=_setup(table)).groupby(
-            ["profile", "setup"], sort=False
-        )
-    ]
-    return markdown(pd.DataFrame(rows), 1)
-
-
-def _agreement(root: Path) -> str:
-    """Rankers down, set-ups across: Spearman with the students' accuracy (p), regret."""
-    table = _csv(root, "agreement")
-    if table.empty:
-        return NOTHING
-    table = table[table["pool"] == profiles.ALL_16]
-    rows = []
-    for key in SHOWN_RANKERS:
-        name = RANKERS[key][0]
-        of = table[table["ranker"] == name].set_index("setup")
-        cells = {
-            setup: f"{_with_p(row['spearman'], row['spearman_p'])}, {row['regret']:.2f}"
-            for setup, row in of.iterrows()
-        }
-        rows.append({"ranker": name} | cells)
-    return markdown(pd.DataFrame(rows).fillna(""))
-
-
-def _halves(root: Path) -> str:
-    """The score's order over all, within CutMix and without, and over the paper's seven."""
-    table = _csv(root, "agreement")
-    if table.empty:
-        return NOTHING
-    score = table[table["ranker"] == RANKERS["score"][0]]
-    rows = []
-    for setup, of in score.groupby("setup", sort=False):
-        pools = of.set_index("pool")
-        whole, seven = pools.loc[profiles.ALL_16], pools.loc[profiles.SEVEN]
-        rows.append(
-            {
-                "set-up": setup,
-                "seeds": whole["seeds"],
-                "all 16 (p)": _with_p(whole["spearman"], whole["spearman_p"]),
-                "within CutMix and without (p)": _with_p(whole["within"], whole["within_p"]),
-                "the seven (p)": _with_p(seven["spearman"], seven["spearman_p"]),
-            }
-        )
-    return markdown(pd.DataFrame(rows))
-
-
-def _picks(root: Path) -> str:
-    """What the score and T. stddev pick, and what each pick loses to the best."""
-    table = _csv(root, "agreement")
-    if table.empty:
-        return NOTHING
-    rows = []
-    for (setup, pool), of in table.groupby(["setup", "pool"], sort=False):
-        picks = of.set_index("ranker")
-        row = {"set-up": setup, "candidates": pool}
-        for key, name in (("score", "score"), ("teacher_stddev", "T. stddev")):
-            ranker = RANKERS[key][0]
-            if ranker in picks.index:
-                row[f"pick of the {name}"] = picks.loc[ranker, "pick"]
-                row[f"points lost by {name}"] = picks.loc[ranker, "regret"]
-        rows.append(row)
-    return markdown(pd.DataFrame(rows), 2)
-
-
-def _seeds(root: Path) -> str:
-    table = _csv(root, "seeds")
-    columns = {
-        "setup": "set-up",
-        "pool": "candidates",
-        "seeds": "seeds",
-        "between": "two seeds agree",
-        "ceiling": "a perfect metric",
-        "score_lowest": "score, lowest seed",
-        "score_highest": "score, highest seed",
+    found = ranking.groupby(["setup", "profile"], sort=False, as_index=False)
+    summary = {
+        "teacher": ("teacher_accuracy", "first"),
+        "augmentations": ("augmentation", "size"),
+        "seeds": ("n", "max"),
+        "least accurate": ("accuracy_mean", "min"),
+        "most accurate": ("accuracy_mean", "max"),
     }
-    return _shown(table if table.empty else table.assign(setup=_setup(table)), columns)
+    return found.agg(**summary).rename(columns=HEADINGS)
+
+
+def _by_setup(title: str, rows: dict[str, pd.Series]) -> pd.DataFrame:
+    """A table with the given rows down and their set-ups across."""
+    return pd.DataFrame(rows).T.rename_axis(title).reset_index().fillna("")
+
+
+def _agreement(agreement: pd.DataFrame) -> pd.DataFrame:
+    """Rankers down, set-ups across: Spearman with the students' accuracy (p), regret."""
+    rows = {}
+    for column in SHOWN_RANKERS:
+        of = of_ranker(agreement, column)
+        cells = [
+            f"{_with_p(row.spearman, row.spearman_p)}, {row.regret:.2f}" for row in of.itertuples()
+        ]
+        rows[RANKERS[column][0]] = pd.Series(cells, of.index, dtype=object)
+    return _by_setup("ranker", rows)
+
+
+def _halves(agreement: pd.DataFrame) -> pd.DataFrame:
+    """The score's order over all, within CutMix and without, and over the paper's seven."""
+    whole, seven = (
+        of_ranker(agreement, "score", pool) for pool in (profiles.ALL_16, profiles.SEVEN)
+    )
+    shown = {"seeds": whole["seeds"]}
+    for heading, rows, column in (
+        ("all 16 (p)", whole, "spearman"),
+        ("within CutMix and without (p)", whole, "within"),
+        ("the seven (p)", seven, "spearman"),
+    ):
+        shown[heading] = rows[column].combine(rows[f"{column}_p"], _with_p)
+    return pd.DataFrame(shown).rename_axis("set-up").reset_index()
+
+
+def _picks(agreement: pd.DataFrame) -> pd.DataFrame:
+    """What the score and T. stddev pick, and what each pick loses to the best."""
+    keys = ["setup", "pool"]
+    shown = {}
+    for column, name in (("score", "score"), ("teacher_stddev", "T. stddev")):
+        picks = agreement[agreement["ranker"] == RANKERS[column][0]].set_index(keys)
+        shown |= {f"pick of the {name}": picks["pick"], f"points lost by {name}": picks["regret"]}
+    order = agreement.drop_duplicates(keys).set_index(keys).index
+    return pd.DataFrame(shown).reindex(order).reset_index().rename(columns=HEADINGS)
 
 
 def _gains(root: Path) -> str:
     """Points gained over the base augmentation by each way to choose, over the methods."""
-    rows = []
-    for name in ("qat", "kd"):
-        table = _csv(root, name)
-        if table.empty:
-            continue
-        table = table.assign(setup=_setup(table), way=table["arm"].map(way))
-        keys = ["profile", "setup", "way", "augmentation"]
-        for (_, setup, how, augmentation), of in table.groupby(keys, sort=False):
-            if how == "base augmentation":
-                continue
-            change = of["difference"]
-            rows.append(
-                {
-                    "kind": name.upper(),
-                    "set-up": setup,
-                    "augmentation chosen by": how,
-                    "augmentation": augmentation,
-                    "methods": len(of),
-                    "gaining": int((change > 0).sum()),
-                    "mean": change.mean(),
-                    "least": change.min(),
-                    "greatest": change.max(),
-                }
-            )
-    return markdown(pd.DataFrame(rows), 2) if rows else NOTHING
-
-
-def _definitions(root: Path) -> str:
-    """Where each definition puts the two augmentations of the released CIFAR-100 scripts."""
-    table = _csv(root, "definitions")
-    if table.empty:
+    tables = {name.upper(): _csv(root, name) for name in ("qat", "kd")}
+    if all(table.empty for table in tables.values()):
         return NOTHING
-    table = table[table["pool"] == profiles.ALL_16]
-    rows = []
+    table = pd.concat(tables, names=["kind"]).reset_index("kind")
+    table["way"] = table["arm"].map(way)
+    keys = ["kind", "profile", "setup", "way", "augmentation"]
+    found = table[table["way"] != Way.BASE].groupby(keys, sort=False)["difference"]
+    shown = found.agg(
+        methods="size",
+        gaining=lambda change: int((change > 0).sum()),
+        mean="mean",
+        least="min",
+        greatest="max",
+    )
+    shown = shown.reset_index().drop(columns="profile")
+    return markdown(shown.rename(columns=HEADINGS | {"way": "augmentation chosen by"}), 2)
+
+
+def _definitions(definitions: pd.DataFrame) -> pd.DataFrame:
+    """Where each definition puts the two augmentations of the released CIFAR-100 scripts."""
+    definitions = definitions[definitions["pool"] == profiles.ALL_16]
+    rows = {}
     for name in DEFINITIONS:
-        of = table[table["definition"] == name].set_index("setup")
-        cells = {
-            setup: f"{row['rank_ta_cutmix']:.0f}, {row['rank_aai_cutmix']:.0f}"
-            for setup, row in of.iterrows()
-        }
-        rows.append({"definition": name} | cells)
-    return markdown(pd.DataFrame(rows).fillna(""))
+        of = definitions[definitions["definition"] == name].set_index("setup")
+        places = zip(of["rank_ta_cutmix"], of["rank_aai_cutmix"], strict=True)
+        cells = [f"{first:.0f}, {second:.0f}" for first, second in places]
+        rows[name] = pd.Series(cells, of.index, dtype=object)
+    return _by_setup("definition", rows)
 
 
-def _variants(root: Path) -> str:
-    columns = {
-        "setup": "set-up",
-        "variant": "variant",
-        "spearman": "Spearman",
-        "kendall": "Kendall with the order as defined",
-        "pick": "pick",
-        "regret": "points lost",
-    }
-    return _shown(_csv(root, "score_variants"), columns)
+def _students(source: str, what: str) -> Callable[[Path], str]:
+    """A block on students: accuracy, and its difference to the row that it is compared with."""
+    names = f"setup {what} accuracy_mean accuracy_sd n difference difference_se"
+    return _block(source, _columns(names, choice="choice"))
 
 
-def _students(root: Path, name: str, what: str) -> str:
-    """A table of students: accuracy, and its difference to the row that it is compared with."""
-    table = _csv(root, name)
-    columns = {
-        "setup": "set-up",
-        what: what,
-        "accuracy_mean": "accuracy",
-        "accuracy_sd": "sd",
-        "n": "n",
-        "difference": "difference",
-        "difference_se": "standard error",
-    }
-    if name == "precision":
-        columns = {"setup": "set-up", "augmentation": "augmentation"} | columns
-        table = (
-            table if table.empty else table.assign(setup=table["dataset"] + ", " + table["model"])
-        )
-    elif not table.empty:
-        table = table.assign(setup=_setup(table))
-    return _shown(table, columns)
+def _of_several_seeds(
+    make: Callable[[pd.DataFrame], pd.DataFrame],
+) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """`make` without the profiles whose set-ups of docs/experiments.md have one seed: they cannot
+    tell.
+    """
 
+    def told(table: pd.DataFrame) -> pd.DataFrame:
+        several = [
+            profile
+            for profile in profiles.PROFILES
+            if any(len(setup.seeds) > 1 for setup in plan.regimes(profile))
+        ]
+        return make(table[table["profile"].isin(several)])
 
-def _cost(root: Path) -> str:
-    columns = {
-        "setup": "set-up",
-        "candidates": "candidates",
-        "epochs": "epochs of a student",
-        "scoring": "scoring all",
-        "student": "one student",
-        "sweep": "a student for each",
-        "clock": "unit",
-        "share_of_student": "scoring / student",
-    }
-    return _shown(_csv(root, "cost"), columns, 1)
-
-
-def _race(root: Path) -> str:
-    columns = {
-        "dataset": "data set",
-        "seed": "seed",
-        "share": "share of the passes",
-        "same_winner": "same winner",
-        "kendall": "Kendall with the full order",
-        "seconds": "seconds",
-        "seconds_full": "seconds, all passes",
-    }
-    return _shown(_csv(root, "budget"), columns, 3)
-
-
-def _of_several_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Without the profiles whose set-ups of docs/experiments.md have one seed: they cannot tell."""
-    several = {
-        profile
-        for profile in profiles.PROFILES
-        if any(len(setup.seeds) > 1 for setup in plan.regimes(profile))
-    }
-    return table if table.empty else table[table["profile"].isin(several)]
-
-
-def _regimes(root: Path) -> str:
-    columns = {
-        "setup": "set-up",
-        "seeds": "seeds",
-        "agreement": "seeds agree",
-        "spearman": "Spearman",
-        "p": "p",
-        "order": "C1",
-        "pick": "pick",
-        "minimal": "minimal-variance pick",
-        "gain": "points between",
-        "choice": "C2",
-    }
-    return _shown(_of_several_seeds(_csv(root, "verdicts")), columns)
-
-
-def _predictions(root: Path) -> str:
-    columns = {
-        "profile": "profile",
-        "prediction": "prediction",
-        "says": "says",
-        "verdict": "verdict",
-        "numbers": "numbers",
-    }
-    return _shown(_of_several_seeds(_csv(root, "predictions")), columns)
+    return told
 
 
 def _tables(root: Path) -> str:
@@ -403,34 +277,73 @@ def _tables(root: Path) -> str:
     if times.empty:
         return NOTHING
     times = times.groupby(["table", "profile"], sort=False)[["records", "cpu_seconds"]].sum()
-    rows = []
-    for name in dict.fromkeys(times.index.get_level_values("table")):
-        row = {"`TABLE`": f"`{name}`"}
-        for profile in dict.fromkeys(times.index.get_level_values("profile")):
-            if (name, profile) in times.index:
-                count, seconds = times.loc[(name, profile)]
-                row[f"{profile}: records"] = f"{count:.0f}"
-                row[f"{profile}: minutes"] = f"{max(1, seconds / 120):.0f}"
-        rows.append(row)
-    return markdown(pd.DataFrame(rows).fillna(""))
+    rows: dict[str, dict[str, str]] = {}
+    for (name, profile), (count, seconds) in times.iterrows():
+        row = rows.setdefault(name, {"`TABLE`": f"`{name}`"})
+        row[f"{profile}: records"] = f"{count:.0f}"
+        row[f"{profile}: minutes"] = f"{max(1, seconds / 120):.0f}"
+    return markdown(pd.DataFrame(rows.values()).fillna(""))
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "claims": _claims,
-    "setups": _setups,
-    "agreement": _agreement,
-    "halves": _halves,
-    "picks": _picks,
-    "seeds": _seeds,
+    "setups": _block("ranking", _setups, 1),
+    "agreement": _block("agreement", _agreement),
+    "halves": _block("agreement", _halves),
+    "picks": _block("agreement", _picks),
+    "seeds": _block(
+        "seeds",
+        _columns(
+            "setup pool seeds between ceiling score_lowest score_highest",
+            between="two seeds agree",
+            ceiling="a perfect metric",
+            score_lowest="score, lowest seed",
+            score_highest="score, highest seed",
+        ),
+    ),
     "gains": _gains,
-    "definitions": _definitions,
-    "variants": _variants,
-    "forms": lambda root: _students(root, "forms", "form"),
-    "search": lambda root: _students(root, "search", "choice"),
-    "precision": lambda root: _students(root, "precision", "precision"),
-    "cost": _cost,
-    "race": _race,
-    "regimes": _regimes,
-    "predictions": _predictions,
+    "definitions": _block("definitions", _definitions),
+    "variants": _block(
+        "score_variants",
+        _columns(
+            "setup variant spearman kendall pick regret",
+            kendall="Kendall with the order as defined",
+        ),
+    ),
+    "forms": _students("forms", "form"),
+    "search": _students("search", "choice"),
+    "precision": _students("precision", "augmentation precision"),
+    "cost": _block(
+        "cost",
+        _columns(
+            "setup candidates epochs scoring student sweep clock share_of_student",
+            epochs="epochs of a student",
+            scoring="scoring all",
+            student="one student",
+            sweep="a student for each",
+            clock="unit",
+            share_of_student="scoring / student",
+        ),
+        1,
+    ),
+    "race": _block(
+        "budget",
+        _columns(
+            "dataset seed share same_winner kendall seconds seconds_full",
+            share="share of the passes",
+            kendall="Kendall with the full order",
+            seconds_full="seconds, all passes",
+        ),
+        3,
+    ),
+    "regimes": _block(
+        "verdicts",
+        _of_several_seeds(
+            _columns("setup seeds agreement spearman p order pick minimal gain choice")
+        ),
+    ),
+    "predictions": _block(
+        "predictions", _of_several_seeds(_columns("profile prediction says verdict numbers"))
+    ),
     "tables": _tables,
 }

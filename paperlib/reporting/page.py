@@ -1,5 +1,5 @@
-"""One page that holds everything: verdicts, figures, tables, hardware and cost. A single file, no
-torch, no network.
+"""One page that holds everything: verdicts, figures, tables, hardware and cost. It is a single
+file. No torch, no network.
 """
 
 import base64
@@ -14,7 +14,8 @@ from markupsafe import Markup
 from ..study import plan
 from ..study.store import Store
 from . import ablations, claims, report
-from .gains import kd_table, qat_table, wide
+from .gains import kd_table, mean_and_spread, qat_table, wide
+from .methods import methods_table
 
 COLOURS = {
     "supported": "#2a7f3f",
@@ -29,14 +30,9 @@ def hardware_table(stores: Sequence[Store]) -> pd.DataFrame:
     and processor seconds.
     """
     rows = [
-        {
-            "profile": store.profile,
-            "kind": record["kind"],
-            "device": record["environment"]["device"],
-            "torch": record["environment"]["torch"],
-            "seconds": record["seconds"],
-            "cpu_seconds": record["cpu_seconds"],
-        }
+        {"profile": store.profile, "kind": record["kind"]}
+        | _cost(record)
+        | {"torch": record["environment"]["torch"]}
         for store in stores
         for record in store.all()
         if record["status"] == "done"
@@ -49,13 +45,7 @@ def time_table(stores: Sequence[Store]) -> pd.DataFrame:
     Tables may share records.
     """
     rows = [
-        {
-            "profile": store.profile,
-            "table": name,
-            "device": record["environment"]["device"],
-            "seconds": record["seconds"],
-            "cpu_seconds": record["cpu_seconds"],
-        }
+        {"profile": store.profile, "table": name} | _cost(record)
         for store in stores
         if store.runs.exists()
         for name in plan.TABLES
@@ -65,19 +55,16 @@ def time_table(stores: Sequence[Store]) -> pd.DataFrame:
     return _summed(rows, ["profile", "table", "device"])
 
 
+def _cost(record: dict[str, Any]) -> dict[str, Any]:
+    found = {name: record[name] for name in ("seconds", "cpu_seconds")}
+    return found | {"device": record["environment"]["device"], "records": 1}
+
+
 def _summed(rows: list[dict[str, Any]], keys: list[str]) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
-    return (
-        pd.DataFrame(rows)
-        .groupby(keys, sort=False)
-        .agg(
-            records=("seconds", "size"),
-            seconds=("seconds", "sum"),
-            cpu_seconds=("cpu_seconds", "sum"),
-        )
-        .reset_index()
-    )
+    found = pd.DataFrame(rows).groupby(keys, sort=False, as_index=False)
+    return found[["records", "seconds", "cpu_seconds"]].sum()
 
 
 def _table(table: pd.DataFrame) -> Markup:
@@ -91,66 +78,73 @@ def _table(table: pd.DataFrame) -> Markup:
 
 CAPTIONS = {
     "metric_vs_accuracy": (
-        "One point per augmentation: the teacher's score (bars: 95 % "
-        "bootstrap interval) against the accuracy of the students "
-        "trained with it."
+        "One point per augmentation: the teacher's score (bars: 95 % bootstrap interval) against "
+        "the accuracy of the students trained with it."
     ),
     "metric_vs_accuracy_seven": (
         "The same for the seven policies without CutMix that the paper's figure most likely shows."
     ),
     "qat": (
-        "Students of each QAT method, by loss and by what chose the augmentation; bars "
-        "are one standard deviation over the seeds."
-    ),
-    "kd": (
-        "EWGS students of each loss, by what chose the augmentation; bars are one "
+        "Students of each QAT method, by loss and by what chose the augmentation; bars are one "
         "standard deviation over the seeds."
     ),
+    "kd": (
+        "EWGS students of each loss, by what chose the augmentation; bars are one standard "
+        "deviation over the seeds."
+    ),
     "definitions": (
-        "Spearman's correlation with accuracy of what the paper's score might "
-        "be, in four pools of candidates: blue ranks as claimed."
+        "Spearman's correlation with accuracy of what the paper's score might be, in four pools of "
+        "candidates: blue ranks as claimed."
     ),
     "cost": "What scoring costs beside what it replaces.",
     "score_variants": (
-        "The score at other temperatures, on fewer images, in two passes, "
-        "with unmixed labels and by another teacher: how it ranks the "
-        "students, and how far it keeps its own order."
+        "The score at other temperatures, on fewer images, in two passes, with unmixed labels and "
+        "by another teacher: how it ranks the students, and how far it keeps its own order."
     ),
     "search": (
-        "Random two-operation policies, scored in a race, beside the eight policies "
-        "without CutMix; and students trained under what was found."
+        "Random two-operation policies, scored in a race, beside the eight policies without "
+        "CutMix; and students trained under what was found."
     ),
     "methods": (
-        "Every quantizer with plain KD and every loss with EWGS on one short "
-        "budget; bars are one standard deviation over the seeds."
+        "Every quantizer with plain KD and every loss with EWGS on one short budget; bars are one "
+        "standard deviation over the seeds."
     ),
 }
-AGREEMENT = [
-    "setup",
-    "pool",
-    "ranker",
-    "spearman",
-    "spearman_p",
-    "within",
-    "within_p",
-    "kendall",
-    "kendall_p",
-    "pick",
-    "pick_accuracy",
-    "regret",
-    "seeds",
-]
+RANKING = "dataset model augmentation rank score cmi divergence teacher_stddev accuracy n".split()
+AGREEMENT = (
+    "setup pool ranker spearman spearman_p within within_p kendall kendall_p pick pick_accuracy "
+    "regret seeds"
+).split()
 COST = ["setup", "candidates", "scoring", "student", "sweep", "clock", "share_of_student", "device"]
-METHODS = [
-    "kind",
-    "method",
-    "accuracy_mean",
-    "accuracy_sd",
-    "n",
-    "difference",
-    "difference_se",
-    "step_time",
-]
+METHODS = "kind method accuracy_mean accuracy_sd n difference difference_se step_time".split()
+
+
+def _sections(store: Store) -> list[tuple[str, list[str], list[pd.DataFrame]]]:
+    """(heading, figures, tables) of one profile, in the order of the questions."""
+    ranking = report.ranking_table(store)
+    tables = [
+        _intervals(ranking)[RANKING],
+        report.agreement_table(ranking).reindex(columns=AGREEMENT),
+        report.seeds_table(store),
+    ]
+    methods = methods_table(store).reindex(columns=METHODS)
+    costs = claims.cost_table(store).reindex(columns=COST)
+    variants, forms = ablations.score_variants_table(store), ablations.forms_table(store)
+    return [
+        (
+            "Does the score rank augmentations?",
+            ["metric_vs_accuracy", "metric_vs_accuracy_seven"],
+            tables,
+        ),
+        ("QAT methods with and without the pick", ["qat"], [wide(qat_table(store))]),
+        ("KD methods with and without the pick", ["kd"], [wide(kd_table(store))]),
+        ("Which definition is the paper's?", ["definitions"], []),
+        ("Quantizers and losses", ["methods"], [methods]),
+        ("What the score owes to how it is computed", ["score_variants"], [variants]),
+        ("Straight-through or scaled gradients, papers' or released forms", [], [forms]),
+        ("A search among random policies", ["search"], [ablations.search_table(store)]),
+        ("What selection costs", ["cost"], [costs]),
+    ]
 
 
 def _intervals(ranking: pd.DataFrame) -> pd.DataFrame:
@@ -161,60 +155,7 @@ def _intervals(ranking: pd.DataFrame) -> pd.DataFrame:
         f"{row.score:.3f} [{row.score_low:.3f}, {row.score_high:.3f}]"
         for row in ranking.itertuples()
     ]
-    accuracies = [
-        f"{row.accuracy_mean:.2f}" + (f" ± {row.accuracy_sd:.2f}" if row.n > 1 else "")
-        for row in ranking.itertuples()
-    ]
-    shown = [
-        "dataset",
-        "model",
-        "augmentation",
-        "rank",
-        "score",
-        "cmi",
-        "divergence",
-        "teacher_stddev",
-        "accuracy",
-        "n",
-    ]
-    return ranking.assign(score=scores, accuracy=accuracies)[shown]
-
-
-def _sections(store: Store) -> list[tuple[str, list[str], list[pd.DataFrame]]]:
-    """(heading, figures, tables) of one profile, in the order of the questions."""
-    ranking = report.ranking_table(store)
-    agreement, methods, costs = (
-        report.agreement_table(ranking),
-        report.methods_table(store),
-        claims.cost_table(store),
-    )
-    return [
-        (
-            "Does the score rank augmentations?",
-            ["metric_vs_accuracy", "metric_vs_accuracy_seven"],
-            [
-                _intervals(ranking),
-                agreement[AGREEMENT] if len(agreement) else agreement,
-                report.seeds_table(store),
-            ],
-        ),
-        ("QAT methods with and without the pick", ["qat"], [wide(qat_table(store))]),
-        ("KD methods with and without the pick", ["kd"], [wide(kd_table(store))]),
-        ("Which definition is the paper's?", ["definitions"], []),
-        ("Quantizers and losses", ["methods"], [methods[METHODS] if len(methods) else methods]),
-        (
-            "What the score owes to how it is computed",
-            ["score_variants"],
-            [ablations.score_variants_table(store)],
-        ),
-        (
-            "Straight-through or scaled gradients, papers' or released forms",
-            [],
-            [ablations.forms_table(store)],
-        ),
-        ("A search among random policies", ["search"], [ablations.search_table(store)]),
-        ("What selection costs", ["cost"], [costs[COST] if len(costs) else costs]),
-    ]
+    return ranking.assign(score=scores, accuracy=list(map(mean_and_spread, ranking.itertuples())))
 
 
 def _shown(store: Store) -> list[dict[str, Any]]:

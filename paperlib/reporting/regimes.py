@@ -1,12 +1,11 @@
-"""The set-ups of docs/experiments.md: does the score rank the students, do its rivals, and which
+"""The set-ups of docs/experiments.md: whether the score and its rivals rank the students, and which
 predictions held. No torch here.
 
-Every rule is that document's; nothing here knows a number that no record holds.
+Every rule is that document's. No number is known here that no record holds.
 """
 
 from collections.abc import Sequence
-from itertools import combinations
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from ..study import plan
 from ..study.plan import STRONG, Gains, Setup, Way
 from ..study.profiles import CANDIDATES, CUTMIX
 from ..study.store import Store
-from .report import COLUMNS, setup_rows
+from .report import COLUMNS, accuracies, scores_of, seed_correlations, setup_rows
 from .theory import teachers_table, theory_table
 
 AGREEMENT = 0.6  # below, students of two seeds are too unlike to tell rankers apart
@@ -29,57 +28,22 @@ SAME_PICK, NO_DIFFERENCE = "same pick", "no difference"
 KEPT, BROKEN, OPEN = "kept", "broken", "open"
 
 
-def accuracies(
-    setup: Setup, store: Store, half: int | None = None, epoch: int = -1
-) -> pd.DataFrame:
-    """Students' accuracies, percent: a row an augmentation, a column a seed; of the seeds that have
-    a student for every one.
-
-    half  None all test images, 0 the choosing half, 1 the judging half. epoch  finished epochs; -1
-    the headline accuracy.
-    """
-    found: dict[int, dict[str, float]] = {}
-    for run in setup.students:
-        record = store.finished(run)
-        value = _accuracy(record["result"], half, epoch) if record else None
-        if value is not None:
-            found.setdefault(run.seed, {})[run.augmentation] = value
-    whole = {
-        seed: values for seed, values in sorted(found.items()) if len(values) == len(CANDIDATES)
-    }
-    return pd.DataFrame(whole, index=list(CANDIDATES))
-
-
-def _accuracy(result: dict[str, Any], half: int | None, epoch: int) -> float | None:
-    """None where a record of earlier code, or of another schedule, does not have it."""
-    if half is None and epoch == -1:
-        return result["accuracy"]
-    row = result.get("curve", [{}])[epoch if epoch == -1 else epoch - 1]
-    return (
-        row.get("test_accuracy")
-        if half is None
-        else row.get("test_accuracy_halves", [None, None])[half]
-    )
-
-
 def agreement(table: pd.DataFrame) -> float:
-    """Spearman's correlation of two seeds' accuracies, mean over the pairs of seeds; NaN with one
-    seed. table  as `accuracies` gives.
+    """Spearman's correlation of two seeds' accuracies, mean over the pairs of seeds. It is NaN with
+    one seed. table  as `accuracies` gives.
     """
-    pairs = [spearman(table[a], table[b]).value for a, b in combinations(table.columns, 2)]
+    pairs = seed_correlations(table)
     return float(np.mean(pairs)) if pairs else float("nan")
 
 
 def pooled_sd(table: pd.DataFrame) -> tuple[float, int]:
-    """Standard deviation over seeds, pooled over the augmentations, and its degrees of freedom; NaN
-    and 0 with one seed.
+    """Standard deviation over seeds, pooled over the augmentations, and its degrees of freedom. It
+    is NaN and 0 with one seed.
     """
     n, seeds = table.shape
-    return (
-        (float(np.sqrt(table.var(axis=1).mean())), n * (seeds - 1))
-        if seeds > 1
-        else (float("nan"), 0)
-    )
+    if seeds < 2:
+        return float("nan"), 0
+    return float(np.sqrt(table.var(axis=1).mean())), n * (seeds - 1)
 
 
 def spearman_interval(metric: Sequence[float], table: pd.DataFrame) -> tuple[float, float]:
@@ -104,79 +68,71 @@ def spearman_interval(metric: Sequence[float], table: pd.DataFrame) -> tuple[flo
     return float(low), float(high)
 
 
-def _scores(setup: Setup, store: Store) -> pd.DataFrame | None:
-    record = store.finished(setup.score)
-    return (
-        None
-        if record is None
-        else pd.DataFrame(record["result"]["scores"])
-        .set_index("augmentation")
-        .loc[list(CANDIDATES)]
-    )
-
-
 def regime_rows(store: Store) -> pd.DataFrame:
     """One row per set-up of docs/experiments.md and augmentation, as in the ranking table, with the
     teacher's error and confidence.
     """
-    rows = []
-    for setup in plan.regimes(store.profile):
-        rows += [{"regime": setup.regime} | row for row in setup_rows(setup, store, {})]
-    return pd.DataFrame(
-        rows, columns=["regime", *COLUMNS, "error", "confidence", "centroid_entropy"]
-    )
+    rows = [
+        {"regime": setup.regime} | row
+        for setup in plan.regimes(store.profile)
+        for row in setup_rows(setup, store, {})
+    ]
+    columns = ["regime", *COLUMNS, "error", "confidence", "centroid_entropy"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def verdicts_table(store: Store) -> pd.DataFrame:
-    """One row per set-up with students of a whole seed: what C1 and C2 come to there.
+    """One row per set-up with students of a whole seed: the verdicts on C1 and C2 there.
 
     seeds; agreement  of seeds; spread  standard deviation of the mean accuracies, and seed_sd that
-                      over seeds (points); spearman, p, low,
-    high  of score and mean accuracy, exact two-sided p and 95 % interval; within, within_p
-          exchanging only within CutMix or not;
-    plain  Spearman over the eight without CutMix; order  the verdict on C1. pick, minimal  the two
-    choices, gain  the first's accuracy over the second's, gain_se; choice  the verdict on C2;
-    regret, minimal_regret  points lost to the best.
+    over seeds (points); spearman, p, low, high  of score and mean accuracy, exact two-sided p and
+    95 % interval; within, within_p  exchanging only within CutMix or not; plain  Spearman over the
+    eight without CutMix; order  the verdict on C1. pick, minimal  the two choices; gain  the
+    first's accuracy over the second's, gain_se; choice  the verdict on C2; regret, minimal_regret
+    points lost to the best.
     """
-    rows = []
-    for setup in plan.regimes(store.profile):
-        scores, table = _scores(setup, store), accuracies(setup, store)
-        if scores is None or table.empty:
-            continue
-        means, metric = table.mean(axis=1), scores["score"]
-        deviation, degrees = pooled_sd(table)
-        found, agree = spearman(metric, means), agreement(table)
-        mixed = [name.endswith(CUTMIX) for name in CANDIDATES]
-        within, plain = spearman_within(metric, means, mixed), [not each for each in mixed]
-        low, high = spearman_interval(metric, table)
-        pick, minimal = metric.idxmin(), scores["teacher_stddev"].idxmin()
-        gain, error = means[pick] - means[minimal], deviation * (2 / table.shape[1]) ** 0.5
-        rows.append(
-            {
-                "regime": setup.regime,
-                "setup": setup.name,
-                "seeds": table.shape[1],
-                "agreement": agree,
-                "spread": means.std(),
-                "seed_sd": deviation,
-                "spearman": found.value,
-                "p": found.p,
-                "low": low,
-                "high": high,
-                "within": within.value,
-                "within_p": within.p,
-                "plain": spearman(metric[plain], means[plain]).value,
-                "order": _order(agree, found.value, found.p),
-                "pick": pick,
-                "minimal": minimal,
-                "gain": gain,
-                "gain_se": error,
-                "choice": SAME_PICK if pick == minimal else _direction(gain, error, degrees),
-                "regret": regret(metric, means),
-                "minimal_regret": regret(scores["teacher_stddev"], means),
-            }
-        )
-    return pd.DataFrame(rows)
+    found = [
+        _verdicts(setup, scores.loc[list(CANDIDATES)], table)
+        for setup in plan.regimes(store.profile)
+        if (scores := scores_of(setup.score, store)) is not None
+        and not (table := accuracies(setup, store)).empty
+    ]
+    return pd.DataFrame(found)
+
+
+def _verdicts(setup: Setup, scores: pd.DataFrame, table: pd.DataFrame) -> dict[str, object]:
+    """A row of the `verdicts_table`."""
+    means, metric, variance = table.mean(axis=1), scores["score"], scores["teacher_stddev"]
+    deviation, degrees = pooled_sd(table)
+    found, agree = spearman(metric, means), agreement(table)
+    mixed = means.index.str.endswith(CUTMIX)
+    within = spearman_within(metric, means, mixed)
+    low, high = spearman_interval(metric, table)
+    pick, minimal = metric.idxmin(), variance.idxmin()
+    gain, error = means[pick] - means[minimal], deviation * (2 / table.shape[1]) ** 0.5
+    return {
+        "regime": setup.regime,
+        "setup": setup.name,
+        "seeds": table.shape[1],
+        "agreement": agree,
+        "spread": means.std(),
+        "seed_sd": deviation,
+        "spearman": found.value,
+        "p": found.p,
+        "low": low,
+        "high": high,
+        "within": within.value,
+        "within_p": within.p,
+        "plain": spearman(metric[~mixed], means[~mixed]).value,
+        "order": _order(agree, found.value, found.p),
+        "pick": pick,
+        "minimal": minimal,
+        "gain": gain,
+        "gain_se": error,
+        "choice": SAME_PICK if pick == minimal else _direction(gain, error, degrees),
+        "regret": regret(metric, means),
+        "minimal_regret": regret(variance, means),
+    }
 
 
 def _order(agree: float, value: float, p: float) -> str:
@@ -195,6 +151,10 @@ def _direction(difference: float, error: float, degrees: int) -> str:
 
 
 # ------------------------------------------------------------------------------------------- rivals
+
+SCORE, HALVING = "score D - CMI", "halving over students"
+CALIBRATED, HELD_OUT = "score, calibrated teacher", "score on held-out images"
+RELATIVE = "- CMI / H(centroid)"
 
 
 def halving_rungs(epochs: int) -> list[tuple[int, int]]:
@@ -221,12 +181,9 @@ def halving(by_epoch: dict[int, pd.Series], rungs: Sequence[tuple[int, int]]) ->
     """
     left, cost, before = list(by_epoch[rungs[0][1]].index), 0, 0
     for count, epochs in rungs:
-        ranked = (
-            by_epoch[before][left].sort_values(ascending=False, kind="stable").index
-            if before
-            else left
-        )
-        left = list(ranked[:count])
+        if before:
+            ranked = by_epoch[before][left].sort_values(ascending=False, kind="stable")
+            left = list(ranked.index[:count])
         cost, before = cost + count * (epochs - before), epochs
     return by_epoch[before][left].idxmax(), cost
 
@@ -240,44 +197,20 @@ def rivals_table(store: Store) -> pd.DataFrame:
     """
     rows = []
     for setup in plan.regimes(store.profile):
-        scores, judged = _scores(setup, store), accuracies(setup, store, half=1)
+        scores, judged = scores_of(setup.score, store), accuracies(setup, store, half=1)
         if scores is None or judged.empty:
             continue
         means, tells = judged.mean(axis=1), agreement(accuracies(setup, store)) >= AGREEMENT
-        facts = {"regime": setup.regime, "setup": setup.name, "tells": bool(tells)}
-        for name, metric in _metrics(setup, scores, store).items():
-            rows.append(
-                facts
-                | {
-                    "rival": name,
-                    "spearman": spearman(metric, means).value,
-                    "pick": metric.idxmin(),
-                    "regret": regret(metric, means),
-                    "student_epochs": 0,
-                }
-            )
+        choices = [
+            (name, spearman(metric, means).value, metric.idxmin(), regret(metric, means), 0)
+            for name, metric in _metrics(setup, scores.loc[means.index], store).items()
+        ]
         winner, cost = _halved(setup, store)
         if winner:
-            rows.append(
-                facts
-                | {
-                    "rival": HALVING,
-                    "spearman": float("nan"),
-                    "pick": winner,
-                    "regret": means.max() - means[winner],
-                    "student_epochs": cost,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-SCORE, CALIBRATED, HELD_OUT, RELATIVE, HALVING = (
-    "score D - CMI",
-    "score, calibrated teacher",
-    "score on held-out images",
-    "- CMI / H(centroid)",
-    "halving over students",
-)
+            choices.append((HALVING, float("nan"), winner, means.max() - means[winner], cost))
+        rows += [(setup.regime, setup.name, bool(tells), *choice) for choice in choices]
+    columns = "regime setup tells rival spearman pick regret student_epochs".split()
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _metrics(setup: Setup, scores: pd.DataFrame, store: Store) -> dict[str, pd.Series]:
@@ -291,20 +224,20 @@ def _metrics(setup: Setup, scores: pd.DataFrame, store: Store) -> dict[str, pd.S
     }
     if "centroid_entropy" in scores:
         found[RELATIVE] = -scores["cmi"] / scores["centroid_entropy"]
-    if record := store.finished(plan.held_out(setup)):
-        rows = (
-            pd.DataFrame(record["result"]["scores"]).set_index("augmentation").loc[list(CANDIDATES)]
-        )
+    rows = scores_of(plan.held_out(setup), store)
+    if rows is not None:
+        rows = rows.loc[scores.index]
         found |= {CALIBRATED: rows["calibrated_score"], HELD_OUT: rows["held_out_score"]}
     return found
 
 
 def _halved(setup: Setup, store: Store) -> tuple[str, int]:
-    """What halving chooses among the students of seed 0; "" for schedules that were not evaluated
-    at its rungs.
+    """What halving chooses among the students of seed 0. It is "" for schedules that were not
+    evaluated at its rungs.
     """
-    rungs = halving_rungs(setup.student_recipe.epochs)
-    if setup.student_recipe.evaluate_every != 5 or setup.student_recipe.epochs < rungs[2][1]:
+    recipe = setup.student_recipe
+    rungs = halving_rungs(recipe.epochs)
+    if recipe.evaluate_every != 5 or recipe.epochs < rungs[2][1]:
         return "", 0
     by_epoch = {epochs: accuracies(setup, store, half=0, epoch=epochs) for _, epochs in rungs}
     if any(0 not in table for table in by_epoch.values()):
@@ -322,25 +255,20 @@ def capacity_table(store: Store) -> pd.DataFrame:
     none, and each of `plan.STRONG`  mean accuracy over seeds; gain  of the better strong one over
     none (points).
     """
-    rows, seen = [], set()
+    rows = {}
     for setup in plan.regimes(store.profile):
-        runs = plan.capacity(setup)
-        records = {name: [store.finished(run) for run in of_name] for name, of_name in runs.items()}
-        name = f"{setup.data.label}, {setup.model}"
-        if not records or name in seen or not all(all(each) for each in records.values()):
+        name, runs = f"{setup.data.label}, {setup.model}", plan.capacity(setup)
+        done = all(store.done(run) for of_name in runs.values() for run in of_name)
+        if not runs or not done or name in rows:
             continue
-        seen.add(name)
         means = {
-            a: float(np.mean([r["result"]["accuracy"] for r in each]))
-            for a, each in records.items()
+            augmentation: float(np.mean([store.load(r)["result"]["accuracy"] for r in of_name]))
+            for augmentation, of_name in runs.items()
         }
-        gain = max(means[a] for a in STRONG) - means["none"]
-        rows.append(
-            {"network": name, "dataset": setup.data.name, "model": setup.model}
-            | means
-            | {"gain": gain}
-        )
-    return pd.DataFrame(rows)
+        facts = {"network": name, "dataset": setup.data.name, "model": setup.model}
+        gain = max(means[strong] for strong in STRONG) - means["none"]
+        rows[name] = facts | means | {"gain": gain}
+    return pd.DataFrame(rows.values())
 
 
 def _pooled_gains(found: Gains, store: Store) -> pd.DataFrame:
@@ -348,34 +276,32 @@ def _pooled_gains(found: Gains, store: Store) -> pd.DataFrame:
     row a method.
     """
     rows = []
-    for method, arms in found.students(store).items():
-        records = {
-            arm: [record["result"]["accuracy"] for run in runs if (record := store.finished(run))]
+    for (quantizer, bits, loss), arms in found.students(store).items():
+        if Way.OURS not in arms or not all(store.done(run) for of in arms.values() for run in of):
+            continue
+        values = {
+            arm: [store.load(run)["result"]["accuracy"] for run in runs]
             for arm, runs in arms.items()
         }
-        if (
-            not all(len(values) == len(found.seeds) for values in records.values())
-            or Way.OURS not in records
-        ):
-            continue
-        distinct = {arms[arm][0].augmentation: values for arm, values in records.items()}
+        names = {arm: runs[0].augmentation for arm, runs in arms.items()}
+        # Arms with the same augmentation share their students.
+        distinct = {names[arm]: of_arm for arm, of_arm in values.items()}
         deviation, degrees = pooled_sd(pd.DataFrame(distinct).T)
         error = deviation * (2 / len(found.seeds)) ** 0.5
+        pick = names[Way.OURS]
         for other in (Way.BASE, Way.MINIMAL):
-            pick, rival = arms[Way.OURS][0].augmentation, arms[other][0].augmentation
-            difference = float(np.mean(records[Way.OURS]) - np.mean(records[other]))
+            difference = float(np.mean(values[Way.OURS]) - np.mean(values[other]))
+            same = pick == names[other]
             rows.append(
                 {
-                    "method": f"{method[0]} W{method[1]}A{method[1]} {method[2]}",
+                    "method": f"{quantizer} W{bits}A{bits} {loss}",
                     "against": other,
                     "pick": pick,
-                    "rival": rival,
+                    "rival": names[other],
                     "difference": difference,
                     "se": error,
                     "seeds": len(found.seeds),
-                    "verdict": SAME_PICK
-                    if pick == rival
-                    else _direction(difference, error, degrees),
+                    "verdict": SAME_PICK if same else _direction(difference, error, degrees),
                 }
             )
     return pd.DataFrame(rows)
@@ -386,20 +312,16 @@ def methods_verdicts(store: Store) -> pd.DataFrame:
     whose students are all done.
     """
     parts = [
-        table.assign(part=part)
+        _pooled_gains(found, store).assign(part=part)
         for part, found in plan.regime_gains(store.profile, store).items()
-        if len(table := _pooled_gains(found, store))
     ]
-    return (
-        pd.concat(parts, ignore_index=True)
-        if parts
-        else pd.DataFrame(columns=["part", "method", "against", "verdict"])
-    )
+    empty = pd.DataFrame(columns=["part", "method", "against", "verdict"])
+    return pd.concat([part for part in parts if len(part)] or [empty], ignore_index=True)
 
 
 def overall(verdicts: Sequence[str]) -> str:
-    """What methods come to together: `HOLDS` if clearly better in more than half and clearly worse
-    in none; turned round, `REVERSED`.
+    """The verdict on several methods together: `HOLDS` if clearly better in more than half and
+    clearly worse in none; turned round, `REVERSED`.
 
     >>> overall([HOLDS, HOLDS, NO_DIFFERENCE]), overall([HOLDS, REVERSED]), overall([SAME_PICK,
     ...     SAME_PICK]), overall([])
@@ -415,7 +337,48 @@ def overall(verdicts: Sequence[str]) -> str:
     return NO_DIFFERENCE
 
 
+def by_claim(stores: Sequence[Store]) -> dict[str, str]:
+    """Claim -> the verdict in each regime of docs/experiments.md, of the profiles with more than
+    one seed; "open" where runs are missing.
+    """
+    found = {}
+    for store in stores:
+        names = [setup.regime for setup in plan.regimes(store.profile) if len(setup.seeds) > 1]
+        if not names:
+            continue
+        told = verdicts_table(store).reindex(columns=["regime", "order", "choice"])
+        told = told.set_index("regime").astype(object).reindex(names, fill_value=OPEN)
+        methods = methods_verdicts(store)
+        methods = methods[methods["against"] == Way.BASE]
+        part = {
+            name: f"{name} {overall(list(methods.loc[methods['part'] == name, 'verdict']))}"
+            for name in "EGHI"
+        }
+        found |= {
+            "C1": ", ".join(f"{name} {order}" for name, order in told["order"].items()),
+            "C2": ", ".join(f"{name} {choice}" for name, choice in told["choice"].items()),
+            "C3": part["E"],
+            "C4": part["G"],
+            "C5": f"{part['H']}, {part['I']}",
+        }
+    return found
+
+
 # -------------------------------------------------------------------------------------- predictions
+
+
+class Prediction(NamedTuple):
+    """A row of the `predictions_table`."""
+
+    prediction: str
+    says: str
+    verdict: str
+    numbers: str
+
+
+# Predictions about every teacher or set-up, which one that disagrees breaks. The others are about
+# all of them together. Those about teachers wait for these runs, the others for students too.
+OF_EACH, OF_TEACHERS = ("P-b", "P-c", "P-d", "P-f"), ("P-a", "P-b", "P-d", "P-f")
 
 
 def predictions_table(store: Store) -> pd.DataFrame:
@@ -424,26 +387,19 @@ def predictions_table(store: Store) -> pd.DataFrame:
     """
     teachers = teachers_table(theory_table(store))
     known = teachers[(teachers["source"] != "earlier") & teachers["confidence"].notna()]
-    verdicts = verdicts_table(store)
     found = [
         _p_a(known),
         _p_b(known),
-        _p_c(known, verdicts, capacity_table(store)),
+        _p_c(known, verdicts_table(store), capacity_table(store)),
         _p_d(known),
         *_p_e(rivals_table(store)),
         _p_f(teachers),
     ]
-    table = pd.DataFrame(found, columns=["prediction", "says", "verdict", "numbers"])
-    return table.assign(verdict=[_settled(row, store) for row in table.itertuples()])
+    return pd.DataFrame([row._replace(verdict=_settled(row, store)) for row in found])
 
 
-# Predictions about every teacher or set-up, which one that disagrees breaks; the others are about
-# all of them together. Those about teachers wait for these runs, the others for students too.
-OF_EACH, OF_TEACHERS = ("P-b", "P-c", "P-d", "P-f"), ("P-a", "P-b", "P-d", "P-f")
-
-
-def _settled(row: Any, store: Store) -> str:
-    """The verdict of a prediction, or open while runs that decide it are missing."""
+def _settled(row: Prediction, store: Store) -> str:
+    """The verdict of a prediction. It is open while runs that decide it are missing."""
     if row.verdict == BROKEN and row.prediction in OF_EACH:
         return BROKEN
     tables = ("theory",) + (() if row.prediction in OF_TEACHERS else ("regimes", "regime_gains"))
@@ -455,138 +411,91 @@ def _decided(kept: Sequence[bool]) -> str:
     return OPEN if not kept else KEPT if all(kept) else BROKEN
 
 
-def _p_a(teachers: pd.DataFrame) -> tuple[str, str, str, str]:
-    parts = [("all", teachers), *teachers.groupby("dataset")]
+def _p_a(teachers: pd.DataFrame) -> Prediction:
     values = {
-        str(name): spearman(part["confidence"], part["pick_error"])
-        for name, part in parts
+        name: spearman(part["confidence"], part["pick_error"])
+        for name, part in [("all", teachers), *teachers.groupby("dataset")]
         if len(part) > 2
     }
     numbers = "; ".join(
         f"{name}: {v.value:+.2f} (p = {v.p:.2g}, {v.n} teachers)" for name, v in values.items()
     )
     says = "the pick's teacher error rises with the teacher's confidence"
-    return "P-a", says, _decided([v.value > 0 for v in values.values()]), numbers
+    return Prediction("P-a", says, _decided([v.value > 0 for v in values.values()]), numbers)
 
 
-def _each(
-    name: str, says: str, rows: pd.DataFrame, right: pd.Series, column: str
-) -> tuple[str, str, str, str]:
-    values = rows[column]
+def _each(name: str, says: str, values: pd.Series, right: pd.Series) -> Prediction:
+    """A prediction on each teacher: its Spearman, and whether that is as predicted."""
+    if values.empty:
+        return Prediction(name, says, OPEN, "no such teacher yet")
     numbers = (
-        f"{int(right.sum())} of {len(rows)} teachers as predicted; Spearman "
-        f"{values.min():+.2f} to {values.max():+.2f}, "
-        f"median {values.median():+.2f}"
-        if len(rows)
-        else "no such teacher yet"
+        f"{right.sum()} of {len(values)} teachers as predicted; Spearman {values.min():+.2f} to "
+        f"{values.max():+.2f}, median {values.median():+.2f}"
     )
-    return name, says, _decided(list(right)), numbers
+    return Prediction(name, says, _decided(list(right)), numbers)
 
 
-def _p_b(teachers: pd.DataFrame) -> tuple[str, str, str, str]:
+def _p_b(teachers: pd.DataFrame) -> Prediction:
     rows = teachers[(teachers["kind"] == "confident") & teachers["valley"].notna()]
     says = "a confident teacher's score falls with the teacher's error, up to the valley"
-    return _each("P-b", says, rows, (rows["valley"] < 0) & (rows["valley_p"] < LEVEL), "valley")
+    right = (rows["valley"] < 0) & (rows["valley_p"] < LEVEL)
+    return _each("P-b", says, rows["valley"], right)
 
 
-def _p_c(
-    teachers: pd.DataFrame, verdicts: pd.DataFrame, capacity: pd.DataFrame
-) -> tuple[str, str, str, str]:
-    says, kept, lines = (
-        "with a confident teacher, the score agrees with students where the network kind gains",
-        [],
-        [],
-    )
+def _p_c(teachers: pd.DataFrame, verdicts: pd.DataFrame, capacity: pd.DataFrame) -> Prediction:
     gains = {} if capacity.empty else capacity.set_index(["dataset", "model"])["gain"].to_dict()
-    confident = teachers[
-        (teachers["source"] == "regime") & (teachers["kind"] == "confident")
-    ].set_index("teacher")
+    chosen = (teachers["source"] == "regime") & (teachers["kind"] == "confident")
+    confident = teachers[chosen].set_index("teacher")
+    kept, lines = [], []
     for row in verdicts.itertuples():
         if row.regime not in confident.index or not row.agreement >= AGREEMENT:
             continue
-        teacher = confident.loc[row.regime]
-        gain = gains.get((teacher["dataset"], teacher["model"]))
-        if gain is None:
-            continue
-        kept.append((row.plain < 0) == (gain > 0))
-        lines.append(
-            f"{row.regime}: full precision gains {gain:+.2f} points, Spearman without "
-            f"CutMix {row.plain:+.2f}"
-        )
-    return "P-c", says, _decided(kept), "; ".join(lines) or "no set-up has all that decides"
+        gain = gains.get(tuple(confident.loc[row.regime, ["dataset", "model"]]))
+        if gain is not None:
+            kept.append((row.plain < 0) == (gain > 0))
+            lines.append(
+                f"{row.regime}: full precision gains {gain:+.2f} points, Spearman without CutMix "
+                f"{row.plain:+.2f}"
+            )
+    says = "with a confident teacher, the score agrees with students where the network kind gains"
+    numbers = "; ".join(lines) or "no set-up has all that decides"
+    return Prediction("P-c", says, _decided(kept), numbers)
 
 
-def _p_d(teachers: pd.DataFrame) -> tuple[str, str, str, str]:
+def _p_d(teachers: pd.DataFrame) -> Prediction:
     rows = teachers[(teachers["kind"] == "soft") & teachers["mild"].notna()]
     right = (rows["mild"] > 0) & (rows["mild_p"] < LEVEL)
-    return _each("P-d", "a soft teacher's score prefers the mildest", rows, right, "mild")
+    return _each("P-d", "a soft teacher's score prefers the mildest", rows["mild"], right)
 
 
-def _p_e(rivals: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    found = []
-    for number, name in enumerate((CALIBRATED, HELD_OUT, RELATIVE, HALVING), start=1):
-        says, part = (
-            f"{name} is better than the score",
-            rivals[rivals["tells"]] if len(rivals) else rivals,
-        )
-        wide = part[part["rival"].isin((SCORE, name))] if len(part) else part
-        lost = (
-            wide.pivot(index="regime", columns="rival", values="regret").dropna()
-            if len(wide)
-            else pd.DataFrame()
-        )
-        if name not in lost:
-            found.append((f"P-e{number}", says, OPEN, "no set-up can tell yet"))
-            continue
-        order = wide.pivot(index="regime", columns="rival", values="spearman").loc[lost.index]
-        better = lost[name].mean() < lost[SCORE].mean()
-        lower = int((order[name] < order[SCORE]).sum())
-        kept = better and (name == HALVING or 2 * lower > len(lost))
-        numbers = (
-            f"mean regret {lost[name].mean():.2f} against {lost[SCORE].mean():.2f} "
-            f"points, {len(lost)} set-ups"
-        )
-        if name != HALVING:
-            numbers += f"; lower Spearman in {lower}"
-        else:
-            cost = part.loc[part["rival"] == HALVING, "student_epochs"].mean()
-            numbers += f"; costs {int(cost)} student epochs"
-        found.append((f"P-e{number}", says, KEPT if kept else BROKEN, numbers))
-    return found
+def _p_e(rivals: pd.DataFrame) -> list[Prediction]:
+    told = rivals[rivals["tells"].astype(bool)]
+    return [
+        _better(f"P-e{number}", name, told)
+        for number, name in enumerate((CALIBRATED, HELD_OUT, RELATIVE, HALVING), start=1)
+    ]
 
 
-def _p_f(teachers: pd.DataFrame) -> tuple[str, str, str, str]:
+def _better(prediction: str, name: str, told: pd.DataFrame) -> Prediction:
+    """Whether a rival is better than the score: in mean regret, and in most set-ups' Spearman."""
+    says = f"{name} is better than the score"
+    if name not in set(told.get("rival", ())):
+        return Prediction(prediction, says, OPEN, "no set-up can tell yet")
+    rival, score = (told[told["rival"] == each].set_index("regime") for each in (name, SCORE))
+    score = score.loc[rival.index]
+    regrets = rival["regret"].mean(), score["regret"].mean()
+    lower = int((rival["spearman"] < score["spearman"]).sum())
+    kept = regrets[0] < regrets[1] and (name == HALVING or 2 * lower > len(rival))
+    numbers = (
+        f"mean regret {regrets[0]:.2f} against {regrets[1]:.2f} points, {len(rival)} set-ups; "
+    )
+    if name == HALVING:
+        numbers += f"costs {int(rival['student_epochs'].mean())} student epochs"
+    else:
+        numbers += f"lower Spearman in {lower}"
+    return Prediction(prediction, says, KEPT if kept else BROKEN, numbers)
+
+
+def _p_f(teachers: pd.DataFrame) -> Prediction:
     says = f"the formula ranks as the score: Spearman at least {FORMULA}"
-    return _each("P-f", says, teachers, teachers["formula"] >= FORMULA, "formula")
-
-
-def by_claim(stores: Sequence[Store]) -> dict[str, str]:
-    """Claim -> the verdict in each regime of docs/experiments.md, of the profiles with more than
-    one seed; "open" where runs are missing.
-    """
-    found = {}
-    for store in stores:
-        setups = [setup for setup in plan.regimes(store.profile) if len(setup.seeds) > 1]
-        if not setups:
-            continue
-        table, methods = verdicts_table(store), methods_verdicts(store)
-        told = table.set_index("regime") if len(table) else table
-
-        def of(column: str, setups: Sequence[Setup] = setups, told: pd.DataFrame = told) -> str:
-            return ", ".join(
-                f"{s.regime} {told.loc[s.regime, column] if s.regime in told.index else OPEN}"
-                for s in setups
-            )
-
-        def part(name: str, methods: pd.DataFrame = methods) -> str:
-            rows = methods[(methods["part"] == name) & (methods["against"] == Way.BASE)]
-            return f"{name} {overall(list(rows['verdict']))}"
-
-        found |= {
-            "C1": of("order"),
-            "C2": of("choice"),
-            "C3": part("E"),
-            "C4": part("G"),
-            "C5": f"{part('H')}, {part('I')}",
-        }
-    return found
+    return _each("P-f", says, teachers["formula"], teachers["formula"] >= FORMULA)

@@ -10,15 +10,28 @@ from matplotlib.figure import Figure
 from ..basics.files import write_atomically
 from ..study import profiles
 from ..study.store import Store
-from . import ablations, claims, documents, page, regimes, report, theory
+from . import ablations, claims, documents, page, regimes, report, speed, theory
 from .definitions import definitions_figure, definitions_table
 from .gains import gains_figure, kd_table, qat_table
+from .methods import methods_figure, methods_table
+from .paper import PAPER_FACTS
+from .style import markdown
 
-VECTOR_FORMATS = ("pdf", "svg")
+# Vector format -> the metadata that would make a file differ every time.
+VECTOR_FORMATS = {"pdf": "CreationDate", "svg": "Date"}
+# Figure -> the table that it draws.
+FIGURES = {
+    "definitions": definitions_figure,
+    "methods": methods_figure,
+    "qat": gains_figure,
+    "kd": gains_figure,
+    "cost": claims.cost_figure,
+    "score_variants": ablations.score_variants_figure,
+}
 
 
 def write(store: Store, vector: str = "") -> list[Path]:
-    """Write the tables (CSV and Markdown) and figures that the records of a profile allow; returns
+    """Write the tables (CSV and Markdown) and figures that the records of a profile allow. Returns
     the files.
 
     vector  "pdf" or "svg": each figure in that format too, in build/vector, which git ignores.
@@ -26,81 +39,69 @@ def write(store: Store, vector: str = "") -> list[Path]:
     """
     if vector and vector not in VECTOR_FORMATS:
         raise ValueError(f"unknown vector format {vector!r}; known: {', '.join(VECTOR_FORMATS)}")
-    ranking, methods, costs = (
-        report.ranking_table(store),
-        report.methods_table(store),
-        claims.cost_table(store),
-    )
-    definitions = definitions_table(ranking)
-    gains = {"qat": qat_table(store), "kd": kd_table(store)}
+    tables = {name: table for name, table in tables_of(store).items() if len(table)}
+    written = [path for name, table in tables.items() for path in _write_table(store, name, table)]
+    for name, figure in figures_of(store, tables).items():
+        written.append(_save(figure, store.figures / f"{name}.png", "Software"))
+        if vector:
+            path = store.root / "build/vector" / store.profile / f"{name}.{vector}"
+            written.append(_save(figure, path, VECTOR_FORMATS[vector]))
+    return written
+
+
+def tables_of(store: Store) -> dict[str, pd.DataFrame]:
+    """Name -> table of each table of a profile."""
+    ranking, regime_rows = report.ranking_table(store), regimes.regime_rows(store)
     tables = {
         "ranking": ranking,
         "agreement": report.agreement_table(ranking),
         "seeds": report.seeds_table(store),
-        "precision": report.precision_table(store),
-        "precision_of_scores": report.short_score_table(store),
-        "budget": report.budget_table(store),
-        "methods": methods,
-        "definitions": definitions,
-        "cost": costs,
-        **gains,
+        "precision": speed.precision_table(store),
+        "precision_of_scores": speed.short_score_table(store),
+        "budget": speed.budget_table(store),
+        "methods": methods_table(store),
+        "definitions": definitions_table(ranking),
+        "cost": claims.cost_table(store),
+        "qat": qat_table(store),
+        "kd": kd_table(store),
         "score_variants": ablations.score_variants_table(store),
         "forms": ablations.forms_table(store),
         "search": ablations.search_table(store),
     }
-    confidence, regime_rows = theory.theory_table(store), regimes.regime_rows(store)
-    if len(regime_rows):
-        tables |= {
-            "theory": confidence,
-            "teachers": theory.teachers_table(confidence),
-            "temperatures": theory.temperatures_table(store),
-            "regimes": regime_rows,
-            "verdicts": regimes.verdicts_table(store),
-            "rivals": regimes.rivals_table(store),
-            "capacity": regimes.capacity_table(store),
-            "regime_methods": regimes.methods_verdicts(store),
-            "predictions": regimes.predictions_table(store),
-        }
-    written = []
-    for name, table in tables.items():
-        if len(table):
-            written += _write_table(store, name, table)
-    figures = {}
-    if report.groups(ranking):
+    if regime_rows.empty:
+        return tables
+    confidence = theory.theory_table(store)
+    return tables | {
+        "theory": confidence,
+        "teachers": theory.teachers_table(confidence),
+        "temperatures": theory.temperatures_table(store),
+        "regimes": regime_rows,
+        "verdicts": regimes.verdicts_table(store),
+        "rivals": regimes.rivals_table(store),
+        "capacity": regimes.capacity_table(store),
+        "regime_methods": regimes.methods_verdicts(store),
+        "predictions": regimes.predictions_table(store),
+    }
+
+
+def figures_of(store: Store, tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
+    """Name -> figure of each figure that the non-empty tables of a profile allow."""
+    figures = {name: draw(tables[name]) for name, draw in FIGURES.items() if name in tables}
+    if "agreement" in tables:
+        ranking = tables["ranking"]
         figures["metric_vs_accuracy"] = report.scatter(ranking)
-        figures["metric_vs_accuracy_seven"] = report.scatter(
-            report.in_pool(ranking, profiles.SEVEN)
-        )
-        figures["definitions"] = definitions_figure(definitions)
-    if len(methods):
-        figures["methods"] = report.methods_figure(methods)
-    for name, table in gains.items():
-        if len(table):
-            figures[name] = gains_figure(table)
-    if len(costs):
-        figures["cost"] = claims.cost_figure(costs)
-    if len(tables["score_variants"]):
-        figures["score_variants"] = ablations.score_variants_figure(tables["score_variants"])
-    if len(tables["search"]):
+        seven = report.in_pool(ranking, profiles.SEVEN)
+        figures["metric_vs_accuracy_seven"] = report.scatter(seven)
+    if "search" in tables:
         figures["search"] = ablations.search_figure(store)
-    if len(regime_rows):
+    if "regimes" in tables:
+        confidence = tables["theory"]
         figures["plane"] = theory.plane_figure(confidence)
-    if len(confidence) and (confidence["source"] == "walk").any():
-        figures["walk"] = theory.walk_figure(confidence)
-    if report.groups(regime_rows):
-        figures["regimes"] = report.scatter(regime_rows)
-    for name, figure in figures.items():
-        written.append(_save(figure, store.figures / f"{name}.png", {"Software": None}))
-        if vector:
-            date = {"pdf": "CreationDate", "svg": "Date"}[vector]
-            written.append(
-                _save(
-                    figure,
-                    store.root / "build/vector" / store.profile / f"{name}.{vector}",
-                    {date: None},
-                )
-            )
-    return written
+        if (confidence["source"] == "walk").any():
+            figures["walk"] = theory.walk_figure(confidence)
+        if report.groups(tables["regimes"]):
+            figures["regimes"] = report.scatter(tables["regimes"])
+    return figures
 
 
 def _write_table(store: Store, name: str, table: pd.DataFrame) -> list[Path]:
@@ -108,19 +109,19 @@ def _write_table(store: Store, name: str, table: pd.DataFrame) -> list[Path]:
     if "paper_accuracy" in shown:
         marked = [
             "not available" if value != value else f"{value:.2f}, {source}"
-            for value, source in shown[list(report.PAPER_FACTS)].itertuples(index=False)
+            for value, source in shown[list(PAPER_FACTS)].itertuples(index=False)
         ]
         shown = shown.assign(paper_accuracy=marked).drop(columns="paper_source")
-    files = {f"{name}.csv": table.to_csv(index=False), f"{name}.md": report.markdown(shown)}
+    files = {f"{name}.csv": table.to_csv(index=False), f"{name}.md": markdown(shown)}
     for file, text in files.items():
         write_atomically(store.tables / file, text)
     return [store.tables / file for file in files]
 
 
-def _save(figure: Figure, path: Path, metadata: dict[str, None]) -> Path:
-    """Without what would make the file another one every time."""
+def _save(figure: Figure, path: Path, changing: str) -> Path:
+    """Write a figure without the metadata that would make the file differ every time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata=metadata)
+    figure.savefig(path, metadata={changing: None})
     return path
 
 
