@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from ..basics.statistics import kendall, regret, spearman
 from ..study import plan
-from ..study.plan import BEST_FEW, BEST_PAIR, Way
+from ..study.gains import Way, result_of
+from ..study.plan import BEST_FEW, BEST_PAIR
 from ..study.profiles import CUTMIX
 from ..study.store import Store
 from .report import SETUP, groups, ranking_table, scores_of, setup_facts, students_row
@@ -29,8 +30,8 @@ def _variants(store: Store) -> dict[tuple[str, str, int], dict[str, pd.Series]]:
     found = {}
     for k, setup in enumerate(plan.setups(store.profile)):
         variants = {}
-        if record := store.finished(plan.score_ablation(setup)):
-            rows = pd.DataFrame(record["result"]["rows"]).set_index("augmentation")
+        if result := result_of(plan.score_ablation(setup), store):
+            rows = pd.DataFrame(result["rows"]).set_index("augmentation")
             variants = dict(iter(rows.groupby("variant", sort=False)["score"]))
         other = scores_of(plan.other_teacher(store.profile), store) if k == 0 else None
         if other is not None:

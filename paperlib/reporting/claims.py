@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from ..basics.statistics import t_critical
 from ..study import plan, profiles
 from ..study.config import Run
-from ..study.plan import Gains, Way
+from ..study.gains import Gains, Way
 from ..study.profiles import ALL_16, SEVEN
 from ..study.store import Store
 from . import regimes, report
@@ -267,8 +267,7 @@ def _complete(
     """The gains whose runs are all done, with those runs."""
     for store in stores:
         for gains in tables(store.profile):
-            arms = [runs for of in gains.students(store).values() for runs in of.values()]
-            runs = [gains.setup.teacher, gains.scored.score, *(run for of in arms for run in of)]
+            runs = list(gains.runs(store))
             if all(map(store.done, runs)):
                 yield store, gains, runs
 

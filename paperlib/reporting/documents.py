@@ -7,18 +7,19 @@ a function of what is committed under results/, so no number in a document is ty
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ..basics.files import write_atomically
 from ..study import plan, profiles
-from ..study.plan import Way
+from ..study.gains import Way
 from ..study.store import Store
 from . import page
 from .definitions import DEFINITIONS
 from .gains import way
 from .report import RANKERS, of_ranker
-from .style import markdown
+from .style import markdown, read_table
 
 END = "<!-- end -->"
 BLOCK = re.compile(
@@ -45,7 +46,22 @@ HEADINGS = {
     "minimal": "minimal-variance pick",
     "gain": "points between",
     "choice": "C2",
+    "between": "two seeds agree",
+    "ceiling": "a perfect metric",
+    "score_lowest": "score, lowest seed",
+    "score_highest": "score, highest seed",
+    "epochs": "epochs of a student",
+    "scoring": "scoring all",
+    "student": "one student",
+    "sweep": "a student for each",
+    "clock": "unit",
+    "share_of_student": "scoring / student",
+    "share": "share of the passes",
+    "kendall": "Kendall with the full order",
+    "seconds_full": "seconds, all passes",
 }
+# Columns of a table of students: accuracy, and its difference to the row it is compared with.
+STUDENTS = "accuracy_mean accuracy_sd n difference difference_se"
 
 
 def rewritten(text: str, blocks: Mapping[str, str | None], path: Path | str) -> str:
@@ -106,11 +122,10 @@ def _csv(root: Path, name: str) -> pd.DataFrame:
     It is empty if no profile has it.
     """
     tables = [
-        pd.read_csv(path, keep_default_na=False, na_values=[""]).assign(profile=profile)
+        read_table(Store(profile, "results", root), name).assign(profile=profile)
         for profile in reversed(profiles.PROFILES)
-        if (path := root / "results" / profile / "tables" / f"{name}.csv").exists()
     ]
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    table = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
     if "model" in table and "setup" not in table:
         setup = table["dataset"] + ", " + table["model"]
         if "bits" in table:
@@ -132,10 +147,26 @@ def _block(
     return text
 
 
-def _columns(names: str, **headings: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Some columns of a table, under `HEADINGS` or under headings of their own."""
-    columns = names.split()
-    return lambda table: table[columns].rename(columns=HEADINGS | headings)
+def _columns(
+    source: str, names: str, digits: int = 2, several_seeds: bool = False, **headings: str
+) -> Callable[[Path], str]:
+    """What writes a block: some columns of a committed table, under `HEADINGS` or headings of their
+    own.
+
+    several_seeds  leave out the profiles whose set-ups of docs/experiments.md have one seed: they
+                   cannot tell.
+    """
+
+    def make(table: pd.DataFrame) -> pd.DataFrame:
+        if several_seeds:
+            table = table[table["profile"].map(_has_several_seeds)]
+        return table[names.split()].rename(columns=HEADINGS | headings)
+
+    return _block(source, make, digits)
+
+
+def _has_several_seeds(profile: str) -> bool:
+    return any(len(setup.seeds) > 1 for setup in plan.regimes(profile))
 
 
 def _with_p(value: float, p: float) -> str:
@@ -172,21 +203,23 @@ def _setups(ranking: pd.DataFrame) -> pd.DataFrame:
     return found.agg(**summary).rename(columns=HEADINGS)
 
 
-def _by_setup(title: str, rows: dict[str, pd.Series]) -> pd.DataFrame:
-    """A table with the given rows down and their set-ups across."""
-    return pd.DataFrame(rows).T.rename_axis(title).reset_index().fillna("")
+def _by_setup(
+    title: str, rows: dict[str, pd.DataFrame], cell: Callable[[Any], str]
+) -> pd.DataFrame:
+    """Names of `rows` down and their set-ups across. `cell` makes a text of a row of a table."""
+    shown = [
+        {title: name} | {row.Index: cell(row) for row in of.itertuples()}
+        for name, of in rows.items()
+    ]
+    return pd.DataFrame(shown).fillna("")
 
 
 def _agreement(agreement: pd.DataFrame) -> pd.DataFrame:
     """Rankers down, set-ups across: Spearman with the students' accuracy (p), regret."""
-    rows = {}
-    for column in SHOWN_RANKERS:
-        of = of_ranker(agreement, column)
-        cells = [
-            f"{_with_p(row.spearman, row.spearman_p)}, {row.regret:.2f}" for row in of.itertuples()
-        ]
-        rows[RANKERS[column][0]] = pd.Series(cells, of.index, dtype=object)
-    return _by_setup("ranker", rows)
+    rows = {RANKERS[column][0]: of_ranker(agreement, column) for column in SHOWN_RANKERS}
+    return _by_setup(
+        "ranker", rows, lambda row: f"{_with_p(row.spearman, row.spearman_p)}, {row.regret:.2f}"
+    )
 
 
 def _halves(agreement: pd.DataFrame) -> pd.DataFrame:
@@ -237,38 +270,11 @@ def _gains(root: Path) -> str:
 
 def _definitions(definitions: pd.DataFrame) -> pd.DataFrame:
     """Where each definition puts the two augmentations of the released CIFAR-100 scripts."""
-    definitions = definitions[definitions["pool"] == profiles.ALL_16]
-    rows = {}
-    for name in DEFINITIONS:
-        of = definitions[definitions["definition"] == name].set_index("setup")
-        places = zip(of["rank_ta_cutmix"], of["rank_aai_cutmix"], strict=True)
-        cells = [f"{first:.0f}, {second:.0f}" for first, second in places]
-        rows[name] = pd.Series(cells, of.index, dtype=object)
-    return _by_setup("definition", rows)
-
-
-def _students(source: str, what: str) -> Callable[[Path], str]:
-    """A block on students: accuracy, and its difference to the row that it is compared with."""
-    names = f"setup {what} accuracy_mean accuracy_sd n difference difference_se"
-    return _block(source, _columns(names, choice="choice"))
-
-
-def _of_several_seeds(
-    make: Callable[[pd.DataFrame], pd.DataFrame],
-) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """`make` without the profiles whose set-ups of docs/experiments.md have one seed: they cannot
-    tell.
-    """
-
-    def told(table: pd.DataFrame) -> pd.DataFrame:
-        several = [
-            profile
-            for profile in profiles.PROFILES
-            if any(len(setup.seeds) > 1 for setup in plan.regimes(profile))
-        ]
-        return make(table[table["profile"].isin(several)])
-
-    return told
+    definitions = definitions[definitions["pool"] == profiles.ALL_16].set_index("setup")
+    rows = {name: definitions[definitions["definition"] == name] for name in DEFINITIONS}
+    return _by_setup(
+        "definition", rows, lambda row: f"{row.rank_ta_cutmix:.0f}, {row.rank_aai_cutmix:.0f}"
+    )
 
 
 def _tables(root: Path) -> str:
@@ -291,59 +297,28 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "agreement": _block("agreement", _agreement),
     "halves": _block("agreement", _halves),
     "picks": _block("agreement", _picks),
-    "seeds": _block(
-        "seeds",
-        _columns(
-            "setup pool seeds between ceiling score_lowest score_highest",
-            between="two seeds agree",
-            ceiling="a perfect metric",
-            score_lowest="score, lowest seed",
-            score_highest="score, highest seed",
-        ),
-    ),
+    "seeds": _columns("seeds", "setup pool seeds between ceiling score_lowest score_highest"),
     "gains": _gains,
     "definitions": _block("definitions", _definitions),
-    "variants": _block(
+    "variants": _columns(
         "score_variants",
-        _columns(
-            "setup variant spearman kendall pick regret",
-            kendall="Kendall with the order as defined",
-        ),
+        "setup variant spearman kendall pick regret",
+        kendall="Kendall with the order as defined",
     ),
-    "forms": _students("forms", "form"),
-    "search": _students("search", "choice"),
-    "precision": _students("precision", "augmentation precision"),
-    "cost": _block(
-        "cost",
-        _columns(
-            "setup candidates epochs scoring student sweep clock share_of_student",
-            epochs="epochs of a student",
-            scoring="scoring all",
-            student="one student",
-            sweep="a student for each",
-            clock="unit",
-            share_of_student="scoring / student",
-        ),
-        1,
+    "forms": _columns("forms", f"setup form {STUDENTS}"),
+    "search": _columns("search", f"setup choice {STUDENTS}", choice="choice"),
+    "precision": _columns("precision", f"setup augmentation precision {STUDENTS}"),
+    "cost": _columns(
+        "cost", "setup candidates epochs scoring student sweep clock share_of_student", 1
     ),
-    "race": _block(
-        "budget",
-        _columns(
-            "dataset seed share same_winner kendall seconds seconds_full",
-            share="share of the passes",
-            kendall="Kendall with the full order",
-            seconds_full="seconds, all passes",
-        ),
-        3,
-    ),
-    "regimes": _block(
+    "race": _columns("budget", "dataset seed share same_winner kendall seconds seconds_full", 3),
+    "regimes": _columns(
         "verdicts",
-        _of_several_seeds(
-            _columns("setup seeds agreement spearman p order pick minimal gain choice")
-        ),
+        "setup seeds agreement spearman p order pick minimal gain choice",
+        several_seeds=True,
     ),
-    "predictions": _block(
-        "predictions", _of_several_seeds(_columns("profile prediction says verdict numbers"))
+    "predictions": _columns(
+        "predictions", "profile prediction says verdict numbers", several_seeds=True
     ),
     "tables": _tables,
 }

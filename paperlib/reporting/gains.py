@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..study.plan import KD_ARMS, QAT_ARMS, Gains, Way, kd_gains, qat_gains
+from ..study.gains import KD_ARMS, QAT_ARMS, Gains, Way
+from ..study.plan import kd_gains, qat_gains
 from ..study.store import Store
 from .paper import NO_VALUE, PAPER_FACTS, PAPER_KEY, PICKED, paper_values
 from .report import setup_facts, students_row

@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from ..study import plan
 from ..study.store import Store
-from . import ablations, claims, report
-from .gains import kd_table, mean_and_spread, qat_table, wide
-from .methods import methods_table
+from . import claims
+from .gains import mean_and_spread, wide
+from .style import read_table
 
 COLOURS = {
     "supported": "#2a7f3f",
@@ -29,42 +29,42 @@ def hardware_table(stores: Sequence[Store]) -> pd.DataFrame:
     """One row per profile, kind of run and device: how many records there are, and their seconds
     and processor seconds.
     """
-    rows = [
-        {"profile": store.profile, "kind": record["kind"]}
-        | _cost(record)
-        | {"torch": record["environment"]["torch"]}
-        for store in stores
-        for record in store.all()
-        if record["status"] == "done"
-    ]
-    return _summed(rows, ["profile", "kind", "device", "torch"])
+    found = [(store, record["kind"], record) for store in stores for record in store.all()]
+    return _summed(found, ["profile", "kind", "device", "torch"])
 
 
 def time_table(stores: Sequence[Store]) -> pd.DataFrame:
     """One row per profile, table and device: its records, their seconds and processor seconds.
     Tables may share records.
     """
-    rows = [
-        {"profile": store.profile, "table": name} | _cost(record)
+    found = [
+        (store, name, record)
         for store in stores
         if store.runs.exists()
         for name in plan.TABLES
         for record in map(store.load, plan.runs_of(store.profile, name, store))
+    ]
+    return _summed(found, ["profile", "table", "device"])
+
+
+def _summed(found: list[tuple[Store, str, dict[str, Any] | None]], keys: list[str]) -> pd.DataFrame:
+    """What the finished records of (store, kind or table, record) took, by the columns `keys`."""
+    rows = [
+        {
+            "profile": store.profile,
+            keys[1]: name,
+            **record["environment"],
+            "records": 1,
+            "seconds": record["seconds"],
+            "cpu_seconds": record["cpu_seconds"],
+        }
+        for store, name, record in found
         if record and record["status"] == "done"
     ]
-    return _summed(rows, ["profile", "table", "device"])
-
-
-def _cost(record: dict[str, Any]) -> dict[str, Any]:
-    found = {name: record[name] for name in ("seconds", "cpu_seconds")}
-    return found | {"device": record["environment"]["device"], "records": 1}
-
-
-def _summed(rows: list[dict[str, Any]], keys: list[str]) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
-    found = pd.DataFrame(rows).groupby(keys, sort=False, as_index=False)
-    return found[["records", "seconds", "cpu_seconds"]].sum()
+    groups = pd.DataFrame(rows).groupby(keys, sort=False, as_index=False)
+    return groups[["records", "seconds", "cpu_seconds"]].sum()
 
 
 def _table(table: pd.DataFrame) -> Markup:
@@ -110,41 +110,32 @@ CAPTIONS = {
         "standard deviation over the seeds."
     ),
 }
-RANKING = "dataset model augmentation rank score cmi divergence teacher_stddev accuracy n".split()
-AGREEMENT = (
-    "setup pool ranker spearman spearman_p within within_p kendall kendall_p pick pick_accuracy "
-    "regret seeds"
-).split()
-COST = ["setup", "candidates", "scoring", "student", "sweep", "clock", "share_of_student", "device"]
-METHODS = "kind method accuracy_mean accuracy_sd n difference difference_se step_time".split()
-
-
-def _sections(store: Store) -> list[tuple[str, list[str], list[pd.DataFrame]]]:
-    """(heading, figures, tables) of one profile, in the order of the questions."""
-    ranking = report.ranking_table(store)
-    tables = [
-        _intervals(ranking)[RANKING],
-        report.agreement_table(ranking).reindex(columns=AGREEMENT),
-        report.seeds_table(store),
-    ]
-    methods = methods_table(store).reindex(columns=METHODS)
-    costs = claims.cost_table(store).reindex(columns=COST)
-    variants, forms = ablations.score_variants_table(store), ablations.forms_table(store)
-    return [
-        (
-            "Does the score rank augmentations?",
-            ["metric_vs_accuracy", "metric_vs_accuracy_seven"],
-            tables,
-        ),
-        ("QAT methods with and without the pick", ["qat"], [wide(qat_table(store))]),
-        ("KD methods with and without the pick", ["kd"], [wide(kd_table(store))]),
-        ("Which definition is the paper's?", ["definitions"], []),
-        ("Quantizers and losses", ["methods"], [methods]),
-        ("What the score owes to how it is computed", ["score_variants"], [variants]),
-        ("Straight-through or scaled gradients, papers' or released forms", [], [forms]),
-        ("A search among random policies", ["search"], [ablations.search_table(store)]),
-        ("What selection costs", ["cost"], [costs]),
-    ]
+# (heading, figures, tables) of one profile, in the order of the questions.
+SECTIONS = (
+    (
+        "Does the score rank augmentations?",
+        ("metric_vs_accuracy", "metric_vs_accuracy_seven"),
+        ("ranking", "agreement", "seeds"),
+    ),
+    ("QAT methods with and without the pick", ("qat",), ("qat",)),
+    ("KD methods with and without the pick", ("kd",), ("kd",)),
+    ("Which definition is the paper's?", ("definitions",), ()),
+    ("Quantizers and losses", ("methods",), ("methods",)),
+    ("What the score owes to how it is computed", ("score_variants",), ("score_variants",)),
+    ("Straight-through or scaled gradients, papers' or released forms", (), ("forms",)),
+    ("A search among random policies", ("search",), ("search",)),
+    ("What selection costs", ("cost",), ("cost",)),
+)
+# Table -> the columns that are shown. Tables that are not named here are shown whole.
+SHOWN = {
+    "ranking": "dataset model augmentation rank score cmi divergence teacher_stddev accuracy n",
+    "agreement": (
+        "setup pool ranker spearman spearman_p within within_p kendall kendall_p pick "
+        "pick_accuracy regret seeds"
+    ),
+    "methods": "kind method accuracy_mean accuracy_sd n difference difference_se step_time",
+    "cost": "setup candidates scoring student sweep clock share_of_student device",
+}
 
 
 def _intervals(ranking: pd.DataFrame) -> pd.DataFrame:
@@ -158,27 +149,38 @@ def _intervals(ranking: pd.DataFrame) -> pd.DataFrame:
     return ranking.assign(score=scores, accuracy=list(map(mean_and_spread, ranking.itertuples())))
 
 
-def _shown(store: Store) -> list[dict[str, Any]]:
+TO_READ = {"ranking": _intervals, "qat": wide, "kd": wide}
+
+
+def _shown_table(store: Store, name: str) -> pd.DataFrame:
+    """A written table as the page shows it. It is empty if the profile has none."""
+    table = read_table(store, name)
+    if table.empty:
+        return table
+    table = TO_READ[name](table) if name in TO_READ else table
+    return table[SHOWN[name].split()] if name in SHOWN else table
+
+
+def _sections(store: Store) -> list[dict[str, Any]]:
     """The sections of one profile that have a picture or a table; none without a score."""
-    if report.ranking_table(store).empty:
+    if read_table(store, "ranking").empty:
         return []
     shown = []
-    for heading, figures, tables in _sections(store):
-        paths = [(store.figures / f"{name}.png", CAPTIONS[name]) for name in figures]
+    for heading, figures, names in SECTIONS:
         pictures = [
-            {"caption": caption, "data": base64.b64encode(path.read_bytes()).decode()}
-            for path, caption in paths
-            if path.exists()
+            {"caption": CAPTIONS[name], "data": base64.b64encode(path.read_bytes()).decode()}
+            for name in figures
+            if (path := store.figures / f"{name}.png").exists()
         ]
-        tables = [_table(table) for table in tables if len(table)]
+        tables = [_table(table) for name in names if len(table := _shown_table(store, name))]
         if pictures or tables:
             shown.append({"heading": heading, "pictures": pictures, "tables": tables})
     return shown
 
 
 def render(stores: Sequence[Store], found: Sequence[claims.Claim]) -> str:
-    """The page, from records and from the figures that were written beside them; the largest
-    profile comes first.
+    """The page, from records and from the tables and figures that were written beside them. The
+    largest profile comes first.
     """
     environment = Environment(
         loader=PackageLoader("paperlib.reporting", "."), autoescape=True, undefined=StrictUndefined
@@ -187,7 +189,7 @@ def render(stores: Sequence[Store], found: Sequence[claims.Claim]) -> str:
         title="Data-augmented quantization-aware knowledge distillation, reproduced",
         claims=found,
         colours=COLOURS,
-        profiles=[(s.profile, shown) for s in reversed(stores) if (shown := _shown(s))],
+        profiles=[(s.profile, shown) for s in reversed(stores) if (shown := _sections(s))],
         hardware=_table(hardware_table(stores)),
         time=_table(time_table(stores)),
     )

@@ -10,6 +10,7 @@ PAPER_COLUMNS = [*PAPER_KEY, "accuracy", "table", "page", "source"]
 PICKED = "picked"
 PAPER_FACTS = ("paper_accuracy", "paper_source")
 NO_VALUE = (float("nan"), float("nan"))
+PaperValues = dict[tuple, tuple[float, str]]  # `PAPER_KEY` -> accuracy and source
 
 
 def paper_table(root: Path) -> pd.DataFrame:
@@ -41,7 +42,7 @@ def paper_table(root: Path) -> pd.DataFrame:
     return table
 
 
-def paper_values(root: Path) -> dict[tuple, tuple[float, str]]:
+def paper_values(root: Path) -> PaperValues:
     """`paper_table` as (dataset, model, bits, quantizer, loss, augmentation) -> (accuracy,
     source).
     """

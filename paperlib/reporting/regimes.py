@@ -13,8 +13,10 @@ from scipy import stats
 
 from ..basics.statistics import regret, spearman, spearman_within, t_critical
 from ..study import plan
-from ..study.plan import STRONG, Gains, Setup, Way
-from ..study.profiles import CANDIDATES, CUTMIX
+from ..study.config import Run
+from ..study.gains import Gains, Way, result_of
+from ..study.plan import STRONG
+from ..study.profiles import CANDIDATES, CUTMIX, Setup
 from ..study.store import Store
 from .report import COLUMNS, accuracies, scores_of, seed_correlations, setup_rows
 from .theory import teachers_table, theory_table
@@ -258,17 +260,22 @@ def capacity_table(store: Store) -> pd.DataFrame:
     rows = {}
     for setup in plan.regimes(store.profile):
         name, runs = f"{setup.data.label}, {setup.model}", plan.capacity(setup)
-        done = all(store.done(run) for of_name in runs.values() for run in of_name)
-        if not runs or not done or name in rows:
+        found = _accuracies_of(runs, store)
+        if not found or name in rows:
             continue
-        means = {
-            augmentation: float(np.mean([store.load(r)["result"]["accuracy"] for r in of_name]))
-            for augmentation, of_name in runs.items()
-        }
+        means = {augmentation: float(np.mean(values)) for augmentation, values in found.items()}
         facts = {"network": name, "dataset": setup.data.name, "model": setup.model}
         gain = max(means[strong] for strong in STRONG) - means["none"]
         rows[name] = facts | means | {"gain": gain}
     return pd.DataFrame(rows.values())
+
+
+def _accuracies_of(runs: dict[str, list[Run]], store: Store) -> dict[str, list[float]] | None:
+    """Name -> accuracies of its runs. None before all are done."""
+    results = {name: [result_of(run, store) for run in of] for name, of in runs.items()}
+    if not all(all(of) for of in results.values()):
+        return None
+    return {name: [result["accuracy"] for result in of] for name, of in results.items()}
 
 
 def _pooled_gains(found: Gains, store: Store) -> pd.DataFrame:
@@ -277,12 +284,9 @@ def _pooled_gains(found: Gains, store: Store) -> pd.DataFrame:
     """
     rows = []
     for (quantizer, bits, loss), arms in found.students(store).items():
-        if Way.OURS not in arms or not all(store.done(run) for of in arms.values() for run in of):
+        values = _accuracies_of(arms, store)
+        if not values or Way.OURS not in arms:
             continue
-        values = {
-            arm: [store.load(run)["result"]["accuracy"] for run in runs]
-            for arm, runs in arms.items()
-        }
         names = {arm: runs[0].augmentation for arm, runs in arms.items()}
         # Arms with the same augmentation share their students.
         distinct = {names[arm]: of_arm for arm, of_arm in values.items()}

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from ..basics.statistics import kendall, regret, sign_test, spearman, spearman_within
 from ..study import plan, profiles
 from ..study.config import Run, StudentRun
-from ..study.plan import Setup
-from ..study.profiles import ALL_16, CANDIDATES, CUTMIX, POOLS, SEVEN
+from ..study.gains import result_of
+from ..study.profiles import ALL_16, CANDIDATES, CUTMIX, POOLS, SEVEN, Setup
 from ..study.store import Store
-from .paper import NO_VALUE, PAPER_FACTS, paper_values
+from .paper import NO_VALUE, PAPER_FACTS, PaperValues, paper_values
 from .style import legend_entry, legend_of_policies, marker, styled
 
 # Column -> (name, sign that makes lower better). All but the last look at the teacher.
@@ -33,6 +33,8 @@ RANKERS = {
     "cutmix": ("CutMix or not (no teacher)", 1),
 }
 SETUP = ["dataset", "model", "bits"]
+Row = dict[str, Any]
+Students = Sequence[StudentRun]
 COLUMNS = (
     "dataset model augmentation score cmi divergence teacher_stddev accuracy_mean accuracy_sd n "
     "rank bits score_low score_high entropy cross_entropy cmi_released score_released images "
@@ -63,15 +65,15 @@ def require(store: Store, runs: list[Run], command: str) -> None:
 # ------------------------------------------------------------------------------------------ records
 
 
-def setup_facts(setup: Setup) -> dict[str, Any]:
+def setup_facts(setup: Setup) -> Row:
     """The columns that name a set-up."""
     return {"dataset": setup.data.name, "model": setup.model, "bits": setup.bits}
 
 
 def scores_of(run: Run, store: Store) -> pd.DataFrame | None:
     """The scores of a run, a row an augmentation. None if the run is not done."""
-    record = store.finished(run)
-    return record and pd.DataFrame(record["result"]["scores"]).set_index("augmentation")
+    result = result_of(run, store)
+    return result and pd.DataFrame(result["scores"]).set_index("augmentation")
 
 
 def accuracies(
@@ -91,8 +93,8 @@ def _all_accuracies(
 ) -> pd.DataFrame:
     found: dict[int, dict[str, float | None]] = {}
     for run in setup.students:
-        if record := store.finished(run):
-            value = _accuracy(record["result"], half, epoch)
+        if result := result_of(run, store):
+            value = _accuracy(result, half, epoch)
             found.setdefault(run.seed, {})[run.augmentation] = value
     return pd.DataFrame(found, index=list(CANDIDATES), dtype=float)
 
@@ -107,9 +109,7 @@ def _accuracy(result: dict[str, Any], half: int | None, epoch: int) -> float | N
     return row.get("test_accuracy_halves", [None, None])[half]
 
 
-def compared(
-    runs: Sequence[StudentRun], reference: Sequence[StudentRun], store: Store
-) -> dict[str, Any]:
+def compared(runs: Students, reference: Students, store: Store) -> Row:
     """Students that differ in their seed alone, beside others. Those that are done count.
 
     accuracy_mean, accuracy_sd  percent, over n seeds. difference  mean of the differences to the
@@ -117,31 +117,25 @@ def compared(
     seconds  a student, mean.
     """
     ours, theirs = (
-        pd.DataFrame(
-            {
-                run.seed: {"accuracy": record["result"]["accuracy"], "seconds": record["seconds"]}
-                for run in part
-                if (record := store.finished(run))
-            },
-            index=["accuracy", "seconds"],
+        pd.Series(
+            {run.seed: done["accuracy"] for run in part if (done := result_of(run, store))},
             dtype=float,
-        ).T
+        )
         for part in (runs, reference)
     )
-    change = (ours["accuracy"] - theirs["accuracy"]).dropna()
+    change = (ours - theirs).dropna()
+    seconds = [store.load(run)["seconds"] for run in runs if store.done(run)]
     return {
-        "accuracy_mean": ours["accuracy"].mean(),
-        "accuracy_sd": ours["accuracy"].std(),
+        "accuracy_mean": ours.mean(),
+        "accuracy_sd": ours.std(),
         "n": len(ours),
         "difference": change.mean(),
         "difference_se": change.sem(),
-        "seconds": ours["seconds"].mean(),
+        "seconds": pd.Series(seconds, dtype=float).mean(),
     }
 
 
-def students_row(
-    facts: dict[str, Any], runs: Sequence[StudentRun], reference: Sequence[StudentRun], store: Store
-) -> list[dict[str, Any]]:
+def students_row(facts: Row, runs: Students, reference: Students, store: Store) -> list[Row]:
     """A table's row of facts and of `compared`, in a list. The list is empty if no student is
     done.
     """
@@ -169,9 +163,7 @@ def ranking_table(store: Store) -> pd.DataFrame:
     return table.astype({"n": int, "rank": int}) if len(table) else table
 
 
-def setup_rows(
-    setup: Setup, store: Store, paper: dict[tuple, tuple[float, str]]
-) -> list[dict[str, Any]]:
+def setup_rows(setup: Setup, store: Store, paper: PaperValues) -> list[Row]:
     """The rows of one set-up in a `ranking_table`. There are none without its score record."""
     scores = store.finished(setup.score)
     if scores is None:
@@ -202,10 +194,10 @@ def _unmixed(setup: Setup, store: Store) -> dict[str, dict[str, float]]:
     """Augmentation -> CMI and divergence if a mixed image counts for the class of its own label
     only. It is empty without the record.
     """
-    record = store.finished(plan.score_ablation(setup))
+    result = result_of(plan.score_ablation(setup), store)
     return {
         row["augmentation"]: {"cmi_unmixed": row["cmi"], "divergence_unmixed": row["divergence"]}
-        for row in (record["result"]["rows"] if record else ())
+        for row in (result["rows"] if result else ())
         if row["variant"] == "unmixed labels"
     }
 
@@ -254,7 +246,7 @@ def agreement_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _ranked(part: pd.DataFrame, metric: pd.Series) -> dict[str, Any]:
+def _ranked(part: pd.DataFrame, metric: pd.Series) -> Row:
     """How a metric ranks the candidates of a pool."""
     accuracy = part["accuracy_mean"]
     rho, tau = spearman(metric, accuracy), kendall(metric, accuracy)

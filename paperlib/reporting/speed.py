@@ -69,15 +69,14 @@ def budget_table(store: Store) -> pd.DataFrame:
     share  of the full ranking's forward passes; stopped  why; same_winner; gap  of the full scores
     of the two winners, nats; kendall  between the two orders of all candidates.
     """
-    full = store.finished(plan.setups(store.profile)[0].score)
-    rows = []
+    full = plan.setups(store.profile)[0].score
+    scores, rows = scores_of(full, store), []
     for run in plan.races(store.profile):
         record = store.finished(run)
-        if record is None or full is None:
+        if record is None or scores is None:
             continue
-        scores = {row["augmentation"]: row["score"] for row in full["result"]["scores"]}
-        order = [row["augmentation"] for row in record["result"]["scores"]]
-        best = min(scores, key=scores.get)
+        order = scores_of(run, store).index
+        in_full, best = scores.loc[order, "score"], scores["score"].idxmin()
         rows.append(
             {
                 "dataset": run.data.name,
@@ -87,10 +86,10 @@ def budget_table(store: Store) -> pd.DataFrame:
                 "winner": order[0],
                 "winner_full": best,
                 "same_winner": order[0] == best,
-                "gap": scores[order[0]] - scores[best],
-                "kendall": kendall(range(len(order)), [scores[name] for name in order]).value,
+                "gap": in_full[order[0]] - in_full[best],
+                "kendall": kendall(range(len(order)), in_full).value,
                 "seconds": record["seconds"],
-                "seconds_full": full["seconds"],
+                "seconds_full": store.load(full)["seconds"],
             }
         )
     return pd.DataFrame(rows)

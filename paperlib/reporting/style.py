@@ -1,4 +1,6 @@
-"""How tables and figures look: Markdown, colours, short names. No torch here."""
+"""How tables and figures look: Markdown, colours, short names; and how tables are read back. No
+torch here.
+"""
 
 from collections.abc import Callable
 from functools import wraps
@@ -11,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..study.profiles import POLICIES
+from ..study.store import Store
 
 STYLE = {
     "axes.grid": True,
@@ -46,6 +49,14 @@ def markdown(table: pd.DataFrame, digits: int = 3) -> str:
     cells = [[cell(value) for value in row] for row in table.to_numpy(object)]
     lines = [list(table.columns), ["---"] * len(table.columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def read_table(store: Store, name: str) -> pd.DataFrame:
+    """A table that was written for a profile. It is empty if there is none."""
+    path = store.tables / f"{name}.csv"
+    if not path.exists():
+        return pd.DataFrame()
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:

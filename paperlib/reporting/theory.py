@@ -13,8 +13,10 @@ from ..basics.confidence import CONFIDENT, SOFT, even_spread, preferred_miss
 from ..basics.statistics import kendall, spearman
 from ..study import plan, profiles
 from ..study.config import ScoreRun, WalkRun
+from ..study.gains import result_of
 from ..study.profiles import CLASSES, CUTMIX, RELEASED_PICKS
 from ..study.store import Store
+from .report import scores_of
 from .style import legend_entry, legend_of_policies, marker, short, styled
 
 TEACHER = ["profile", "teacher", "source", "dataset", "model", "trained", "epoch"]
@@ -40,11 +42,10 @@ def theory_table(store: Store) -> pd.DataFrame:
     earlier = [(setup.name, "earlier", setup.score) for setup in profiles.setups(store.profile)]
     # A score that both name is the second's.
     for name, source, run in {found[-1].key: found for found in (*earlier, *alone)}.values():
-        if record := store.finished(run):
-            epoch = run.teacher.recipe.epochs
-            rows += _rows(name, source, run, epoch, record["result"]["scores"])
+        if result := result_of(run, store):
+            rows += _rows(name, source, run, run.teacher.recipe.epochs, result["scores"])
     for run in plan.walks(store.profile):
-        for step in record["result"]["steps"] if (record := store.finished(run)) else ():
+        for step in result["steps"] if (result := result_of(run, store)) else ():
             kind = f"{run.teacher.model} {run.data.name}, {run.teacher.augmentation}"
             name = f"{kind}, epoch {step['epoch']}"
             rows += _rows(name, "walk", run, step["epoch"], step["scores"])
@@ -136,28 +137,23 @@ def temperatures_table(store: Store) -> pd.DataFrame:
     """
     rows = []
     for setup in plan.teachers_alone(store.profile):
-        record, scored = store.finished(plan.temperatures(setup)), store.finished(setup.score)
-        if record is None or scored is None:
+        run, scores = plan.temperatures(setup), scores_of(setup.score, store)
+        result = result_of(run, store)
+        if result is None or scores is None:
             continue
-        errors = {row["augmentation"]: row.get("error") for row in scored["result"]["scores"]}
-        found = pd.DataFrame(record["result"]["rows"])
-        names = {f"temperature {t:g}": t for t in record["config"]["temperatures"]}
+        errors = scores.get("error", pd.Series(dtype=float))
+        found = pd.DataFrame(result["rows"])
+        names = {f"temperature {t:g}": t for t in run.temperatures}
         found["temperature"] = found["variant"].map(names | {"as defined": 1.0})
         wide = found.dropna(subset="temperature").pivot(
             index="augmentation", columns="temperature", values="score"
         )
         for temperature, scores in wide.items():
-            rows.append(
-                {
-                    "profile": store.profile,
-                    "teacher": setup.regime,
-                    "temperature": temperature,
-                    "pick": scores.idxmin(),
-                    "pick_error": errors[scores.idxmin()],
-                    "kendall": kendall(scores, wide[1.0]).value,
-                }
-            )
-    return pd.DataFrame(rows)
+            pick, order = scores.idxmin(), kendall(scores, wide[1.0]).value
+            row = (store.profile, setup.regime, temperature, pick, errors.get(pick), order)
+            rows.append(row)
+    columns = ["profile", "teacher", "temperature", "pick", "pick_error", "kendall"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 # ------------------------------------------------------------------------------------------ figures
