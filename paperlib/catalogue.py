@@ -1,4 +1,4 @@
-"""The list of methods: what there is, from which paper, in which file, and which tests prove it."""
+"""The list of methods: their names, papers, files and tests."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,11 +8,11 @@ from .augment import POLICIES
 from .data import DATASETS
 from .losses import OBJECTIVES, Objective, objective
 from .models import MODELS
-from .quantizers import METHODS
+from .quantizers import METHODS, Method
 
 
 def _files(*functions: Callable) -> str:
-    """The files in which functions or classes are, of this package without its name."""
+    """The files of functions or classes, without the name of this package."""
     made = [f.func if isinstance(f, partial) else f for f in functions]
     names = [f.__module__.removeprefix("paperlib.").replace(".", "/") for f in made]
     return ", ".join(f"`{name}.py`" for name in dict.fromkeys(names))
@@ -50,12 +50,10 @@ def methods() -> str:
         proof = f"`{entry.proof}`" if entry.proof else ""
         return {"paper": entry.paper, **facts, "file": _files(*functions), "proof": proof}
 
-    quantizers = {
-        name: row(
-            m, m.weight, m.activation, options=_options(m.weight_options | m.activation_options)
-        )
-        for name, m in METHODS.items()
-    }
+    def quantizer(m: Method) -> dict[str, str]:
+        options = _options(m.weight_options | m.activation_options)
+        return row(m, m.weight, m.activation, options=options)
+
     losses = {
         name: row(
             entry,
@@ -67,7 +65,7 @@ def methods() -> str:
         for name, entry in OBJECTIVES.items()
     }
     tables = {
-        "quantizer": quantizers,
+        "quantizer": {name: quantizer(method) for name, method in METHODS.items()},
         "loss": losses,
         "network": {name: row(network, network.make) for name, network in MODELS.items()},
         "augmentation": {name: row(policy, policy.draw) for name, policy in POLICIES.items()},

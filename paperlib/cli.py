@@ -4,7 +4,8 @@ methods.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,84 +13,23 @@ from .study import plan, profiles
 from .study.config import Run
 from .study.store import Store
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m paperlib", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def add(name: str, text: str, *, work: bool = False) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            "--profile", default="quick", choices=profiles.PROFILES, help="sizes (default: quick)"
-        )
-        command.add_argument(
-            "--table", default="all", choices=("all", *plan.TABLES), help="default: all"
-        )
-        if work:
-            command.add_argument(
-                "--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)"
-            )
-            command.add_argument(
-                "--jobs", type=int, default=0, help="processes at a time; 0 chooses (default)"
-            )
-        for name, text in (("dataset", "this data set"), ("model", "this network")):
-            command.add_argument(
-                f"--{name}", default="", help=f"only {text} (default: all of the profile)"
-            )
-        for name, text in (
-            ("bits", "students of so many bits"),
-            ("seeds", "the first so many seeds"),
-        ):
-            command.add_argument(
-                f"--{name}", type=int, default=0, help=f"only {text}; 0 for all (default)"
-            )
-        command.add_argument(
-            "--record",
-            action="store_true",
-            help="work on the committed records in results/, not on build/",
-        )
-        return command
-
-    run = add("run", "Make the runs that a table lacks, without notebooks.", work=True)
-    run.add_argument(
-        "--together",
-        type=int,
-        default=1,
-        help="students trained as one network, for a GPU (default: 1)",
-    )
-    add(
-        "reproduce",
-        "Execute the notebooks through papermill, making the runs they lack; then compare.",
-        work=True,
-    )
-    add("compare", "Compare the tables in build/ with the committed ones.")
-    add("status", "List what a profile has and lacks.")
-    figures = commands.add_parser(
-        "figures",
-        help=(
-            "Rebuild every table and figure of results/, CLAIMS.md, report.html and the blocks "
-            "of the documents from its records."
-        ),
-    )
-    figures.add_argument(
-        "--vector",
-        default="",
-        choices=("pdf", "svg"),
-        help="write each figure in this format too, into build/vector",
-    )
-    figures.set_defaults(profile=None)
-    notebooks = commands.add_parser(
-        "notebooks", help="Execute the committed notebooks in place, on committed records."
-    )
-    notebooks.set_defaults(profile=None)
-    methods = commands.add_parser(
-        "methods", help="List all quantizers, losses, networks, augmentations and data sets."
-    )
-    methods.add_argument(
-        "--write", action="store_true", help="write the list into docs/methods.md too"
-    )
-    methods.set_defaults(profile=None)
-    return parser
+# Name -> default, help. A default of False makes a switch.
+OPTIONS: dict[str, tuple[str | int | bool, str]] = {
+    "profile": ("quick", "sizes"),
+    "table": ("all", "a table, or all"),
+    "dataset": ("", "only this data set; empty for all of the profile"),
+    "model": ("", "only this network; empty for all of the profile"),
+    "bits": (0, "only students of so many bits; 0 for all"),
+    "seeds": (0, "only the first so many seeds; 0 for all"),
+    "record": (False, "work on the committed records in results/, not on build/"),
+    "device": ("cpu", "cpu, cuda or cuda:N"),
+    "jobs": (0, "processes at a time; 0 chooses"),
+    "together": (1, "students trained as one network, for a GPU"),
+    "vector": ("", "write each figure in this format too, into build/vector"),
+    "write": (False, "write the list into docs/methods.md too"),
+}
+CHOICES = {"profile": profiles.PROFILES, "table": ("all", *plan.TABLES), "vector": ("pdf", "svg")}
+PART = ("profile", "table", "dataset", "model", "bits", "seeds", "record")
 
 
 def _part(args: argparse.Namespace) -> plan.Selection:
@@ -97,101 +37,105 @@ def _part(args: argparse.Namespace) -> plan.Selection:
 
 
 def _run(args: argparse.Namespace, store: Store) -> int:
+    """Make the runs that a table lacks, without notebooks."""
     from .runs.progress import following
     from .runs.sweep import SweepError, sweep
 
-    part, kept = _part(args), plan.kept(args.profile)
+    part, keep = _part(args), plan.kept(args.profile)
     if problem := plan.lacks(args.profile, args.table, part):
-        print(f"failed: {problem}", file=sys.stderr)
-        return 1
-
-    def keeps(run: Run) -> bool:
-        return run.key in kept
+        raise ValueError(problem)
 
     try:
         with following(store):
             for runs in plan.stages(args.profile, args.table, store, part):
-                sweep(runs, store, args.device, args.jobs, args.together, keep=keeps)
-    except (SweepError, ValueError) as error:
+                sweep(runs, store, args.device, args.jobs, args.together, keep=keep)
+    except SweepError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _reproduce(args: argparse.Namespace, store: Store) -> int:
+    """Execute the notebooks through papermill, which makes the runs they lack. Then compare."""
     from .reproduce import reproduce
 
-    try:
-        return reproduce(store, args.table, _part(args), args.device, args.jobs)
-    except ValueError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
+    return reproduce(store, args.table, _part(args), args.device, args.jobs)
 
 
 def _compare(args: argparse.Namespace, store: Store) -> int:
+    """Compare the tables in build/ with the committed ones."""
     from .reporting.compare import write_comparison
 
     return write_comparison(store)
 
 
 def _status(args: argparse.Namespace, store: Store) -> int:
-    """One line a run, then the counts, and what is left to do by the time that runs of the same
-    kind took.
-    """
-    counts = {"done": 0, "failed": 0, "missing": 0, "stale": 0}
+    """List what a profile has and lacks: a line a run, the counts, and the time that is left."""
+    counts: Counter[str] = Counter()
     took: dict[Any, list[float]] = {}  # seconds, by kind, and by kind, data and epochs
     left: list[Run] = []
     for run in plan.runs_of(args.profile, args.table, store, _part(args)):
-        record = store.load(run)
-        state = record["status"] if record else "missing"
-        if state == "done" and not store.done(run):
-            # its teacher's record is gone, or of other weights since: it will be made again
-            state = "stale"
+        record, state, note = store.load(run), _state(run, store), ""
         counts[state] += 1
         if state == "done":
             for like in (run.kind, _size(run)):
                 took.setdefault(like, []).append(record["seconds"])
         else:
             left.append(run)
-        note = "".join(f"  {line}" for line in record["error"][-1:]) if state == "failed" else ""
+        if state == "failed":
+            note = "".join(f"  {line}" for line in record["error"][-1:])
         print(f"{state:8} {run.key}  {run.label}{note}")
-    print(f"{store.folder}: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    states = ("done", "failed", "missing", "stale")
+    print(f"{store.folder}: " + ", ".join(f"{counts[state]} {state}" for state in states))
     if left:
-        known = [took.get(_size(run)) or took.get(run.kind) for run in left]
-        hours = sum(sum(seconds) / len(seconds) for seconds in known if seconds) / 3600
-        others = (
-            f", and {known.count(None)} runs of kinds of which none is done yet"
-            if None in known
-            else ""
-        )
-        print(
-            f"left: about {hours:.1f} hours in one process, by what the runs most like them "
-            f"took{others}"
-        )
+        print(_time_left([took.get(_size(run)) or took.get(run.kind) for run in left]))
     return 0
+
+
+def _state(run: Run, store: Store) -> str:
+    """done, failed, missing or stale. The teacher's record of a stale run is gone, or has other
+    weights since: the run will be made again.
+    """
+    record = store.load(run)
+    if record is None:
+        return "missing"
+    return "stale" if record["status"] == "done" and not store.done(run) else record["status"]
 
 
 def _size(run: Run) -> tuple:
     return run.kind, run.data, run.recipe.epochs if hasattr(run, "recipe") else None
 
 
-def _figures(args: argparse.Namespace, store: Store | None) -> int:
+def _time_left(known: Sequence[list[float] | None]) -> str:
+    """How long these runs take. known  for each run, seconds of the done runs most like it."""
+    hours = sum(sum(seconds) / len(seconds) for seconds in known if seconds) / 3600
+    others = known.count(None)
+    more = f", and {others} runs of kinds of which none is done yet" if others else ""
+    return (
+        f"left: about {hours:.1f} hours in one process, by what the runs most like them took{more}"
+    )
+
+
+def _figures(args: argparse.Namespace, store: None) -> int:
+    """Rebuild from the records of results/ every table and figure, CLAIMS.md, report.html and the
+    blocks of the documents.
+    """
     from .reporting.results import rebuild
 
-    for path in rebuild(vector=args.vector):
-        print(path)
+    print(*rebuild(vector=args.vector), sep="\n")
     return 0
 
 
-def _notebooks(args: argparse.Namespace, store: Store | None) -> int:
+def _notebooks(args: argparse.Namespace, store: None) -> int:
+    """Execute the committed notebooks in place, on the committed records."""
     from .reproduce import refresh
 
-    for path in refresh():
-        print(path)
+    print(*refresh(), sep="\n")
     return 0
 
 
-def _methods(args: argparse.Namespace, store: Store | None) -> int:
+def _methods(args: argparse.Namespace, store: None) -> int:
+    """List all quantizers, losses, networks, augmentations and data sets."""
     from .catalogue import methods
 
     print(methods(), end="")
@@ -202,10 +146,43 @@ def _methods(args: argparse.Namespace, store: Store | None) -> int:
     return 0
 
 
+# Name -> function, options. The docstring of the function is the help.
+COMMANDS: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
+    "run": (_run, (*PART, "device", "jobs", "together")),
+    "reproduce": (_reproduce, (*PART, "device", "jobs")),
+    "compare": (_compare, PART),
+    "status": (_status, PART),
+    "figures": (_figures, ("vector",)),
+    "notebooks": (_notebooks, ()),
+    "methods": (_methods, ("write",)),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m paperlib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (function, options) in COMMANDS.items():
+        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+        for option in options:
+            default, text = OPTIONS[option]
+            settings: dict[str, Any] = {"action": "store_true"}
+            if default is not False:
+                choices, text = CHOICES.get(option), f"{text} (default: {default!r})"
+                settings = {"type": type(default), "default": default, "choices": choices}
+            command.add_argument(f"--{option}", help=text, **settings)
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command. Returns the exit status."""
     args = _parser().parse_args(arguments)
-    commands = {"run": _run, "reproduce": _reproduce, "compare": _compare, "status": _status}
-    commands |= {"figures": _figures, "notebooks": _notebooks, "methods": _methods}
-    store = Store(args.profile, "results" if args.record else "build") if args.profile else None
-    return commands[args.command](args, store)
+    store = None
+    if "profile" in args:
+        store = Store(args.profile, "results" if args.record else "build")
+    try:
+        return COMMANDS[args.command][0](args, store)
+    except ValueError as error:
+        if store is None:  # a fault of ours, not of what was asked
+            raise
+        print(f"failed: {error}", file=sys.stderr)
+        return 1

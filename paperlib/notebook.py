@@ -1,4 +1,4 @@
-"""What a notebook calls first: check its parameters, find the repository, make or demand its
+"""The first call of a notebook: it checks parameters, finds the repository, and makes or demands
 runs.
 """
 
@@ -16,12 +16,12 @@ from .study.store import Store
 
 @dataclass(frozen=True)
 class Parameters:
-    """The `parameters` cell of every notebook, in lower case, but for the part of the table
+    """The `parameters` cell of every notebook, in lower case, without the part of the table
     (`plan.Selection`).
 
-    profiles     names of profiles to show. tree  "results" (committed) or "build" (yours).
-    cached_only  demand that all runs are there instead of making them. device, jobs  for making
-    them.
+    profiles      names of profiles to show. tree  "results" (committed) or "build" (yours).
+    cached_only   demand that all runs are there instead of making them.
+    device, jobs  for making them.
     """
 
     profiles: list = field(default_factory=lambda: ["quick"])
@@ -32,9 +32,7 @@ class Parameters:
 
 
 def repository() -> Path:
-    """The folder that holds `results`, from here upwards. Raises FileNotFoundError if there is
-    none.
-    """
+    """The checkout that holds the current folder. Raises FileNotFoundError outside of one."""
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if (folder / "pyproject.toml").exists() and (folder / "paperlib").is_dir():
@@ -43,10 +41,9 @@ def repository() -> Path:
 
 
 def _command(profile: str, table: str, part: plan.Selection, wanted: Parameters) -> str:
-    """What makes the runs that a notebook lacks, in the tree in which it looks for them."""
-    words = {"PROFILE": profile, "TABLE": table} | {
-        name.upper(): value for name, value in asdict(part).items() if value
-    }
+    """The command that makes the runs a notebook lacks, in the tree in which it looks for them."""
+    words = {"PROFILE": profile, "TABLE": table}
+    words |= {name.upper(): value for name, value in asdict(part).items() if value}
     if wanted.device != "cpu":
         words["DEVICE"] = wanted.device
     if wanted.tree == "results":
@@ -57,17 +54,17 @@ def _command(profile: str, table: str, part: plan.Selection, wanted: Parameters)
 def stores(
     table: str, part: plan.Selection = plan.ALL, so_far: bool = False, **parameters: Any
 ) -> list[Store]:
-    """The stores of the profiles a notebook shows, with every run of its table, or of a part of it,
-    in them.
+    """The stores of the profiles that a notebook shows, with every run of its table, or of a part
+    of it.
 
-    so_far  of tables whose runs take days: with `cached_only`, show what is done, and print how
+    so_far  for tables whose runs take days: with `cached_only`, accept what is done, and print how
             much that is.
 
-    Raises ValueError or TypeError for parameters that are not `Parameters`', or a part that the
-    table does not have; `report.MissingRuns` if runs are missing and `cached_only` is set.
+    Raises ValueError or TypeError for parameters that are not `Parameters`', ValueError for a part
+    that the table does not have, `report.MissingRuns` if runs are missing with `cached_only`.
     """
     wanted = check_parameters(parameters, Parameters)
-    # The kernel works in notebooks/: a relative data folder is meant from the repository, here and
+    # The kernel works in notebooks/. A relative data folder is meant from the repository, here and
     # in worker processes.
     os.environ["PAPERLIB_DATA"] = str(repository() / os.environ.get("PAPERLIB_DATA", "data"))
     found = []
@@ -77,10 +74,8 @@ def stores(
         store = Store(profile, wanted.tree, repository())
         for runs in plan.stages(profile, table, store, part):
             if wanted.cached_only and so_far:
-                print(
-                    f"{profile}: {sum(map(store.done, runs))} of {len(runs)} runs of the "
-                    f"table {table} are done"
-                )
+                done = sum(map(store.done, runs))
+                print(f"{profile}: {done} of {len(runs)} runs of the table {table} are done")
                 break
             if wanted.cached_only:
                 report.require(store, runs, _command(profile, table, part, wanted))

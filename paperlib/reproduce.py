@@ -18,15 +18,13 @@ from .study.store import Store
 
 
 def _execute(source: Path, target: Path, parameters: dict) -> None:
-    """One notebook through papermill; timestamps, which would change every time, are left out of
-    what is kept.
-    """
+    """Execute one notebook through papermill. Timestamps, which change every time, are removed."""
     import papermill
     from jupyter_client.manager import AsyncKernelManager
 
     class LocalKernelManager(AsyncKernelManager):
-        """Talks to the kernel through sockets in the file system, which no other user of the
-        machine can read.
+        """Talks to the kernel through sockets in the file system. No other user of the machine can
+        read them.
         """
 
         transport = Enum(["ipc"], default_value="ipc")
@@ -52,66 +50,53 @@ def _execute(source: Path, target: Path, parameters: dict) -> None:
 
 
 def reproduce(store: Store, table: str, part: plan.Selection, device: str, jobs: int) -> int:
-    """Execute the notebooks of a table on a store, making the runs that this part of it lacks; then
-    write tables and figures and compare.
+    """Execute the notebooks of a table on a store, which makes the runs that this part of it lacks.
+    Then write tables and figures, and compare them with the committed ones.
 
-    Returns the exit status: 0, or 1 if a notebook failed (its executed copy, with the error, is
-    kept).
+    Returns the exit status: 0, or 1 if a notebook failed. Its executed copy, with the error, is
+    kept. Raises ValueError if the table has nothing of this part.
     """
     from papermill.exceptions import PapermillExecutionError
 
-    started = time.perf_counter()
-    parameters = {
-        "PROFILES": [store.profile],
-        "TREE": store.tree,
-        "CACHED_ONLY": False,
-        "DEVICE": device,
-        "JOBS": jobs,
-        **{name.upper(): value for name, value in asdict(part).items()},
-    }
+    started, executed = time.perf_counter(), []
     if problem := plan.lacks(store.profile, table, part):
         raise ValueError(problem)
-    executed = []
+    parameters = {"PROFILES": [store.profile], "TREE": store.tree, "CACHED_ONLY": False}
+    parameters |= {"DEVICE": device, "JOBS": jobs}
+    parameters |= {name.upper(): value for name, value in asdict(part).items()}
     with following(store):
         for name in plan.tables(table):
-            notebook, needs_runs = plan.TABLES[name][1], bool(plan.runs_of(store.profile, name))
+            notebook = plan.TABLES[name][1]
             if problem := plan.lacks(store.profile, name, part):
                 print(f"notebook {notebook} left out: {problem}", flush=True)
                 continue
             print(f"notebook {notebook}, profile {store.profile}", flush=True)
-            executed.append(store.notebooks / notebook)
+            source, target = store.root / "notebooks" / notebook, store.notebooks / notebook
+            # A notebook without runs has parameters of its own.
+            given = parameters if plan.runs_of(store.profile, name) else {}
             try:
-                # A notebook without runs has parameters of its own.
-                _execute(
-                    store.root / "notebooks" / notebook,
-                    executed[-1],
-                    parameters if needs_runs else {},
-                )
+                _execute(source, target, given)
             except PapermillExecutionError as error:
-                print(f"failed: {error}\nthe notebook so far: {executed[-1]}", file=sys.stderr)
+                print(f"failed: {error}\nthe notebook so far: {target}", file=sys.stderr)
                 return 1
+            executed.append(target)
     written = [*results.write(store), *executed]
     if store.tree == "build":
         write_comparison(store)
     print(f"\nwritten in {time.perf_counter() - started:.0f} s:")
-    for path in written:
-        print(f"  {path}")
+    print(*(f"  {path}" for path in written), sep="\n")
     return 0
 
 
 def refresh(root: Path = Path()) -> list[Path]:
-    """Execute the committed notebooks in place, with the parameters they hold, on the committed
-    records.
+    """Execute the committed notebooks in place on the committed records, with their own parameters.
+
+    Returns their paths.
     """
-    paths = [
-        root / "notebooks" / notebook
-        for name in plan.tables("all")
-        for notebook in [plan.TABLES[name][1]]
-    ]
+    paths = [root / "notebooks" / plan.TABLES[name][1] for name in plan.tables("all")]
     for path in paths:
-        fresh = (
-            root / "build" / "refreshed" / path.name
-        )  # a failure must not leave its traceback in the committed file
+        # A failure must not leave its traceback in the committed file.
+        fresh = root / "build" / "refreshed" / path.name
         _execute(path, fresh, {})
         write_atomically(path, fresh.read_bytes())
     return paths

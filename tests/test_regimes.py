@@ -18,7 +18,7 @@ from paperlib.basics import confidence
 from paperlib.basics.recipe import Recipe
 from paperlib.data import choosing_images, halves, load
 from paperlib.reporting import regimes, theory
-from paperlib.runs import execution
+from paperlib.runs import execution, kinds
 from paperlib.runs.execution import execute, load_teacher
 from paperlib.runs.sweep import sweep
 from paperlib.study import plan, profiles
@@ -143,12 +143,7 @@ def made(tmp_path_factory):
     store = Store("quick", "results", tmp_path_factory.mktemp("made"))
     score = ScoreRun(TEACHER.data, TEACHER, NAMES, stddev_group=40)
     held_out = HeldOutRun(TEACHER.data, TEACHER, NAMES, Data("digits", split="choosing"), views=300)
-    sweep(
-        [TEACHER, WALK, STUDENT, score, held_out],
-        store,
-        jobs=1,
-        keep=lambda run: isinstance(run, TeacherRun),
-    )
+    sweep([TEACHER, WALK, STUDENT, score, held_out], store, jobs=1, keep={TEACHER.key})
     return store, score, held_out
 
 
@@ -168,7 +163,7 @@ def test_a_walk_ends_with_the_teachers_own_weights_and_scores(made):
 
 def test_an_interrupted_walk_ends_as_if_it_had_not_been(made, tmp_path, monkeypatch):
     store = Store("quick", "results", tmp_path)
-    before, calls = execution.scoring.predict_views, []
+    before, calls = kinds.scoring.predict_views, []
 
     def interrupt(*arguments):
         calls.append(arguments)
@@ -176,7 +171,7 @@ def test_an_interrupted_walk_ends_as_if_it_had_not_been(made, tmp_path, monkeypa
             raise KeyboardInterrupt  # while it scores after epoch 3
         return before(*arguments)
 
-    monkeypatch.setattr(execution.scoring, "predict_views", interrupt)
+    monkeypatch.setattr(kinds.scoring, "predict_views", interrupt)
     with pytest.raises(KeyboardInterrupt):
         execute(WALK, store)
     monkeypatch.undo()
@@ -188,8 +183,8 @@ def test_held_out_scores_use_no_training_image_and_the_calibrating_temperature(m
     store, _, held_out = made
     result, teacher = store.load(held_out)["result"], load_teacher(TEACHER, store, "cpu")
     data, images = (
-        execution.load_data(held_out.data, "cpu"),
-        execution.load_data(held_out.held_out, "cpu"),
+        kinds.load_data(held_out.data, "cpu"),
+        kinds.load_data(held_out.held_out, "cpu"),
     )
     with torch.no_grad():
         plain = teacher(images.normalise(images.train_images))
@@ -209,7 +204,7 @@ def test_held_out_scores_use_no_training_image_and_the_calibrating_temperature(m
 
 def test_predictions_lie_beside_the_record_and_are_its_own(made, tmp_path):
     store, *_ = made
-    labels = execution.load_data(STUDENT.data, "cpu").test_labels.numpy()
+    labels = kinds.load_data(STUDENT.data, "cpu").test_labels.numpy()
     classes, probability = store.predictions(STUDENT)
     assert 100 * (classes == labels).mean() == pytest.approx(
         store.load(STUDENT)["result"]["accuracy_last"]

@@ -21,7 +21,7 @@ from paperlib.basics.recipe import Recipe
 from paperlib.cli import main
 from paperlib.notebook import Parameters
 from paperlib.reporting.report import MissingRuns, require
-from paperlib.runs import execution
+from paperlib.runs import execution, kinds
 from paperlib.runs import sweep as sweeping
 from paperlib.runs.sweep import SweepError, sweep
 from paperlib.study import plan, profiles
@@ -92,8 +92,8 @@ def test_records_hold_what_a_reader_needs(made):
 
 def test_the_headline_is_the_mean_of_the_last_five_for_long_schedules():
     curve = [{"test_accuracy": float(i)} for i in range(100)]
-    assert execution._curve_result(curve)["accuracy"] == 97.0
-    assert execution._curve_result(curve[:99])["accuracy"] == 98.0
+    assert kinds.curve_result(curve)["accuracy"] == 97.0
+    assert kinds.curve_result(curve[:99])["accuracy"] == 98.0
 
 
 def test_a_second_sweep_recomputes_nothing(made):
@@ -167,7 +167,7 @@ def test_a_record_that_does_not_match_is_set_aside_and_made_again(made, tmp_path
 def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):
     store = Store("quick", root=tmp_path)
     monkeypatch.setattr(
-        execution, "build", lambda *_: (_ for _ in ()).throw(RuntimeError("the disk is on fire"))
+        kinds, "build", lambda *_: (_ for _ in ()).throw(RuntimeError("the disk is on fire"))
     )
     with pytest.raises(SweepError, match="the disk is on fire"):
         sweep([TEACHER, STUDENT], store, jobs=1)

@@ -1,6 +1,5 @@
-"""Progress in the terminal, from whatever process does the work."""
+"""Progress in the terminal, of all processes that work on a store."""
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from ..study.store import Store
 
 @contextmanager
 def following(store: Store) -> Iterator[None]:
-    """Print what is appended to the progress file, from any process, while the body runs."""
+    """Print the lines that any process appends to the progress file, while the body runs."""
     store.progress.parent.mkdir(parents=True, exist_ok=True)
     store.progress.touch()
     stop = threading.Event()
@@ -20,8 +19,7 @@ def following(store: Store) -> Iterator[None]:
             file.seek(0, 2)
             while True:
                 last = stop.is_set()
-                for line in file:
-                    print(line, end="", flush=True, file=sys.stdout)
+                print(file.read(), end="", flush=True)
                 if last:
                     return
                 stop.wait(0.5)

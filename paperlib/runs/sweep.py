@@ -1,7 +1,8 @@
 """Many independent runs through one executor interface (`concurrent.futures`).
 
-Here: in this process, or a local pool of spawned processes with threads = cores / jobs, several of
-them on one GPU if asked. A cluster's executor has the same interface and can be passed instead.
+Runs are made in this process, or in a local pool of spawned processes with threads = cores / jobs.
+Several of these can share one GPU. The executor of a cluster has the same interface and can be
+passed instead.
 """
 
 import multiprocessing
@@ -9,20 +10,24 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
 
 import torch
 
+from ..basics.recipe import require
 from ..study.config import Run, TeacherRun
 from ..study.store import Store
 from .execution import alike, count_cores, ensure_teacher, execute, execute_together
 
-ATTEMPTS = 3  # pools started, if worker processes die, before what is left is given up
+ATTEMPTS = 3  # pools that are started, if worker processes die, before the sweep gives up
+
+Unit = tuple[Run, ...]  # what one call makes: a run, or students trained together
 
 
 class SweepError(RuntimeError):
-    """Some runs failed; the others are done. The text names each with its error."""
+    """Some runs failed, the others are done. The text names each with its error."""
 
 
 def missing(runs: Sequence[Run], store: Store) -> list[Run]:
@@ -37,97 +42,63 @@ def sweep(
     jobs: int = 0,
     together: int = 1,
     executor: Executor | None = None,
-    keep: Callable[[Run], bool] = lambda run: False,
+    keep: Collection[str] = (),
 ) -> None:
     """Make every run that is missing: first the teachers, then the rest, `jobs` at a time.
 
-    Teachers whose recipe does not say how many threads they take are trained one after the other
-    with all cores.
+    Teachers whose recipe names no number of threads are trained one after the other with all cores.
 
-    jobs      processes on this machine; 0 chooses one a core on the CPU and one in all on a GPU.
-              With 1, this process.
+    jobs      processes on this machine. 0 chooses one per core on the CPU and one in all on a GPU.
+              1 works in this process.
     together  students of one set-up that are trained as one network, see
-              `paperlib.training.packing`: for a GPU, which a single small student does not fill.
-    executor  something with `concurrent.futures`' interface to use instead of a local pool.
-    keep      whether a run's weights are to be committed with its record, see `Store.keep`.
+              `paperlib.training.packing`. For a GPU, which one small student does not fill.
+    executor  an executor with `concurrent.futures`' interface, instead of a local pool.
+    keep      keys of the runs whose weights are to be committed, see `Store.keep`.
 
     Progress goes to `store.progress`, a line an epoch. A failed run does not stop the others.
-    Raises SweepError at the end if some failed; ValueError for a negative number of jobs, fewer
-    than one student together, or a device that is not there.
+    Raises SweepError at the end if some failed. Raises ValueError for a negative number of jobs,
+    fewer than one student together, or a device that is not there.
     """
-    if together < 1:
-        raise ValueError(f"at least one student is trained at a time, got together={together}")
-    if jobs < 0:
-        raise ValueError(f"jobs must be 0 (choose) or more, got {jobs}")
-    if not (device == "cpu" or re.fullmatch(r"cuda(:\d+)?", device)):
-        raise ValueError(f"unknown device {device!r}; known: cpu, cuda, cuda:N")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, and torch sees no CUDA GPU here")
+    _check(device, jobs, together)
     todo = missing(runs, store)
     if not todo:
         return
     jobs = jobs or (1 if device.startswith("cuda") else count_cores())
-    started, total = time.perf_counter(), len(todo)
-    store.log(
-        f"{total} of {len(runs)} runs to make in {store.folder}, {jobs} at a time, on {device}"
-    )
-    needed = {teacher.key: teacher for run in todo for teacher in run.teachers}
-    side_by_side = [
-        t
-        for t in needed.values()
-        if t.recipe.threads and not (store.done(t) and store.weights(t).exists())
-    ]
-    alone = [
-        t
-        for t in (needed | {r.key: r for r in todo if not r.teachers}).values()
-        if _takes_all_cores(t)
-    ]
-    failures = _make_teachers(alone, store, device)
-    pool = _Pool(store, device, jobs, executor, keep)
-    pool.make([(teacher,) for teacher in side_by_side], failures)
-    todo = [
-        r
-        for r in missing(todo, store)
-        if not any(each.key in failures for each in (r, *r.teachers))
-    ]
-    pool.make(packs(todo, together), failures)
-    for run in (*needed.values(), *runs):
-        if keep(run) and store.done(run):
+    work, total = _Sweep(store, device, jobs, executor, keep), len(todo)
+    place = f"in {store.folder}, {jobs} at a time, on {device}"
+    store.log(f"{total} of {len(runs)} runs to make {place}")
+
+    teachers = {teacher.key: teacher for run in todo for teacher in run.teachers}
+    asked_for = {run.key: run for run in todo if isinstance(run, TeacherRun)}
+    work.make_alone([t for t in (teachers | asked_for).values() if t.recipe.threads is None])
+    work.make([(t,) for t in teachers.values() if t.recipe.threads and not _is_there(t, store)])
+    left = [run for run in missing(todo, store) if not work.failed(run)]
+    work.make(packs(left, together))
+
+    for run in (*teachers.values(), *runs):
+        if run.key in keep and store.done(run):
             store.keep(run)
-    store.log(
-        f"{total - len(failures)} of {total} runs done, {time.perf_counter() - started:.0f} s"
-    )
-    if failures:
-        raise SweepError("\n".join(failures.values()))
+    seconds = time.perf_counter() - work.started
+    store.log(f"{total - len(work.failures)} of {total} runs done, {seconds:.0f} s")
+    if work.failures:
+        raise SweepError("\n".join(work.failures.values()))
 
 
-def _takes_all_cores(run: Run) -> bool:
-    return isinstance(run, TeacherRun) and run.recipe.threads is None
+def _check(device: str, jobs: int, together: int) -> None:
+    require(together >= 1, f"at least one student is trained at a time, got together={together}")
+    require(jobs >= 0, f"jobs must be 0 (choose) or more, got {jobs}")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"unknown device {device!r}; known: cpu, cuda, cuda:N")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, and torch sees no CUDA GPU here")
 
 
-def _make_teachers(teachers: Sequence[TeacherRun], store: Store, device: str) -> dict[str, str]:
-    """One after the other, with all cores, in this process; returns {key: label and error} of those
-    that failed.
-    """
-    failures = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(count_cores())
-    try:
-        for teacher in teachers:
-            try:
-                ensure_teacher(teacher, store, device)
-            except Exception as error:  # recorded by then; what depends on it is not tried
-                failures[teacher.key] = f"{teacher.label}: {type(error).__name__}: {error}"
-    finally:
-        torch.set_num_threads(threads)
-    return failures
-
-
-Unit = tuple[Run, ...]  # what one call makes: a run, or students trained together
+def _is_there(teacher: TeacherRun, store: Store) -> bool:
+    return store.done(teacher) and store.weights(teacher).exists()
 
 
 def packs(runs: Sequence[Run], size: int) -> list[Unit]:
-    """Runs in units of up to `size` students that are `alike`; everything else alone."""
+    """Runs in units of up to `size` students that are `alike`. All others are alone."""
     groups: list[list[Run]] = []
     for run in runs:
         for group in groups:
@@ -147,70 +118,70 @@ def _execute(unit: Unit, store: Store, device: str) -> list[dict]:
     return [execute(unit[0], store, device)]
 
 
-class _Pool:
-    def __init__(
-        self,
-        store: Store,
-        device: str,
-        jobs: int,
-        executor: Executor | None,
-        keep: Callable[[Run], bool],
-    ):
-        self.store, self.device, self.most, self.executor, self.keep = (
-            store,
-            device,
-            jobs,
-            executor,
-            keep,
-        )
-        self.started = time.perf_counter()
+@dataclass
+class _Sweep:
+    """Makes units of runs. `failures` has the label and error of each run that failed, by key."""
 
-    def make(self, todo: Sequence[Unit], failures: dict[str, str]) -> None:
-        self.jobs = min(self.most, max(1, len(todo)))
-        if self.executor is None and self.jobs == 1:
+    store: Store
+    device: str
+    jobs: int
+    executor: Executor | None
+    keep: Collection[str]
+    failures: dict[str, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    def make_alone(self, teachers: Sequence[TeacherRun]) -> None:
+        """Train teachers one after the other, with all cores, in this process."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(count_cores())
+        try:
+            for teacher in teachers:
+                try:
+                    ensure_teacher(teacher, self.store, self.device)
+                except Exception as error:  # in its record; what depends on it is not tried
+                    self._fail([teacher], f"{type(error).__name__}: {error}")
+        finally:
+            torch.set_num_threads(threads)
+
+    def make(self, todo: Sequence[Unit]) -> None:
+        """Make units in this process, or in an executor. Lost units are sent to a new pool."""
+        jobs = min(self.jobs, max(1, len(todo)))
+        if self.executor is None and jobs == 1:
             for done, unit in enumerate(todo, start=1):
                 self._collect(
-                    lambda unit=unit: _execute(unit, self.store, self.device),
-                    unit,
-                    failures,
-                    done,
-                    len(todo),
+                    lambda u=unit: _execute(u, self.store, self.device), unit, done, len(todo)
                 )
             return
         for _ in range(ATTEMPTS):
-            todo = self._pass(todo, failures)
+            todo = self._send(todo, jobs)
             if not todo:
                 return
             left = sum(map(len, todo))
-            self.store.log(
-                f"a worker process died; starting again with the {left} runs that are left"
-            )
+            self.store.log(f"a worker process died; starting again with the {left} runs left")
         for run in (run for unit in todo for run in unit):
-            self.store.save(
-                run, "failed", error=["the worker process died, perhaps for want of memory"]
-            )
-            failures[run.key] = f"{run.label}: the worker process died"
+            lines = ["the worker process died, perhaps for want of memory"]
+            self.store.save(run, "failed", error=lines)
+            self._fail([run], "the worker process died")
 
-    def _pass(self, todo: Sequence[Unit], failures: dict[str, str]) -> list[Unit]:
-        """Send all of `todo` to an executor; returns what was lost because a worker process
-        died.
-        """
+    def _send(self, todo: Sequence[Unit], jobs: int) -> list[Unit]:
+        """Send units to an executor. Returns those that were lost because a worker process died."""
         lost, others = [], set(multiprocessing.active_children())
         executor = self.executor or ProcessPoolExecutor(
-            self.jobs,
+            jobs,
             multiprocessing.get_context("spawn"),
             _start_worker,
-            (max(1, count_cores() // self.jobs), os.getpid()),
+            (max(1, count_cores() // jobs), os.getpid()),
         )
         try:
             futures = {
                 executor.submit(_execute, unit, self.store, self.device): unit for unit in todo
             }
             for done, future in enumerate(as_completed(futures), start=1):
+                unit = futures[future]
                 if isinstance(future.exception(), BrokenExecutor):
-                    lost.append(futures[future])
+                    lost.append(unit)
                 else:
-                    self._collect(future.result, futures[future], failures, done, len(todo))
+                    self._collect(future.result, unit, done, len(todo))
             return lost
         except BaseException:  # Ctrl-C: leave at once; what runs now loses at most one epoch
             for process in set(multiprocessing.active_children()) - others:
@@ -220,20 +191,28 @@ class _Pool:
             if self.executor is None:
                 executor.shutdown(cancel_futures=True)
 
-    def _collect(self, result, unit: Unit, failures: dict[str, str], done: int, total: int) -> None:
+    def _collect(
+        self, records_of: Callable[[], list[dict]], unit: Unit, done: int, total: int
+    ) -> None:
+        """Log the records of a unit, or its failure."""
         try:
-            records = result()
-            left = (time.perf_counter() - self.started) / done * (total - done)
+            records = records_of()
+            left = (time.perf_counter() - self.started) / done * (total - done) / 60
             for run, record in zip(unit, records, strict=True):
-                if self.keep(run):
+                if run.key in self.keep:
                     self.store.keep(run)
-                self.store.log(
-                    f"[{done}/{total}, about {left / 60:.0f} min left] {run.label}: "
-                    f"{_headline(record)}"
-                )
+                at = f"[{done}/{total}, about {left:.0f} min left]"
+                self.store.log(f"{at} {run.label}: {_headline(record)}")
         except Exception as error:
-            for run in unit:
-                failures[run.key] = f"{run.label}: {type(error).__name__}: {error}"
+            self._fail(unit, f"{type(error).__name__}: {error}")
+
+    def failed(self, run: Run) -> bool:
+        """Whether this run or its teacher failed."""
+        return any(each.key in self.failures for each in (run, *run.teachers))
+
+    def _fail(self, unit: Sequence[Run], error: str) -> None:
+        for run in unit:
+            self.failures[run.key] = f"{run.label}: {error}"
 
 
 def _headline(record: dict) -> str:
@@ -242,7 +221,7 @@ def _headline(record: dict) -> str:
 
 
 def _start_worker(threads: int, parent: int) -> None:
-    """In each spawned process: its share of the cores, and an end when the parent is gone."""
+    """Give a spawned process its share of the cores, and end it when its parent has ended."""
     torch.set_num_threads(threads)
 
     def watch() -> None:
