@@ -8,7 +8,6 @@ import scipy.stats
 
 from paperlib.basics.statistics import (
     kendall,
-    mid_ranks,
     regret,
     sign_test,
     spearman,
@@ -131,11 +130,6 @@ def test_bad_numbers_are_named():
         spearman([1, float("nan")], [1, 2])
     with pytest.raises(ValueError, match=r"\(3,\)"):
         kendall([1, 2, 3], [1, 2])
-
-
-def test_mid_ranks_as_scipy():
-    x = np.random.default_rng(1).integers(0, 5, 30)
-    assert np.array_equal(mid_ranks(x), scipy.stats.rankdata(x))
 
 
 def test_regret():

@@ -1,6 +1,6 @@
-"""What every layer may use, and what uses none of them; no torch here.
+"""Helpers for every layer. They import no other room, and no torch.
 
-recipe.py      how weights are trained        statistics.py  rank correlations with exact p-values,
-               regret
-confidence.py  what confidence does to the score   files.py   atomic writes
+recipe.py      how weights are trained           statistics.py  rank correlations, regret
+confidence.py  effect of confidence on scores    files.py       atomic writes
+registry.py    names of losses, quantizers, networks, augmentations, data sets
 """

@@ -1,8 +1,5 @@
-"""Does a ranking agree with the accuracies? Rank correlations with exact p-values, and regret.
-NumPy alone.
-"""
+"""Agreement of a ranking with the accuracies: rank correlations with exact p-values, and regret."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import comb
@@ -10,16 +7,17 @@ from math import comb
 import numpy as np
 from scipy import stats
 
-EXACT_STATES = (
-    2**16
-)  # the exact distribution is computed up to this many states: 16 values without ties
+# The exact distribution is computed up to this many states: 16 values without ties.
+EXACT_STATES = 2**16
 RANDOM_PERMUTATIONS = 100_000
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """value in -1 .. 1 (NaN if one side is constant); p, two-sided; n points; exact: whether p
-    counts all permutations.
+    """A rank correlation.
+
+    value  in -1 .. 1, NaN if one side is constant. p  two-sided. n  points. exact  whether p counts
+    all permutations.
     """
 
     value: float
@@ -28,31 +26,19 @@ class Correlation:
     exact: bool
 
 
-def mid_ranks(x: np.ndarray) -> np.ndarray:
-    """(n,) -> (n,) ranks from 1, ties sharing the mean of theirs.
-
-    >>> mid_ranks(np.array([10.0, 30.0, 20.0, 20.0])).tolist()
-    [1.0, 4.0, 2.5, 2.5]
-    """
-    _, index, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[index]
-
-
 def _check(x, y) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
-        raise ValueError(
-            f"two equally long lists of at least 2 numbers expected, got shapes {x.shape} "
-            f"and {y.shape}"
-        )
-    for value in (*x, *y):
-        if not np.isfinite(value):
-            raise ValueError(f"numbers to correlate must be finite, got {value}")
+        shapes = f"{x.shape} and {y.shape}"
+        raise ValueError(f"two equally long lists of at least 2 numbers expected, got {shapes}")
+    if not np.isfinite([x, y]).all():
+        raise ValueError(f"numbers to correlate must be finite, got {x} and {y}")
     return x, y
 
 
 def spearman(x, y) -> Correlation:
-    """Spearman's rho, Pearson's correlation of mid-ranks, with its permutation p-value.
+    """Spearman's rho, Pearson's correlation of ranks, with its permutation p-value. Ties share the
+    mean of their ranks.
 
     x, y  (n,) numbers. Raises ValueError for fewer than two points or a number that is not finite.
 
@@ -60,7 +46,7 @@ def spearman(x, y) -> Correlation:
     Correlation(value=1.0, p=0.08333333333333333, n=4, exact=True)
     """
     x, y = _check(x, y)
-    a, b = mid_ranks(x), mid_ranks(y)
+    a, b = stats.rankdata(x), stats.rankdata(y)
     if a.std() == 0 or b.std() == 0:
         return Correlation(float("nan"), float("nan"), len(x), True)
     value = float(np.clip(np.corrcoef(a, b)[0, 1], -1, 1))
@@ -79,7 +65,7 @@ def spearman_within(x, y, strata) -> Correlation:
     stratum only.
 
     x, y, strata  (n,) numbers, numbers, labels; at most 16 points a stratum. value  correlation of
-    mid-ranks taken within each stratum and centred there: the mean of the strata's rho if those are
+    ranks taken within each stratum and centred there: the mean of the strata's rho if those are
     equally large and without ties. Raises ValueError as `spearman` does, and for a larger stratum.
 
     # 1 and -1
@@ -89,27 +75,20 @@ def spearman_within(x, y, strata) -> Correlation:
     (x, y), strata = _check(x, y), np.asarray(strata)
     products, squares_x, squares_y, low, ways = 0.0, 0.0, 0.0, 0.0, np.ones(1)
     for stratum in np.unique(strata):
-        a, b = (np.rint(2 * mid_ranks(side[strata == stratum])).astype(int) for side in (x, y))
+        a, b = (np.rint(2 * stats.rankdata(side[strata == stratum])).astype(int) for side in (x, y))
         if len(a) > 16:
             raise ValueError(f"a stratum may have 16 points, {stratum!r} has {len(a)}")
         products += (a - a.mean()) @ (b - b.mean())
-        squares_x, squares_y = squares_x + len(a) * a.var(), squares_y + len(b) * b.var()
-        totals, each = _distribution(
-            "spearman", tuple(sorted(a.tolist())), tuple(sorted(b.tolist()))
-        )
-        low, ways = (
-            low + totals[0] - a.sum() * b.mean(),
-            np.convolve(ways, each),
-        )  # totals as distances from their mean
+        squares_x += len(a) * a.var()
+        squares_y += len(b) * b.var()
+        totals, each = _distribution("spearman", _sorted(a), _sorted(b))
+        low += totals[0] - a.sum() * b.mean()  # totals as distances from their mean
+        ways = np.convolve(ways, each)
     if squares_x * squares_y == 0:
         return Correlation(float("nan"), float("nan"), len(x), True)
     far = np.abs(low + np.arange(len(ways))) >= abs(products) - 1e-6
-    return Correlation(
-        float(products / np.sqrt(squares_x * squares_y)),
-        float(ways[far].sum() / ways.sum()),
-        len(x),
-        True,
-    )
+    value, p = products / np.sqrt(squares_x * squares_y), ways[far].sum() / ways.sum()
+    return Correlation(float(value), float(p), len(x), True)
 
 
 def kendall(x, y) -> Correlation:
@@ -126,9 +105,8 @@ def kendall(x, y) -> Correlation:
     if scale == 0:
         return Correlation(float("nan"), float("nan"), len(x), True)
     total = int((sign_x * sign_y).sum()) // 2
-    p, exact = _p_value(
-        "kendall", np.searchsorted(np.unique(x), x), np.searchsorted(np.unique(y), y), total, 0.0
-    )
+    a, b = (np.searchsorted(np.unique(v), v) for v in (x, y))
+    p, exact = _p_value("kendall", a, b, total, 0.0)
     return Correlation(float(2 * total / scale), p, len(x), exact)
 
 
@@ -148,7 +126,7 @@ def _p_value(
     """
     distance = abs(observed - centre) - 1e-9
     if _states(b) <= EXACT_STATES and (kind == "spearman" or len(set(a.tolist())) == len(a)):
-        totals, ways = _distribution(kind, tuple(sorted(a.tolist())), tuple(sorted(b.tolist())))
+        totals, ways = _distribution(kind, _sorted(a), _sorted(b))
         return float(ways[np.abs(totals - centre) >= distance].sum() / ways.sum()), True
     rng, hits = np.random.default_rng(0), 0
     sign = np.sign(a[:, None] - a[None, :])
@@ -160,6 +138,10 @@ def _p_value(
             values = (np.sign(permuted[:, :, None] - permuted[:, None, :]) * sign).sum((1, 2)) / 2
         hits += int((np.abs(values - centre) >= distance).sum())
     return (hits + 1) / (RANDOM_PERMUTATIONS + 1), False
+
+
+def _sorted(values: np.ndarray) -> tuple[int, ...]:
+    return tuple(sorted(values.tolist()))
 
 
 @lru_cache(maxsize=64)
@@ -174,26 +156,31 @@ def _distribution(
     """
     values, counts = np.unique(b, return_counts=True)
     states, weights, low = np.zeros((1, len(values)), int), np.ones((1, 1)), 0
-    for i in range(len(b)):
-
-        def gain(k: int, used: np.ndarray, i: int = i) -> np.ndarray:
-            """What value k adds to T at place i, for every state."""
-            if kind == "spearman":
-                return np.full(len(used), a[i] * values[k])
-            return used[:, :k].sum(1) - used[:, k + 1 :].sum(1)
-
-        states, weights, low = _place(states, weights, low, counts, gain)
+    for value in a:
+        products = value * values if kind == "spearman" else None
+        states, weights, low = _place(states, weights, low, counts, products)
     return low + np.arange(weights.shape[1]), weights[0]
 
 
-def _place(states: np.ndarray, weights: np.ndarray, low: int, counts: np.ndarray, gain: Callable):
-    """Put each unused value at the next place: (S, V) states, (S, R) numbers of ways with totals
-    low, low + 1, ...
+def _place(
+    states: np.ndarray,
+    weights: np.ndarray,
+    low: int,
+    counts: np.ndarray,
+    products: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Put each unused value at the next place.
+
+    states    (S, V). weights  (S, R) numbers of ways with totals low, low + 1, ...
+    products  (V,) what each value adds to T at this place. None: concordant less discordant pairs
+              with what is used up.
     """
     moves = []
     for k in range(len(counts)):
         free = np.flatnonzero(states[:, k] < counts[k])
-        moves.append((k, free, np.asarray(gain(k, states[free]), int)))
+        used = states[free]
+        pairs = used[:, :k].sum(1) - used[:, k + 1 :].sum(1)
+        moves.append((k, free, pairs if products is None else np.full(len(free), products[k])))
     shifts = np.concatenate([shift for _, _, shift in moves])
     least, most = int(shifts.min()), int(shifts.max())
     place = np.cumprod([1, *(counts[:-1] + 1)])

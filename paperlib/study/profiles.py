@@ -124,26 +124,21 @@ class Setup:
 
 # ------------------------------------------------------------------------ the paper's rows: PAPER 7
 
+# Learning rate and weight decay of students, by data set.
+RATES = {"digits": (1e-3, 1e-4), "cifar10": (1e-3, 1e-4), "cifar100": (5e-4, 5e-4)}
 
-def _recipes(
-    epochs: tuple[int, int], batch: int, lr: float, decay: float, **shared: Any
-) -> tuple[Recipe, Recipe]:
-    """Recipes of a teacher and its students on CIFAR and digits. `lr` is that of the students'
-    weights: the teacher's is 100 times as high, and the quantizers' a hundredth of it.
+
+def _recipes(name: str, epochs: tuple[int, int], batch: int, **shared: Any) -> list[Recipe]:
+    """Recipes of a teacher and its students on a data set of `RATES`. The teacher's learning rate
+    is 100 times the students', and the quantizers' a hundredth of it.
     """
-    return (
+    lr, decay = RATES[name]
+    return [
         Recipe(epochs[0], batch, 100 * lr, decay, "sgd", **shared),
         Recipe(epochs[1], batch, lr, decay, quantizer_lr=lr / 100, **shared),
-    )
+    ]
 
 
-# PAPER 7.2: data set, network, bits, recipes, released pick.
-CIFAR_ROWS = (
-    ("cifar100", "resnet32", 4, _recipes((720, 200), 64, 5e-4, 5e-4), OF_RESNETS),
-    ("cifar100", "vgg13", 2, _recipes((720, 200), 64, 5e-4, 5e-4), OF_VGGS),
-    ("cifar10", "resnet20", 3, _recipes((1200, 1200), 256, 1e-3, 1e-4), OF_RESNETS),
-    ("cifar10", "vgg8", 2, _recipes((400, 400), 256, 1e-3, 1e-4), OF_VGGS),
-)
 # PAPER 7.7, but for MobileNet-V2 at 3 bits, which is in 7.6 too: network, quantizer, bits, (batch,
 # learning rate, weight decay) and the weight of SQAKD's loss. All start from the teacher's
 # weights. In the released script VGG-11-BN's 3-bit row with SQAKD does not.
@@ -169,32 +164,21 @@ TINY_TEACHERS = {
 
 
 def _cifar(
-    name: str,
-    model: str,
-    bits: int,
-    recipes: tuple[Recipe, Recipe],
-    released: str,
-    fraction: float,
-    seeds: tuple[int, ...],
+    name: str, model: str, bits: int, epochs: tuple[int, int], batch: int, released: str
 ) -> Setup:
-    """A row of PAPER 7.2, its epochs times `fraction`, teacher and students alike."""
-    options = {
-        "fsp": {"init_epochs": round(30 * fraction)},
-        "ft": {"init_epochs": round(30 * fraction)},
-        "dkd": {"warmup": round(20 * fraction)},
-    }
+    """A row of PAPER 7.2. epochs  of the teacher and of the students."""
+    options = {"fsp": {"init_epochs": 30}, "ft": {"init_epochs": 30}, "dkd": {"warmup": 20}}
     if released == OF_VGGS:
         options["ft"]["init_lr"] = None  # the recipe's
-    shorter = (replace(recipe, epochs=round(recipe.epochs * fraction)) for recipe in recipes)
-    return Setup(Data(name), model, bits, *shorter, seeds, loss_options=options, released=released)
+    recipes = _recipes(name, epochs, batch)
+    settings = {"loss_options": options, "released": released}
+    return Setup(Data(name), model, bits, *recipes, (0, 1, 2), **settings)
 
 
 def _tiny(
     model: str,
     method: str,
     bits: int,
-    fraction: float,
-    seeds: tuple[int, ...],
     recipe: tuple[int, float, float] = (64, 0.004, 1e-4),
     gamma: float = 1,
     alpha: float = 2,
@@ -205,9 +189,8 @@ def _tiny(
 
     recipe  batch, learning rate and weight decay of the students.
     """
-    schedule = {"schedule": "step", "warmup_steps": round(2500 * fraction)}
     teacher, students = (
-        Recipe(round(100 * fraction), *settings, "sgd_nesterov", **schedule)
+        Recipe(100, *settings, "sgd_nesterov", schedule="step", warmup_steps=2500)
         for settings in (TINY_TEACHERS.get(model, (64, 0.05, 5e-4)), recipe)
     )
     return Setup(
@@ -216,7 +199,7 @@ def _tiny(
         bits,
         teacher,
         students,
-        seeds,
+        (0, 1, 2),
         stddev_group=250,
         score_batch=50,
         teacher_augmentation="none",
@@ -231,24 +214,39 @@ def _tiny(
     )
 
 
-def _rows(fraction: float, seeds: tuple[int, ...]) -> tuple[Setup, ...]:
-    """The set-ups with all 16 augmentations: PAPER 7.2 and 7.6. EfficientNet's teacher has no
-    recipe there: MobileNet's stands in.
-    """
-    return (
-        *(_cifar(*row, fraction, seeds) for row in CIFAR_ROWS),
-        _tiny("resnet18", "lsq_released", 3, fraction, seeds),
-        _tiny("mobilenetv2", "pact_released", 3, fraction, seeds, gamma=3, alpha=6, sqakd=10),
-        _tiny("efficientnet_b0", "pact_released", 3, fraction, seeds, gamma=3, alpha=6),
-    )
+# The set-ups with all 16 augmentations: PAPER 7.2 and 7.6. EfficientNet's teacher has no recipe
+# there: MobileNet's stands in.
+_PAPER = (
+    _cifar("cifar100", "resnet32", 4, (720, 200), 64, OF_RESNETS),
+    _cifar("cifar100", "vgg13", 2, (720, 200), 64, OF_VGGS),
+    _cifar("cifar10", "resnet20", 3, (1200, 1200), 256, OF_RESNETS),
+    _cifar("cifar10", "vgg8", 2, (400, 400), 256, OF_VGGS),
+    _tiny("resnet18", "lsq_released", 3),
+    _tiny("mobilenetv2", "pact_released", 3, gamma=3, alpha=6, sqakd=10),
+    _tiny("efficientnet_b0", "pact_released", 3, gamma=3, alpha=6),
+)
+_SQAKD = tuple(_tiny(*row, sqakd=weight) for *row, weight in SQAKD_ROWS)
 
 
-def _sqakd_rows(fraction: float, seeds: tuple[int, ...]) -> tuple[Setup, ...]:
-    """The set-ups of PAPER 7.7."""
-    return tuple(
-        _tiny(model, method, bits, fraction, seeds, recipe, sqakd=weight)
-        for model, method, bits, recipe, weight in SQAKD_ROWS
-    )
+def _tenth(setup: Setup) -> Setup:
+    """A set-up with a tenth of its epochs and steps, and one seed."""
+
+    def shorter(recipe: Recipe) -> Recipe:
+        epochs, steps = round(recipe.epochs / 10), round(recipe.warmup_steps / 10)
+        return replace(recipe, epochs=epochs, warmup_steps=steps)
+
+    options = {
+        loss: {
+            name: round(value / 10) if name in ("init_epochs", "warmup") else value
+            for name, value in given.items()
+        }
+        for loss, given in setup.loss_options.items()
+    }
+    recipes = {
+        "teacher_recipe": shorter(setup.teacher_recipe),
+        "student_recipe": shorter(setup.student_recipe),
+    }
+    return replace(setup, seeds=(0,), loss_options=options, **recipes)
 
 
 # --------------------------------------------------------------------------------------- profiles
@@ -264,7 +262,7 @@ def _digits(model: str, released: str, **settings: Any) -> Setup:
         Data("digits"),
         model,
         2,
-        *_recipes((12, 3), 32, 1e-3, 1e-4),
+        *_recipes("digits", (12, 3), 32),
         stddev_group=50,
         loss_options=SHORTENED,
         released=released,
@@ -273,13 +271,13 @@ def _digits(model: str, released: str, **settings: Any) -> Setup:
     )
 
 
-def _part(data: Data, epochs: tuple[int, int], lr: float, decay: float, **settings: Any) -> Setup:
+def _part(data: Data, epochs: tuple[int, int], **settings: Any) -> Setup:
     """ResNet-8 on a part of CIFAR, under a teacher that saw all of it."""
     return Setup(
         data,
         "resnet8",
         2,
-        *_recipes(epochs, 128, lr, decay),
+        *_recipes(data.name, epochs, 128),
         (0, 1, 2),
         Data(data.name),
         loss_options=SHORTENED,
@@ -289,29 +287,26 @@ def _part(data: Data, epochs: tuple[int, int], lr: float, decay: float, **settin
     )
 
 
-# The learning rates are the paper's for the data set. The sizes of `quick` and `cpu` are what fits
-# their time.
+# The sizes of `quick` and `cpu` are what fits their time.
 _QUICK = _digits("resnet8", OF_RESNETS)
 PROFILES: dict[str, tuple[Setup, ...]] = {
     "quick": (_QUICK,),
     "cpu": (
-        _part(Data("cifar10", train=20_000), (16, 5), 1e-3, 1e-4),
+        _part(Data("cifar10", train=20_000), (16, 5)),
         # Fewer images, more often: the other end from CIFAR-10's above. CMI of 100 classes needs
         # more images than these students have: with N images it is too low by at most classes^2 /
         # (2 N) nats (paperlib.scoring).
         _part(
             Data("cifar100", train=5_000, test=5_000),
             (20, 10),
-            5e-4,
-            5e-4,
             score_data=Data("cifar100", train=20_000),
         ),
         # A network of another kind, for C5. It has fewer images than the short budget of the tables
         # of gains.
         _digits("vgg8", OF_VGGS, seeds=(0, 1, 2), in_gains=False),
     ),
-    "lite": _rows(0.1, (0,)),
-    "paper": _rows(1, (0, 1, 2)),
+    "lite": tuple(map(_tenth, _PAPER)),
+    "paper": _PAPER,
 }
 
 
@@ -325,47 +320,36 @@ def setups(profile: str) -> tuple[Setup, ...]:
 
 
 def _regime(
-    regime: str,
-    model: str,
-    teacher: Data,
-    epochs: int,
-    augmentation: str = "none",
-    seeds: int = 3,
-    images: int = 5_000,
-    lr: float = 1e-3,
-    decay: float = 1e-4,
-    views: int = 5_000,
-    released: str = OF_RESNETS,
+    regime: str, model: str, teacher: Data, epochs: int, images: int = 5_000, **settings: Any
 ) -> Setup:
-    """A set-up of docs/experiments.md. Its students see 200,000 images in all."""
+    """A set-up of docs/experiments.md. Its students see 200,000 images in all.
+
+    teacher, epochs  of the teacher's training. images  of the students'. settings  of `Setup`.
+    """
     shared = {"precision": "bfloat16", "threads": 1, "evaluate_every": 5}
-    by_labels, recipe = _recipes((epochs, 200_000 // images), 128, lr, decay, **shared)
-    return Setup(
-        Data(teacher.name, train=images),
-        model,
-        2,
-        by_labels,
-        recipe,
-        tuple(range(seeds)),
-        teacher,
-        Data(teacher.name, train=20_000) if teacher.train is None else teacher,
-        teacher_augmentation=augmentation,
-        loss_options={"dkd": {"warmup": 3}},
-        regime=regime,
-        views=views,
-        label_recipe=replace(by_labels, epochs=600_000 // images),
-        released=released,
-    )
+    name, schedules = teacher.name, (epochs, 200_000 // images)
+    by_labels, recipe = _recipes(name, schedules, 128, **shared)
+    usual = {
+        "seeds": (0, 1, 2),
+        "teacher_data": teacher,
+        "score_data": Data(name, train=20_000) if teacher.train is None else teacher,
+        "teacher_augmentation": "none",
+        "loss_options": {"dkd": {"warmup": 3}},
+        "views": 5_000,
+        "label_recipe": replace(by_labels, epochs=600_000 // images),
+        "released": OF_RESNETS,
+        "regime": regime,
+    }
+    return Setup(Data(name, train=images), model, 2, by_labels, recipe, **usual | settings)
 
 
-_HUNDRED_CLASSES = {"images": 10_000, "lr": 5e-4, "decay": 5e-4, "views": 20_000}
 _FEW = Data("cifar10", train=5_000)
 _A = _regime("A", "resnet20", Data("cifar10"), 16)
 _B = _regime("B", "resnet20", _FEW, 120)
-_C = _regime("C", "resnet20", Data("cifar100"), 20, **_HUNDRED_CLASSES)
-_D = _regime("D", "resnet20", Data("cifar10"), 16, "none+cutmix")
-_F = _regime("F", "resnet8", Data("cifar10"), 16, seeds=2)
-_I = _regime("I", "vgg8", _FEW, 120, seeds=2, released=OF_VGGS)
+_C = _regime("C", "resnet20", Data("cifar100"), 20, images=10_000, views=20_000)
+_D = _regime("D", "resnet20", Data("cifar10"), 16, teacher_augmentation="none+cutmix")
+_F = _regime("F", "resnet8", Data("cifar10"), 16, seeds=(0, 1))
+_I = _regime("I", "vgg8", _FEW, 120, seeds=(0, 1), released=OF_VGGS)
 # Set-ups with a student for each of the sixteen augmentations.
 REGIMES: dict[str, tuple[Setup, ...]] = {
     "quick": (
@@ -447,6 +431,6 @@ SIZES = {
         capacity=(_B, _C, _F),
         walkers=tuple(_walker(s, model) for s in (_B, _C) for model in ("resnet20", "vgg8")),
     ),
-    "lite": Sizes(bits=(2,), sqakd=_sqakd_rows(0.1, (0,))),
-    "paper": Sizes(bits=(1, 2, 4), sqakd=_sqakd_rows(1, (0, 1, 2))),
+    "lite": Sizes(bits=(2,), sqakd=tuple(map(_tenth, _SQAKD))),
+    "paper": Sizes(bits=(1, 2, 4), sqakd=_SQAKD),
 }
