@@ -1,6 +1,6 @@
 # Every target builds the environment first if need be. `make help` says what each costs.
 #   PROFILE  quick (default), cpu, lite, paper      DEVICE  cpu (default), cuda
-#   TABLE    all (default), or a name that `python -m paperlib run --help` lists
+#   TABLE    all (default: the paper's), evidence, or a name that `python -m paperlib run --help` lists
 #   DATASET, MODEL, BITS, SEEDS  a part of a table: cifar100, vgg13, 2 (bits), 1 (seed)
 #   JOBS     processes at a time; 0 chooses
 #   RECORD=1 work on the committed records in results/ instead of build/
@@ -50,7 +50,7 @@ $(FIGURES_VENV)/.ready: requirements-figures.lock pyproject.toml
 	$(FIGURES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 7 minutes, cpu days on 2 cores (resumable)
+reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 5 minutes, cpu days on 2 cores (resumable)
 	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(RECORD),--record)
 
 run: $(READY)  ## the same runs without notebooks

@@ -16,7 +16,7 @@ from .study.store import Store
 # Name -> default, help. A default of False makes a switch.
 OPTIONS: dict[str, tuple[str | int | bool, str]] = {
     "profile": ("quick", "sizes"),
-    "table": ("all", "a table, or all"),
+    "table": ("all", "one table; all of the paper's; or evidence, those of docs/experiments.md"),
     "dataset": ("", "only this data set; empty for all of the profile"),
     "model": ("", "only this network; empty for all of the profile"),
     "bits": (0, "only students of so many bits; 0 for all"),
@@ -28,7 +28,11 @@ OPTIONS: dict[str, tuple[str | int | bool, str]] = {
     "vector": ("", "write each figure in this format too, into build/vector"),
     "write": (False, "write the list into docs/methods.md too"),
 }
-CHOICES = {"profile": profiles.PROFILES, "table": ("all", *plan.TABLES), "vector": ("pdf", "svg")}
+CHOICES = {
+    "profile": profiles.PROFILES,
+    "table": (*plan.GROUPS, *plan.TABLES),
+    "vector": ("pdf", "svg"),
+}
 PART = ("profile", "table", "dataset", "model", "bits", "seeds", "record")
 
 

@@ -67,6 +67,8 @@ def reproduce(store: Store, table: str, part: plan.Selection, device: str, jobs:
     with following(store):
         for name in plan.tables(table):
             notebook = plan.TABLES[name][1]
+            if not notebook:
+                continue
             if problem := plan.lacks(store.profile, name, part):
                 print(f"notebook {notebook} left out: {problem}", flush=True)
                 continue
@@ -93,7 +95,7 @@ def refresh(root: Path = Path()) -> list[Path]:
 
     Returns their paths.
     """
-    paths = [root / "notebooks" / plan.TABLES[name][1] for name in plan.tables("all")]
+    paths = [root / "notebooks" / notebook for _, notebook in plan.TABLES.values() if notebook]
     for path in paths:
         # A failure must not leave its traceback in the committed file.
         fresh = root / "build" / "refreshed" / path.name

@@ -408,7 +408,7 @@ def kept(profile: str) -> frozenset[str]:
 # ------------------------------------------------------------------------------- tables and parts
 
 # What `TABLE=` accepts: name -> (the runs it needs, its notebook). The notebook is "" where that of
-# another table shows it; "all" leaves such a table out.
+# another table shows it.
 TABLES: dict[str, tuple[Callable[[str, Store | None], Iterable[Run]], str]] = {
     "tour": (_tour, "00_tour.ipynb"),
     "ranking": (_ranking, "01_metric_vs_accuracy.ipynb"),
@@ -425,14 +425,14 @@ TABLES: dict[str, tuple[Callable[[str, Store | None], Iterable[Run]], str]] = {
     "regimes": (_regimes, "12_regimes.ipynb"),
     "regime_gains": (_regime_gains, ""),  # shown in notebook 12 too
 }
+EVIDENCE = ("theory", "regimes", "regime_gains")  # docs/experiments.md; the others are the paper's
+GROUPS = {"all": tuple(name for name in TABLES if name not in EVIDENCE), "evidence": EVIDENCE}
 
 
 def tables(table: str) -> tuple[str, ...]:
-    """("all" or one name) -> names. Raises ValueError for an unknown one."""
-    require_known("table", table, ("all", *TABLES))
-    if table != "all":
-        return (table,)
-    return tuple(name for name, (_, notebook) in TABLES.items() if notebook)
+    """(a group or one name) -> names. Raises ValueError for an unknown one."""
+    require_known("table", table, (*GROUPS, *TABLES))
+    return GROUPS.get(table, (table,))
 
 
 @dataclass(frozen=True)
