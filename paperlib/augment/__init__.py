@@ -16,6 +16,7 @@ from .pipeline import (
     at_once,
     augment,
     augment_batches,
+    augmented,
     cutmix,
     cutmix_draw,
     generator,

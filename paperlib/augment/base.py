@@ -12,20 +12,14 @@ import torch
 from torch import Tensor
 
 from .ops import OPS, apply_chains, to_device
-from .policies import Draw
+from .policies import Draw, first_fitting, tried_sides
 
 AREA = (0.08, 1.0)  # of the crop, as a share of the image's
 RATIO = (3 / 4, 4 / 3)  # of the crop, width to height
-JITTER = {
-    "Brightness": 0.2,
-    "Contrast": 0.2,
-    "Color": 0.2,
-    "Hue": 0.1,
-}  # largest magnitudes, see `apply_op`
-TRIES = 10
-FIXED_POINT = (
-    2**16
-)  # weights are multiples of 1 / this: any sum of weighted bytes is then an integer below 2**24
+# Largest magnitudes, see `apply_op`.
+JITTER = {"Brightness": 0.2, "Contrast": 0.2, "Color": 0.2, "Hue": 0.1}
+# Weights are multiples of 1 / this: any sum of weighted bytes is then an integer below 2**24.
+FIXED_POINT = 2**16
 
 
 def crop_boxes(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
@@ -35,13 +29,8 @@ def crop_boxes(rng: np.random.Generator, count: int, height: int, width: int) ->
     Area uniform, ratio log-uniform, place uniform. The first of ten tries that fits into the image
     counts; if none does, the largest central crop whose ratio is allowed.
     """
-    shape = (count, TRIES)
-    area = height * width * rng.uniform(*AREA, shape)
-    ratio = np.exp(rng.uniform(*np.log(RATIO), shape))
-    w, h = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
-    fits = (0 < w) & (w <= width) & (0 < h) & (h <= height)
-    found = fits.any(1)
-    w, h = (np.take_along_axis(x, fits.argmax(1)[:, None], 1)[:, 0] for x in (w, h))
+    w, h = tried_sides(rng, count, height * width, AREA, RATIO)
+    w, h, found = first_fitting(w, h, (0 < w) & (w <= width) & (0 < h) & (h <= height))
     w = np.where(found, w, min(width, round(height * RATIO[1])))
     h = np.where(found, h, min(height, round(width / RATIO[0])))
     top, left = (rng.integers(0, gap + 1) for gap in (height - h, width - w))
@@ -60,17 +49,11 @@ def draw(rng: np.random.Generator, count: int, height: int, width: int, mirror: 
     return boxes, flips, ops[order], rng.uniform(-1, 1, order.shape) * largest[order]
 
 
-def apply(
-    images: Tensor,
-    boxes: np.ndarray,
-    flips: np.ndarray,
-    ops: np.ndarray,
-    magnitudes: np.ndarray,
-    size: int,
-) -> Tensor:
+def apply(images: Tensor, *drawn: np.ndarray, size: int) -> Tensor:
     """(N, 3, H, W) uint8 and a `draw` -> (N, 3, size, size) uint8: cropped, resized, mirrored,
     jittered.
     """
+    boxes, flips, ops, magnitudes = drawn
     return apply_chains(resized_crop(images, boxes, flips, size), ops, magnitudes)
 
 
@@ -97,12 +80,8 @@ def triangle_weights(start: Tensor, length: Tensor, side: int, size: int) -> Ten
     # All in units of 1 / (2 size) input pixels, where centres, distances and the filter's values
     # are integers.
     distance = ((2 * pixel + 1) * size - centre).abs_()
-    weights = (
-        (2 * length.clamp(min=size) - distance)
-        .clamp_(min=0)
-        .mul_((pixel >= 0) & (pixel < length))
-        .float()
-    )
+    weights = (2 * length.clamp(min=size) - distance).clamp_(min=0)
+    weights = weights.mul_((pixel >= 0) & (pixel < length)).float()
     return weights.div_(weights.sum(2, keepdim=True)).mul_(FIXED_POINT).round_().div_(FIXED_POINT)
 
 
@@ -126,9 +105,7 @@ def resized_crop(images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int
     top, left, h, w, flip = to_device(np.column_stack([boxes, flips]).T, images.device)
     across, down = triangle_weights(left, w, width, size), triangle_weights(top, h, height, size)
     across = torch.where(flip.view(-1, 1, 1) > 0, across.flip(1), across)
-    rows = (
-        images.permute(0, 2, 1, 3).reshape(count, height * channels, width).float()
-    )  # (N, H 3, W)
+    rows = images.permute(0, 2, 1, 3).reshape(count, -1, width).float()  # (N, H 3, W)
     narrow = _rounded(rows @ across.mT).view(count, height, channels * size)  # (N, H, 3 size)
     views = _rounded(down @ narrow).view(count, size, channels, size)
     return views.int().to(torch.uint8).permute(0, 2, 1, 3).contiguous()

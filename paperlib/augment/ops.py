@@ -22,26 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..basics.checks import one_of, require
 from ..data import check_images
 
-OPS = (
-    "Identity",
-    "ShearX",
-    "ShearY",
-    "TranslateX",
-    "TranslateY",
-    "Rotate",
-    "Brightness",
-    "Color",
-    "Contrast",
-    "Sharpness",
-    "Posterize",
-    "Solarize",
-    "AutoContrast",
-    "Equalize",
-    "Invert",
-    "Hue",
-)
 CPU_BLOCK = 64 * 32 * 32  # pixels that a kernel works on at a time on the CPU
 
 
@@ -80,13 +63,9 @@ def apply_op(images: Tensor, op: str, magnitudes: Tensor, interpolation: str = "
     tensor([[10, 55]], dtype=torch.uint8)
     """
     check_images(images)
-    if op not in OPS:
-        raise ValueError(f"unknown operation {op!r}; known: {', '.join(OPS)}")
-    if magnitudes.shape != (len(images),):
-        raise ValueError(
-            f"{len(images)} images need {len(images)} magnitudes, got shape "
-            f"{tuple(magnitudes.shape)}"
-        )
+    one_of("operation", op, OPS)
+    shape, wanted = tuple(magnitudes.shape), f"{len(images)} images need as many magnitudes"
+    require(shape == (len(images),), f"{wanted}, got shape {shape}")
     m = magnitudes.detach().cpu().double().numpy()[:, None]
     return apply_chains(images, np.full(m.shape, OPS.index(op)), m, interpolation)
 
@@ -110,56 +89,50 @@ def apply_chains(
     ...     np.array([[0.0, 2.0]])).flatten()
     tensor([192, 128,   0], dtype=torch.uint8)
     """
-    if interpolation not in ("nearest", "bilinear"):
-        raise ValueError(f"interpolation must be 'nearest' or 'bilinear', got {interpolation!r}")
-    if not np.isfinite(magnitudes).all():
-        raise ValueError(
-            f"magnitudes must be finite, got {magnitudes[~np.isfinite(magnitudes)][0]}"
-        )
-    count, links = ops.shape
-    parameters = np.zeros(
-        (links, count, 6), np.float32
-    )  # rounded to float32 before anything else, as torchvision's
-    moves = np.empty(
-        (links + 1, count), np.int64
-    )  # before link k, the image at moves[k, p] goes to place p
-    groups = []  # per link, the number of images of every kind
-    place = np.arange(count)  # of every image, after the last move
-    for k in range(links):
-        kinds = _KINDS[ops[:, k]]
-        order = kinds.argsort(kind="stable")
-        moves[k] = place[order]
-        place[order] = np.arange(count)
-        groups.append(np.bincount(kinds, minlength=len(_KERNELS)).tolist())
-        for op in np.unique(ops[:, k]):
-            members = np.flatnonzero(ops[:, k] == op)
-            values = _PARAMETERS[OPS[op]](magnitudes[members, k], *images.shape[-2:])
-            parameters[k, place[members], : values.shape[1]] = values
-    moves[links] = place
+    one_of("interpolation", interpolation, ("nearest", "bilinear"))
+    finite = np.isfinite(magnitudes)
+    if not finite.all():
+        raise ValueError(f"magnitudes must be finite, got {magnitudes[~finite][0]}")
+    kinds = _KINDS[ops]
+    order = kinds.argsort(axis=0, kind="stable").T  # the images of every link, kind by kind
+    places = order.argsort(axis=1)  # of every image in that order
+    parameters = _parameters(ops, magnitudes, places, *images.shape[-2:])
+    # The image at moves[k, p] after link k - 1 goes to place p, and at last back to its own.
+    moves = np.stack([order[0], *map(np.take, places[:-1], order[1:]), places[-1]])
     moves_, parameters_ = to_device(moves, images.device), to_device(parameters, images.device)
     kernels = [
-        partial(_warp, interpolation=interpolation) if kernel is _warp else kernel
+        partial(kernel, interpolation=interpolation) if kernel is _warp else kernel
         for kernel in _KERNELS
     ]
     # On the CPU float64 copies of many images would leave the cache, and be new memory from the
     # system every time.
-    block = max(1, CPU_BLOCK // images[0, 0].numel()) if images.device.type == "cpu" else count
-    for k, sizes in enumerate(groups):
-        parts = zip(
-            kernels,
-            images.index_select(0, moves_[k]).split(sizes),
-            parameters_[k].split(sizes),
-            strict=True,
-        )
-        images = torch.cat(
-            [
-                kernel(*pair)
-                for kernel, *part in parts
-                if len(part[0])
-                for pair in zip(*(x.split(block) for x in part), strict=True)
-            ]
-        )
-    return images.index_select(0, moves_[links])
+    on_cpu = images.device.type == "cpu"
+    block = max(1, CPU_BLOCK // images[0, 0].numel()) if on_cpu else len(images)
+    for k, link in enumerate(kinds.T):
+        sizes = np.bincount(link, minlength=len(_KERNELS)).tolist()
+        parts = images.index_select(0, moves_[k]).split(sizes), parameters_[k].split(sizes)
+        done = [
+            kernel(*pair)
+            for kernel, *part in zip(kernels, *parts, strict=True)
+            if len(part[0])
+            for pair in zip(*(x.split(block) for x in part), strict=True)
+        ]
+        images = torch.cat(done)
+    return images.index_select(0, moves_[-1])
+
+
+def _parameters(
+    ops: np.ndarray, magnitudes: np.ndarray, places: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """(links, N, 6) float32: what the kernels need of every image, at the image's place."""
+    count, links = ops.shape
+    # Rounded to float32 before anything else, as torchvision's.
+    parameters = np.zeros((links, count, 6), np.float32)
+    for op in np.unique(ops):
+        image, link = np.nonzero(ops == op)
+        values = _OPERATIONS[OPS[op]][0](magnitudes[image, link], height, width)
+        parameters[link, places[link, image], : values.shape[1]] = values
+    return parameters
 
 
 # ------------------------------------------------------- parameters: (n,) magnitudes -> (n, 0 .. 6)
@@ -174,17 +147,14 @@ def _affine(m: np.ndarray, height: int, width: int, op: str) -> np.ndarray:
     the centre.
     """
     matrices = np.tile(np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), (len(m), 1))
-    if op == "TranslateX":
-        matrices[:, 2] = -np.trunc(m)
-    elif op == "TranslateY":
-        matrices[:, 5] = -np.trunc(m)
+    across = op.endswith("X")
+    if op.startswith("Translate"):
+        matrices[:, 2 if across else 5] = -np.trunc(m)
     else:  # shears keep the upper left corner where it is
         # The way over degrees is torchvision's, and decides some last bits.
         tangent = np.array([math.tan(math.radians(math.degrees(math.atan(x)))) for x in m])
-        matrices[:, 1 if op == "ShearX" else 3] = tangent
-        matrices[:, 2 if op == "ShearX" else 5] = (
-            tangent * 0.5 * (height if op == "ShearX" else width)
-        )
+        matrices[:, 1 if across else 3] = tangent
+        matrices[:, 2 if across else 5] = tangent * 0.5 * (height if across else width)
     return matrices
 
 
@@ -194,50 +164,37 @@ def _rotation(degrees: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.column_stack([cos, sin, zero, -sin, cos, zero])
 
 
+def _allowed(op: str, m: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The magnitudes. Raises ValueError for one out of range."""
+    wrong = (m < low) | (m > high)
+    if wrong.any():
+        raise ValueError(f"{op} takes magnitudes of {low} to {high}, got {m[wrong][0]}")
+    return m
+
+
 def _factors(m: np.ndarray, height: int, width: int) -> np.ndarray:
     """The factor, and what is missing to 1."""
-    if m.min() < -1:
-        raise ValueError(f"a factor below 0 has no meaning: magnitude {m.min()} < -1")
-    return np.column_stack([1.0 + m, 1.0 - (1.0 + m)])
+    factors = 1.0 + _allowed("an enhancement", m, -1, math.inf)
+    return np.column_stack([factors, 1.0 - factors])
 
 
 def _bit_masks(m: np.ndarray, height: int, width: int) -> np.ndarray:
-    bits = np.trunc(m).astype(np.int64)
-    if bits.min() < 0 or bits.max() > 8:
-        raise ValueError(f"Posterize keeps 0 to 8 bits, got {m[(bits < 0) | (bits > 8)][0]}")
+    bits = _allowed("Posterize", np.trunc(m), 0, 8).astype(np.int64)
     return ((0xFF00 >> bits) & 0xFF)[:, None]
 
 
 def _thresholds(m: np.ndarray, height: int, width: int) -> np.ndarray:
     """The least byte that is inverted."""
-    if m.min() < 0 or m.max() > 255:
-        raise ValueError(f"Solarize takes a threshold of 0 to 255, got {m[(m < 0) | (m > 255)][0]}")
-    return np.ceil(m.astype(np.float32))[:, None]
+    return np.ceil(_allowed("Solarize", m, 0, 255).astype(np.float32))[:, None]
 
 
 def _turns(m: np.ndarray, height: int, width: int) -> np.ndarray:
     """In sixths of the colour circle."""
-    if np.abs(m).max() > 0.5:
-        raise ValueError(f"Hue turns the colours by -0.5 to 0.5, got {m[np.abs(m) > 0.5][0]}")
-    return 6 * m[:, None]
+    return 6 * _allowed("Hue", m, -0.5, 0.5)[:, None]
 
 
-def _invert_all(m: np.ndarray, height: int, width: int) -> np.ndarray:
+def _zeros(m: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.zeros((len(m), 1))
-
-
-_PARAMETERS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
-    "Identity": _no_parameters,
-    **{op: partial(_affine, op=op) for op in ("ShearX", "ShearY", "TranslateX", "TranslateY")},
-    "Rotate": _rotation,
-    **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _factors),
-    "Posterize": _bit_masks,
-    "Solarize": _thresholds,
-    "AutoContrast": _no_parameters,
-    "Equalize": _no_parameters,
-    "Invert": _invert_all,
-    "Hue": _turns,
-}
 
 
 # ------------------------ kernels: (n, 3, H, W) uint8 and (n, 6) float32 parameters -> (n, 3, H, W)
@@ -301,12 +258,11 @@ def _warp(images: Tensor, parameters: Tensor, interpolation: str) -> Tensor:
     """Sample the images at the positions that the (2, 3) matrices give; black outside."""
     height, width = images.shape[-2:]
     theta = parameters.view(-1, 2, 3)
-    x = torch.linspace((1 - width) * 0.5, (width - 1) * 0.5, width, device=images.device).view(
-        1, 1, width
+    x, y = (
+        torch.linspace((1 - size) * 0.5, (size - 1) * 0.5, size, device=images.device)
+        for size in (width, height)
     )
-    y = torch.linspace((1 - height) * 0.5, (height - 1) * 0.5, height, device=images.device).view(
-        1, height, 1
-    )
+    x, y = x.view(1, 1, width), y.view(1, height, 1)
     position = []
     for row, size in enumerate((width, height)):
         a, b, c = (theta[:, row] / (0.5 * size)).view(-1, 3, 1, 1).unbind(1)
@@ -332,9 +288,8 @@ def _bilinear(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     east, south = x.sub_(left), y.sub_(top)
     west, north = 1 - east, 1 - south
     row = width + 4
-    left.clamp_(
-        -2, width
-    )  # where this changes a position, all four pixels are in the black border of two
+    # Where this changes a position, all four pixels are in the black border of two.
+    left.clamp_(-2, width)
     top.clamp_(-2, height)
     index = top.add_(2).mul_(row).add_(left).add_(2).long().flatten(1)
     pixels = packed(images, 2)
@@ -383,11 +338,8 @@ def _hue(images: Tensor, parameters: Tensor) -> Tensor:
     low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
     chroma = high - low
     divisor = chroma.clamp(min=1)  # where the chroma is 0, the hue does not matter
-    hue = torch.where(
-        r == high,
-        (g - b) / divisor,
-        torch.where(g == high, (b - r) / divisor + 2, (r - g) / divisor + 4),
-    )
+    hue = torch.where(g == high, (b - r) / divisor + 2, (r - g) / divisor + 4)
+    hue = torch.where(r == high, (g - b) / divisor, hue)
     turned = hue.unsqueeze(1) + _column(parameters, 0)
     beyond = turned + torch.arange(3, -2, -2, device=x.device).view(3, 1, 1)  # the complements
     distance = beyond.sub_((beyond / 6).round_().mul_(6)).abs_()
@@ -404,13 +356,8 @@ def _sharpness(images: Tensor, parameters: Tensor) -> Tensor:
     columns = output[..., :-2, :] + output[..., 1:-1, :] + output[..., 2:, :]
     # The sum is an integer below 2 ** 12 and exact in any order; thirteenths are never halves, so
     # rounding is safe.
-    blurred = (
-        (columns[..., :-2] + columns[..., 1:-1])
-        .add_(columns[..., 2:])
-        .add_(inner, alpha=4)
-        .div_(13)
-        .round_()
-    )
+    blurred = (columns[..., :-2] + columns[..., 1:-1]).add_(columns[..., 2:]).add_(inner, alpha=4)
+    blurred = blurred.div_(13).round_()
     inner.copy_(_fused(inner, blurred.sub_(inner), _column(parameters, 1)))
     return _to_bytes(output)
 
@@ -436,31 +383,35 @@ def _equalize(images: Tensor, parameters: Tensor) -> Tensor:
     // step.
     """
     pixels = images.flatten(2).long()  # (N, 3, H W)
-    histogram = pixels.new_zeros(*images.shape[:2], 256).scatter_add_(
-        2, pixels, torch.ones_like(pixels)
-    )
+    zeros, ones = pixels.new_zeros(*images.shape[:2], 256), torch.ones_like(pixels)
+    histogram = zeros.scatter_add_(2, pixels, ones)
     below = histogram.cumsum(2) - histogram
-    brightest = histogram.gather(
-        2, pixels.amax(2, keepdim=True)
-    )  # how many pixels have the channel's largest value
+    # How many pixels have the channel's largest value.
+    brightest = histogram.gather(2, pixels.amax(2, keepdim=True))
     step = (pixels.shape[2] - brightest) // 255
     table = ((below + step // 2) // step.clamp(min=1)).clamp_(0, 255).to(torch.uint8)
     return choose(step.unsqueeze(3) == 0, images, table.gather(2, pixels).view(images.shape))
 
 
-_KERNEL: dict[str, Callable[..., Tensor]] = {
-    "Identity": _identity,
-    **dict.fromkeys(("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"), _warp),
-    "Brightness": _brightness,
-    "Color": _color,
-    "Contrast": _contrast,
-    "Sharpness": _sharpness,
-    "Posterize": _posterize,
-    "Solarize": _solarize,
-    "AutoContrast": _autocontrast,
-    "Equalize": _equalize,
-    "Invert": _solarize,
-    "Hue": _hue,
+# An operation's parameters, and its kernel.
+_OPERATIONS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., Tensor]]] = {
+    "Identity": (_no_parameters, _identity),
+    "ShearX": (partial(_affine, op="ShearX"), _warp),
+    "ShearY": (partial(_affine, op="ShearY"), _warp),
+    "TranslateX": (partial(_affine, op="TranslateX"), _warp),
+    "TranslateY": (partial(_affine, op="TranslateY"), _warp),
+    "Rotate": (_rotation, _warp),
+    "Brightness": (_factors, _brightness),
+    "Color": (_factors, _color),
+    "Contrast": (_factors, _contrast),
+    "Sharpness": (_factors, _sharpness),
+    "Posterize": (_bit_masks, _posterize),
+    "Solarize": (_thresholds, _solarize),
+    "AutoContrast": (_no_parameters, _autocontrast),
+    "Equalize": (_no_parameters, _equalize),
+    "Invert": (_zeros, _solarize),  # all bytes from 0 on
+    "Hue": (_turns, _hue),
 }
-_KERNELS = tuple(dict.fromkeys(_KERNEL.values()))
-_KINDS = np.array([_KERNELS.index(_KERNEL[op]) for op in OPS])  # operation -> kernel
+OPS = tuple(_OPERATIONS)
+_KERNELS = tuple(dict.fromkeys(kernel for _, kernel in _OPERATIONS.values()))
+_KINDS = np.array([_KERNELS.index(kernel) for _, kernel in _OPERATIONS.values()])  # of each of OPS

@@ -8,7 +8,7 @@ draws of any number of batches to all their pixels at once.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data import check_images, check_labels
+from ..basics.checks import at_least, optional, require
+from ..data import Dataset, check_images, check_labels
 from . import base, policies
 from .ops import apply_chains, choose, packed, to_device, unpacked
 from .policies import POLICIES, Draw, Policy
@@ -34,11 +35,9 @@ def parse(augmentation: str) -> tuple[str, bool]:
     ('augmix', True)
     """
     policy = augmentation.removesuffix(CUTMIX)
-    if policy not in POLICIES and not PAIR_NAME.fullmatch(policy):
-        raise ValueError(
-            f"unknown augmentation {augmentation!r}; known: {', '.join(POLICIES)}, pairN and "
-            f"pairN-M-..., each also with {CUTMIX}"
-        )
+    known = f"{', '.join(POLICIES)}, pairN and pairN-M-..., each also with {CUTMIX}"
+    good = policy in POLICIES or PAIR_NAME.fullmatch(policy)
+    require(good, f"unknown augmentation {augmentation!r}; known: {known}")
     return policy, augmentation.endswith(CUTMIX)
 
 
@@ -56,10 +55,8 @@ def policy_of(name: str) -> Policy:
     """
     if name in POLICIES:
         return POLICIES[name]
-    return Policy(
-        partial(policies.pairs, seeds=tuple(map(int, name.removeprefix("pair").split("-")))),
-        apply_chains,
-    )
+    seeds = tuple(map(int, name.removeprefix("pair").split("-")))
+    return Policy(partial(policies.pairs, seeds=seeds), apply_chains)
 
 
 def at_once(device: torch.device, height: int, width: int) -> int:
@@ -94,12 +91,9 @@ def crop_and_mirror(images: Tensor, corners: np.ndarray, flips: np.ndarray, padd
     mirror it if it flips.
     """
     count, _, height, width = images.shape
-    steps = np.where(flips, -1, 1)
-    start = to_device(
-        np.stack([corners[:, 0], corners[:, 1] + np.where(flips, width - 1, 0), steps]),
-        images.device,
-    )
-    top, left, step = start.view(3, count, 1, 1)
+    top, left = corners.T
+    start = np.stack([top, left + np.where(flips, width - 1, 0), np.where(flips, -1, 1)])
+    top, left, step = to_device(start, images.device).view(3, count, 1, 1)
     y = top + torch.arange(height, device=images.device).view(-1, 1)
     x = left + torch.arange(width, device=images.device) * step
     index = (y * (width + 2 * padding) + x).flatten(1)
@@ -116,13 +110,8 @@ def cutmix_draw(rng: np.random.Generator, count: int, height: int, width: int) -
     """
     half = 0.5 * np.sqrt(1.0 - rng.beta(1, 1))
     x, y = rng.integers(width), rng.integers(height)
-    half_width, half_height = int(half * width), int(half * height)
-    box = (
-        max(y - half_height, 0),
-        max(x - half_width, 0),
-        min(y + half_height, height),
-        min(x + half_width, width),
-    )
+    w, h = int(half * width), int(half * height)
+    box = max(y - h, 0), max(x - w, 0), min(y + h, height), min(x + w, width)
     partners = np.ones(count, np.int64)
     partners[0] = 1 - count
     return np.tile(box, (count, 1)), partners
@@ -142,9 +131,8 @@ def cutmix(
     mixed = choose(policies.inside(boxes, images), images.index_select(0, partner), images)
     top, left, bottom, right = boxes.T
     share = (bottom - top) * (right - left) / (images.shape[-2] * images.shape[-1])
-    own_share, its_share = to_device(
-        np.stack([1 - share, share]).astype(np.float32), images.device
-    ).unsqueeze(2)
+    shares = to_device(np.stack([1 - share, share]).astype(np.float32), images.device)
+    own_share, its_share = shares.unsqueeze(2)
     own = F.one_hot(labels, classes).float()
     return mixed, own * own_share + own.index_select(0, partner) * its_share
 
@@ -180,9 +168,8 @@ def augment(
     >>> views.shape, targets.shape
     (torch.Size([4, 3, 32, 32]), torch.Size([4, 3]))
     """
-    return augment_batches(
-        images, labels, augmentation, [rng], len(images), classes, mirror, padding, size
-    )
+    base_views = mirror, padding, size
+    return augment_batches(images, labels, augmentation, [rng], len(images), classes, *base_views)
 
 
 def augment_batches(
@@ -220,45 +207,58 @@ def augment_batches(
     """
     name, mix = parse(augmentation)
     check_images(images)
-    if (
-        labels.device.type == "cpu"
-    ):  # on a GPU the check would wait for the device; data sets are checked when made
+    # On a GPU a look at the labels would wait for the device. Data sets are checked when made.
+    if labels.device.type == "cpu":
         check_labels(labels, len(images), classes)
-    if batch < 1 or len(rngs) != -(-len(images) // batch):
-        raise ValueError(
-            f"{len(images)} images in batches of {batch} need one generator each, got {len(rngs)}"
-        )
-    if size is not None and size < 1:
-        raise ValueError(f"size must be None or at least 1, got {size}")
+    good = batch >= 1 and len(rngs) == -(-len(images) // batch)
+    wanted = f"{len(images)} images in batches of {batch} need one generator each"
+    require(good, f"{wanted}, got {len(rngs)}")
+    optional(at_least, "size", size, 1)
+    policy, before = policy_of(name), images.shape[-2:]
     if size is None:
-        first, apply_first = (
-            partial(crop_draw, padding=padding, mirror=mirror),
-            partial(crop_and_mirror, padding=padding),
-        )
+        after, first = before, partial(crop_draw, padding=padding, mirror=mirror)
+        apply_first = partial(crop_and_mirror, padding=padding)
     else:
-        first, apply_first = partial(base.draw, mirror=mirror), partial(base.apply, size=size)
-    policy = policy_of(name)
-    then = [policy.draw, *([cutmix_draw] if mix else [])]
-    before = images.shape[-2:]
-    after = before if size is None else (size, size)
+        after, first = (size, size), partial(base.draw, mirror=mirror)
+        apply_first = partial(base.apply, size=size)
+    then = [policy.draw, *[cutmix_draw] * mix]
     draws = []
     for k, rng in enumerate(rngs):
         count = min(batch, len(images) - k * batch)
         draws.append([first(rng, count, *before), *(draw(rng, count, *after) for draw in then)])
-    of_first, of_policy, *mixing = (
-        _joined(of_step, len(images)) for of_step in zip(*draws, strict=True)
-    )
+    of_first, of_policy, *mixing = (_joined(step, len(images)) for step in zip(*draws, strict=True))
     views = policy.apply(apply_first(images, *of_first), *of_policy)
     return cutmix(views, labels, classes, *mixing[0]) if mix else (views, labels)
+
+
+def augmented(
+    data: Dataset,
+    places: Tensor,
+    augmentation: str,
+    batch: int,
+    rng_of: Callable[[int], np.random.Generator],
+    padding: int = 4,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield views, targets and places of training images, batch by batch; see `augment_batches`.
+
+    places  (N,) int64 on the data's device, of images in the data set: the order they come in.
+    rng_of  the number of a batch -> its generator.
+    """
+    labels, classes = data.train_labels, len(data.classes)
+    together = max(1, at_once(labels.device, *data.view_shape) // batch)
+    base_views = data.mirror, padding, data.size
+    for first, chunk in enumerate(places.split(together * batch)):
+        rngs = [rng_of(first * together + k) for k in range(-(-len(chunk) // batch))]
+        views, targets = augment_batches(
+            data.train_images[chunk], labels[chunk], augmentation, rngs, batch, classes, *base_views
+        )
+        yield from zip(views.split(batch), targets.split(batch), chunk.split(batch), strict=True)
 
 
 def _joined(draws: Sequence[Draw], count: int) -> Draw:
     """The draws of consecutive batches -> one for all their `count` images."""
     joined = tuple(np.concatenate(arrays) for arrays in zip(*draws, strict=True))
     for array in joined:
-        if len(array) != count:
-            raise ValueError(
-                f"a draw must have its {count} images on axis 0, got an array of shape "
-                f"{array.shape}"
-            )
+        wanted = f"a draw must have its {count} images on axis 0"
+        require(len(array) == count, f"{wanted}, got an array of shape {array.shape}")
     return joined

@@ -1,5 +1,4 @@
-"""Which operations a policy draws for an image, and how strong; and what it does to the pixels with
-that.
+"""Augmentation policies: what they draw for an image, and how they apply it to the pixels.
 
 Drawing is numpy on the host: a *draw* is a tuple of arrays, each with the images on axis 0, so that
 draws of several batches are joined by concatenation. Applying is tensor code without chance.
@@ -28,9 +27,8 @@ SIGNED = np.array([OPS.index("ShearX") <= i <= OPS.index("Sharpness") for i in r
 
 
 def _linspace(low: float, high: float, bins: int) -> np.ndarray:
-    return (
-        torch.linspace(low, high, bins).double().numpy()
-    )  # torch's float32 values, which torchvision looks up
+    """torch's float32 values, which torchvision looks up."""
+    return torch.linspace(low, high, bins).double().numpy()
 
 
 @lru_cache(maxsize=64)  # it costs more than a batch's random numbers
@@ -47,20 +45,13 @@ def magnitude_table(
     none.
     """
     table = np.zeros((len(OPS), bins))
-    ranges = {
-        "ShearX": shear,
-        "ShearY": shear,
-        "TranslateX": shift_x,
-        "TranslateY": shift_y,
-        "Rotate": rotate,
-    }
+    ranges = {"ShearX": shear, "ShearY": shear, "TranslateX": shift_x, "TranslateY": shift_y}
     ranges |= dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), enhance)
-    for op, high in ranges.items():
+    for op, high in (ranges | {"Rotate": rotate}).items():
         table[INDEX[op]] = _linspace(0, high, bins)
     most, least = posterize
-    table[INDEX["Posterize"]] = (
-        (most - torch.arange(bins) / ((bins - 1) / (most - least))).round().numpy()
-    )
+    kept = most - torch.arange(bins) / ((bins - 1) / (most - least))
+    table[INDEX["Posterize"]] = kept.round().numpy()
     table[INDEX["Solarize"]] = 255.0 * _linspace(1, 0, bins)
     table.flags.writeable = False
     return table
@@ -77,80 +68,34 @@ def _signs(rng: np.random.Generator, ops: np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------- the policies
 
-# AutoAugment's sub-policies (Cubuk et al., CVPR 2019, appendix; torchvision's tables): two of
-# (operation, probability, magnitude bin of 10); "-" where an operation has no magnitude.
-_AUTOAUGMENT = {
-    "cifar10": """
-        Invert .1 - Contrast .2 6|Rotate .7 2 TranslateX .3 9|Sharpness .8 1 Sharpness .9 3
-        ShearY .5 8 TranslateY .7 9
-        AutoContrast .5 - Equalize .9 -|ShearY .2 7 Posterize .3 7|Color .4 3 Brightness .6 7
-        Sharpness .3 9 Brightness .7 9
-        Equalize .6 - Equalize .5 -|Contrast .6 7 Sharpness .6 5|Color .7 7 TranslateX .5 8
-        Equalize .3 - AutoContrast .4 -
-        TranslateY .4 3 Sharpness .2 6|Brightness .9 6 Color .2 8|Solarize .5 2 Invert 0 -
-        Equalize .2 - AutoContrast .6 -
-        Equalize .2 - Equalize .6 -|Color .9 9 Equalize .6 -|AutoContrast .8 - Solarize .2 8
-        Brightness .1 3 Color .7 0
-        Solarize .4 5 AutoContrast .9 -|TranslateY .9 9 TranslateY .7 9
-        AutoContrast .9 - Solarize .8 3
-        Equalize .8 - Invert .1 -|TranslateY .7 9 AutoContrast .9 -""",
-    "imagenet": """
-        Posterize .4 8 Rotate .6 9|Solarize .6 5 AutoContrast .6 -|Equalize .8 - Equalize .6 -
-        Posterize .6 7 Posterize .6 6
-        Equalize .4 - Solarize .2 4|Equalize .4 - Rotate .8 8|Solarize .6 3 Equalize .6 -
-        Posterize .8 5 Equalize 1 -
-        Rotate .2 3 Solarize .6 8|Equalize .6 - Posterize .4 6|Rotate .8 8 Color .4 0
-        Rotate .4 9 Equalize .6 -
-        Equalize 0 - Equalize .8 -|Invert .6 - Equalize 1 -|Color .6 4 Contrast 1 8
-        Rotate .8 8 Color 1 2
-        Color .8 8 Solarize .8 7|Sharpness .4 7 Invert .6 -|ShearX .6 5 Equalize 1 -
-        Color .4 0 Equalize .6 -
-        Equalize .4 - Solarize .2 4|Solarize .6 5 AutoContrast .6 -|Invert .6 - Equalize 1 -
-        Color .6 4 Contrast 1 8
-        Equalize .8 - Equalize .6 -""",
-    "svhn": """
-        ShearX .9 4 Invert .2 -|ShearY .9 8 Invert .7 -|Equalize .6 - Solarize .6 6
-        Invert .9 - Equalize .6 -
-        Equalize .6 - Rotate .9 3|ShearX .9 4 AutoContrast .8 -|ShearY .9 8 Invert .4 -
-        ShearY .9 5 Solarize .2 6
-        Invert .9 - AutoContrast .8 -|Equalize .6 - Rotate .9 3|ShearX .9 4 Solarize .3 3
-        ShearY .8 8 Invert .7 -
-        Equalize .9 - TranslateY .6 6|Invert .9 - Equalize .6 -|Contrast .3 3 Rotate .8 4
-        Invert .8 - TranslateY 0 2
-        ShearY .7 6 Solarize .4 8|Invert .6 - Rotate .8 4|ShearY .3 7 TranslateX .9 3
-        ShearX .1 6 Invert .6 -
-        Solarize .7 2 TranslateY .6 7|ShearY .8 4 Invert .8 -|ShearX .7 9 TranslateY .8 3
-        ShearY .8 5 AutoContrast .7 -
-        ShearX .7 2 Invert .1 -""",
-}
 
+@lru_cache
+def sub_policies(table: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """AutoAugment's 25 sub-policies (Cubuk et al., CVPR 2019, appendix), from torchvision: (25, 2)
+    operations, probabilities, and magnitude bins of 10, 0 where an operation has no magnitude.
 
-def _parse(table: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-> (25, 2) operation indices, probabilities and magnitude bins."""
-    rows = [row.split() for row in table.replace("\n", "|").split("|") if row.strip()]
-    ops = np.array([[INDEX[row[0]], INDEX[row[3]]] for row in rows])
-    probabilities = np.array([[float(row[1]), float(row[4])] for row in rows])
-    bins = np.array(
-        [[0 if cell == "-" else int(cell) for cell in (row[2], row[5])] for row in rows]
-    )
-    return ops, probabilities, bins
+    >>> [part[0].tolist() for part in sub_policies("cifar10")]  # Invert, Contrast
+    [[14, 8], [0.1, 0.2], [0, 6]]
+    """
+    from torchvision.transforms import AutoAugment, AutoAugmentPolicy  # takes a second or two
 
-
-AUTOAUGMENT = {name: _parse(table) for name, table in _AUTOAUGMENT.items()}
+    found = AutoAugment(AutoAugmentPolicy(table)).policies
+    rows = [[(INDEX[op], chance, bin or 0) for op, chance, bin in pair] for pair in found]
+    ops, probabilities, bins = np.moveaxis(np.array(rows), 2, 0)
+    return ops.astype(int), probabilities, bins.astype(int)
 
 
 def autoaugment(rng: np.random.Generator, count: int, height: int, width: int, table: str) -> Draw:
     """AutoAugment: one of 25 sub-policies, each of two operations that are left out with a given
     probability.
     """
-    ops, probabilities, bins = AUTOAUGMENT[table]
+    ops, probabilities, bins = sub_policies(table)
     magnitudes = magnitude_table(10, 0.3, 150 / 331 * width, 150 / 331 * height, 30, 0.9, (8, 4))
     chosen = rng.integers(len(ops), size=count)
     links = []
     for k in range(2):
-        op = np.where(
-            rng.random(count) <= probabilities[chosen, k], ops[chosen, k], INDEX["Identity"]
-        )
+        done = rng.random(count) <= probabilities[chosen, k]
+        op = np.where(done, ops[chosen, k], INDEX["Identity"])
         links.append((op, magnitudes[op, bins[chosen, k]] * _signs(rng, op)))
     return _chains(links)
 
@@ -161,11 +106,9 @@ THIRTEEN = np.array([INDEX[op] for op in OPS if op not in ("Invert", "Hue", "Ide
 
 def randaugment(rng: np.random.Generator, count: int, height: int, width: int) -> Draw:
     """RandAugment (Cubuk et al., 2020): two of 14 operations at magnitude 9 of 0 .. 30."""
-    magnitudes = magnitude_table(31, 0.3, 150 / 331 * width, 150 / 331 * height, 30, 0.9, (8, 4))[
-        :, 9
-    ]
+    magnitudes = magnitude_table(31, 0.3, 150 / 331 * width, 150 / 331 * height, 30, 0.9, (8, 4))
     ops = rng.choice(FOURTEEN, (2, count))
-    return _chains([(op, magnitudes[op] * _signs(rng, op)) for op in ops])
+    return _chains([(op, magnitudes[op, 9] * _signs(rng, op)) for op in ops])
 
 
 def trivialaugment(rng: np.random.Generator, count: int, height: int, width: int) -> Draw:
@@ -205,10 +148,9 @@ def describe_pairs(augmentation: str) -> list[str]:
     """
     lines = []
     for number in augmentation.removeprefix("pair").split("-"):
-        operations = [
-            f"{OPS[op]} below bucket {limit}" for op, limit in zip(*pair(int(number)), strict=True)
-        ]
-        lines.append(f"pair{number}: {', '.join(operations)}")
+        (first, second), (limit, other) = pair(int(number))
+        both = f"{OPS[first]} below bucket {limit}, {OPS[second]} below bucket {other}"
+        lines.append(f"pair{number}: {both}")
     return lines
 
 
@@ -259,6 +201,28 @@ def apply_augmix(
     return mix.int().to(torch.uint8)
 
 
+def tried_sides(
+    rng: np.random.Generator,
+    count: int,
+    pixels: int,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+) -> np.ndarray:
+    """(2, N, 10) int, the sides of ten boxes an image: sqrt(area ratio) and sqrt(area / ratio).
+
+    area  of the box as a share of the image's pixels, uniform. ratio  of its sides, log-uniform.
+    """
+    areas = pixels * rng.uniform(*area, (count, 10))
+    ratios = np.exp(rng.uniform(*np.log(ratio), (count, 10)))
+    return np.rint(np.sqrt([areas * ratios, areas / ratios])).astype(int)
+
+
+def first_fitting(a: np.ndarray, b: np.ndarray, fits: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of sides (N, tries) and whether they fit: the first that do, (N,), and whether any does."""
+    first = np.arange(len(fits)), fits.argmax(1)
+    return a[first], b[first], fits.any(1)
+
+
 def erasing(rng: np.random.Generator, count: int, height: int, width: int) -> Draw:
     """RandomErasing (Zhong et al., AAAI 2020): boxes (N, 4) of top, left, bottom, right, empty
     where nothing is erased.
@@ -266,14 +230,9 @@ def erasing(rng: np.random.Generator, count: int, height: int, width: int) -> Dr
     With probability 1/2 a box of 2 to 33 % of the area and a ratio of 0.3 to 3.3, log-uniform; the
     first of ten tries that fits into the image counts.
     """
-    shape = (count, 10)
-    area = height * width * rng.uniform(0.02, 0.33, shape)
-    ratio = np.exp(rng.uniform(np.log(0.3), np.log(3.3), shape))
-    h, w = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
-    fits = (h < height) & (w < width)
-    first = fits.argmax(1)
-    h, w = (np.take_along_axis(x, first[:, None], 1)[:, 0] for x in (h, w))
-    erased = (rng.random(count) < 0.5) & fits.any(1)
+    h, w = tried_sides(rng, count, height * width, (0.02, 0.33), (0.3, 3.3))
+    h, w, fits = first_fitting(h, w, (h < height) & (w < width))
+    erased = (rng.random(count) < 0.5) & fits
     h, w = np.where(erased, h, 0), np.where(erased, w, 0)
     top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
     return (np.column_stack([top, left, top + h, left + w]),)
@@ -332,16 +291,12 @@ class Policy:
 POLICIES: Registry[Policy] = Registry("augmentation")
 _DRAWS = "test_draws_are_distributed_as_torchvisions"
 POLICIES["none"] = Policy(lambda rng, count, height, width: (), lambda images: images, "-")
-POLICIES["erasing"] = Policy(
-    erasing, erase, "Zhong et al., AAAI 2020", "test_erasing_boxes_as_torchvision"
-)
+_BOXES, _MIX = "test_erasing_boxes_as_torchvision", "test_augmix_mixes_as_torchvision"
+POLICIES["erasing"] = Policy(erasing, erase, "Zhong et al., AAAI 2020", _BOXES)
 POLICIES["randaugment"] = Policy(randaugment, apply_chains, "Cubuk et al., 2020", _DRAWS)
-POLICIES["trivialaugment"] = Policy(
-    trivialaugment, apply_chains, "Mueller & Hutter, ICCV 2021", _DRAWS
-)
-POLICIES["augmix"] = Policy(
-    augmix, apply_augmix, "Hendrycks et al., ICLR 2020", "test_augmix_mixes_as_torchvision"
-)
-for table in AUTOAUGMENT:
+_WIDE = "Mueller & Hutter, ICCV 2021"
+POLICIES["trivialaugment"] = Policy(trivialaugment, apply_chains, _WIDE, _DRAWS)
+POLICIES["augmix"] = Policy(augmix, apply_augmix, "Hendrycks et al., ICLR 2020", _MIX)
+for table in ("cifar10", "imagenet", "svhn"):
     draw = partial(autoaugment, table=table)
     POLICIES[f"autoaugment_{table}"] = Policy(draw, apply_chains, "Cubuk et al., CVPR 2019", _DRAWS)

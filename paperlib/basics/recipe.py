@@ -1,21 +1,11 @@
 """Recipes: how weights are trained, and checks that several configurations share. No torch here."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .checks import at_least, optional, positive, require
+from .checks import one_of as require_known
+
 PRECISIONS = ("float32", "bfloat16")
-
-
-def require(condition: bool, text: str) -> None:
-    """Raise ValueError with this text unless the condition holds."""
-    if not condition:
-        raise ValueError(text)
-
-
-def require_known(what: str, value: str, known: Iterable[str]) -> None:
-    """Raise ValueError, naming what is known, for a name that is not."""
-    known = tuple(known)
-    require(value in known, f"unknown {what} {value!r}; known: {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -56,14 +46,10 @@ class Recipe:
         least = {"epochs": 1, "batch": 2, "weight_decay": 0, "quantizer_lr": 0}
         least |= {"warmup_steps": 0, "evaluate_every": 1}
         for name, bound in least.items():
-            value = getattr(self, name)
-            require(value >= bound, f"{name} must be at least {bound}, got {value}")
-        require(self.lr > 0, f"lr must be positive, got {self.lr}")
-        threads = self.threads
-        require(
-            threads is None or threads >= 1, f"threads must be None or at least 1, got {threads}"
-        )
-        if self.warmup_steps and self.schedule != "step":
-            raise ValueError(f"warmup_steps = {self.warmup_steps} need schedule 'step'")
+            at_least(name, getattr(self, name), bound)
+        positive("lr", self.lr)
+        optional(at_least, "threads", self.threads, 1)
+        useful = self.schedule == "step" or not self.warmup_steps
+        require(useful, f"warmup_steps = {self.warmup_steps} need schedule 'step'")
         if self.quantizer_lr and self.optimiser == "sgd_nesterov":
             raise ValueError(f"quantizer_lr = {self.quantizer_lr} has no effect with sgd_nesterov")

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from ..basics.registry import import_all
-from .dataset import DATASETS, Dataset, Source, check_images, check_labels, normalise
+from .dataset import DATASETS, Dataset, Source, check_images, check_labels, check_targets, normalise
 from .subsets import balanced_indices, choosing_images, halves, resized, subset, validation_split
 
 import_all(__name__, __path__)

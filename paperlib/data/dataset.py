@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..basics.checks import at_least, kind_of, optional, require
 from ..basics.registry import Registry
 
 
@@ -41,12 +42,13 @@ class Dataset:
     size: int | None = None
 
     def __post_init__(self):
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size must be None or at least 1, got {self.size}")
-        check_images(self.train_images)
-        check_images(self.test_images)
-        check_labels(self.train_labels, len(self.train_images), len(self.classes))
-        check_labels(self.test_labels, len(self.test_images), len(self.classes))
+        optional(at_least, "size", self.size, 1)
+        for images, labels in (
+            (self.train_images, self.train_labels),
+            (self.test_images, self.test_labels),
+        ):
+            check_images(images)
+            check_labels(labels, len(images), len(self.classes))
 
     def to(self, device: str | torch.device) -> "Dataset":
         """The same data set with its four tensors on `device`."""
@@ -56,6 +58,10 @@ class Dataset:
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> float32 of the same shape, (x / 255 - mean) / std per channel."""
         return normalise(images, self.mean, self.std)
+
+    def network_input(self, images: Tensor) -> Tensor:
+        """`normalise`, with the channels last in memory, which convolutions like best."""
+        return self.normalise(images).contiguous(memory_format=torch.channels_last)
 
     @property
     def view_shape(self) -> tuple[int, int]:
@@ -96,31 +102,40 @@ DATASETS: Registry[Source] = Registry("data set")
 
 def check_images(images: Tensor) -> None:
     """Raise unless `images` is a non-empty (N, 3, H, W) uint8 tensor."""
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a torch tensor, got {type(images).__name__}")
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise ValueError(
-            f"images must be a non-empty uint8 tensor (N, 3, H, W), got {images.dtype} "
-            f"{tuple(images.shape)}"
-        )
+    kind_of("images", images, Tensor)
+    good = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3
+    wanted = "images must be a non-empty uint8 tensor (N, 3, H, W)"
+    require(good and 0 not in images.shape, f"{wanted}, got {images.dtype} {tuple(images.shape)}")
 
 
 def check_labels(labels: Tensor, images: int, classes: int) -> None:
     """Raise unless `labels` is (images,) int64 with values 0 .. classes - 1."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a torch tensor, got {type(labels).__name__}")
-    if labels.dtype != torch.int64 or labels.shape != (images,):
-        raise ValueError(
-            f"labels must be int64 of shape ({images},), got {labels.dtype} {tuple(labels.shape)}"
-        )
+    kind_of("labels", labels, Tensor)
+    good = labels.dtype == torch.int64 and labels.shape == (images,)
+    wanted = f"labels must be int64 of shape ({images},)"
+    require(good, f"{wanted}, got {labels.dtype} {tuple(labels.shape)}")
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise ValueError(f"labels must lie in 0..{classes - 1}, found {low if low < 0 else high}")
+    wanted = f"labels must lie in 0..{classes - 1}"
+    require(0 <= low and high < classes, f"{wanted}, found {low if low < 0 else high}")
 
 
-@lru_cache(
-    maxsize=64
-)  # made from Python numbers, they would be copied from the host for every batch
+def check_targets(targets: Tensor, images: int, classes: int) -> None:
+    """Raise unless `targets` are labels as for `check_labels`, or soft ones: (images, classes)
+    float, at least 0, with rows that sum to 1.
+    """
+    if not targets.is_floating_point():
+        return check_labels(targets, images, classes)
+    shape = tuple(targets.shape)
+    require(shape == (images, classes), f"soft labels must be ({images}, {classes}), got {shape}")
+    totals = targets.double().sum(1)
+    wrong = ~((totals - 1).abs() < 1e-3) | ~(targets >= 0).all(1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        found = f"found {totals[row].item()} in row {row}"
+        raise ValueError(f"soft labels must be non-negative and sum to 1, {found}")
+
+
+@lru_cache(maxsize=64)  # made anew, they would be copied from the host for every batch
 def _scaled(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Numbers on the scale 0 .. 1, one per channel -> (1, C, 1, 1) float32 on the scale 0 .. 255.
     Not to be modified.
@@ -132,8 +147,5 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     """(N, 3, H, W) uint8 -> float32 of the same shape and memory format, (x / 255 - mean) / std per
     channel.
     """
-    return (
-        images.float()
-        .sub_(_scaled(tuple(mean), images.device))
-        .div_(_scaled(tuple(std), images.device))
-    )
+    shift, scale = (_scaled(tuple(values), images.device) for values in (mean, std))
+    return images.float().sub_(shift).div_(scale)

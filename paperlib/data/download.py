@@ -1,4 +1,4 @@
-"""What a failed download says."""
+"""Errors of failed downloads."""
 
 import socket
 from collections.abc import Iterator
@@ -14,14 +14,10 @@ def explained(name: str, root: Path, *by_hand: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        ways = [
-            "let it be downloaded (tried just now: "
-            f"{(str(error).splitlines() or [type(error).__name__])[0]})",
-            *by_hand,
-        ]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        ways = [f"let it be downloaded (tried just now: {reason})", *by_hand]
         listed = "\n".join(f"  {i}. {way}" for i, way in enumerate(ways, start=1))
-        raise FileNotFoundError(
-            f"{name} is not in {root.resolve()} (set by $PAPERLIB_DATA). Ways to get it:\n{listed}"
-        ) from error
+        text = f"{name} is not in {root.resolve()} (set by $PAPERLIB_DATA). Ways to get it:"
+        raise FileNotFoundError(f"{text}\n{listed}") from error
     finally:
         socket.setdefaulttimeout(timeout)

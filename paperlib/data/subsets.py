@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..basics.checks import require
 from .dataset import Dataset
 
 HALVES_SEED = 2  # of `halves`: never to be changed, committed records were judged by these halves
@@ -28,17 +29,14 @@ def balanced_indices(labels: Tensor, count: int, seed: int) -> Tensor:
     rng = np.random.default_rng([seed, 0x5AB5E7])
     values = labels.cpu().numpy()
     classes = np.unique(values)
-    if count < len(classes):
-        raise ValueError(f"a subset needs at least one image per class: {count} < {len(classes)}")
+    require(count >= len(classes), f"{count} images cannot hold one of {len(classes)} classes each")
     quota = np.full(len(classes), count // len(classes))
     quota[rng.permutation(len(classes))[: count % len(classes)]] += 1
     chosen = []
     for label, wanted in zip(classes, quota, strict=True):
         members = np.flatnonzero(values == label)
-        if len(members) < wanted:
-            raise ValueError(
-                f"class {label} has {len(members)} images, {wanted} wanted for a subset of {count}"
-            )
+        lacks = f"class {label} has {len(members)} images, a subset of {count} needs {wanted}"
+        require(len(members) >= wanted, lacks)
         chosen.append(rng.choice(members, wanted, replace=False))
     return torch.from_numpy(rng.permutation(np.concatenate(chosen)))
 
@@ -56,9 +54,10 @@ def subset(
     parts = {}
     for part, count in (("train", train), ("test", test)):
         if count is not None:
-            images, labels = getattr(data, f"{part}_images"), getattr(data, f"{part}_labels")
+            labels = getattr(data, f"{part}_labels")
             chosen = balanced_indices(labels, count, seed).to(labels.device)
-            parts |= {f"{part}_images": images[chosen], f"{part}_labels": labels[chosen]}
+            names = f"{part}_images", f"{part}_labels"
+            parts |= {name: getattr(data, name)[chosen] for name in names}
     return replace(data, **parts)
 
 
@@ -99,10 +98,8 @@ def halves(labels: Tensor) -> tuple[Tensor, Tensor]:
     """
     shuffled = np.random.default_rng(HALVES_SEED).permutation(len(labels))
     by_class = shuffled[np.argsort(labels.cpu().numpy()[shuffled], kind="stable")]
-    choosing, judging = (
-        torch.from_numpy(np.sort(by_class[start::2])).to(labels.device) for start in (1, 0)
-    )
-    return choosing, judging
+    halves = (torch.from_numpy(np.sort(by_class[start::2])) for start in (1, 0))
+    return tuple(half.to(labels.device) for half in halves)
 
 
 def choosing_images(data: Dataset) -> Dataset:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..basics.checks import require
 from .dataset import DATASETS, Dataset, Source
 from .download import explained
 
@@ -31,6 +32,27 @@ def _read_folder(files: list[tuple[Path, int]]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels
 
 
+def _download(folder: Path, download: bool) -> None:
+    """Fetch the archive into the folder's parent, and unpack it there."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    root = folder.parent
+    by_hand = (
+        f"unpack tiny-imagenet-200.zip there, giving the folder {folder.name}",
+        "point $PAPERLIB_DATA at a folder that has it",
+    )
+    with explained("tiny-imagenet", root, *by_hand):
+        if not download:
+            raise RuntimeError("download=False")
+        root.mkdir(parents=True, exist_ok=True)
+        unpacked = Path(tempfile.mkdtemp(dir=root, prefix=".unpacking-"))
+        try:  # into place in one step: half an archive must never look like the data set
+            download_and_extract_archive(TINY_URL, root, unpacked, md5=TINY_MD5)
+            os.replace(unpacked / folder.name, folder)
+        finally:
+            shutil.rmtree(unpacked)
+
+
 def tiny_imagenet(root: Path, download: bool) -> Dataset:
     """The folder layout of the published archive; classes whose training folder is absent are left
     out.
@@ -39,52 +61,24 @@ def tiny_imagenet(root: Path, download: bool) -> Dataset:
     """
     folder = root / "tiny-imagenet-200"
     if not folder.exists():
-        from torchvision.datasets.utils import download_and_extract_archive
-
-        with explained(
-            "tiny-imagenet",
-            root,
-            f"unpack tiny-imagenet-200.zip there, giving the folder {folder.name}",
-            "point $PAPERLIB_DATA at a folder that has it",
-        ):
-            if not download:
-                raise RuntimeError("download=False")
-            root.mkdir(parents=True, exist_ok=True)
-            unpacked = Path(tempfile.mkdtemp(dir=root, prefix=".unpacking-"))
-            try:  # into place in one step: half an archive must never look like the data set
-                download_and_extract_archive(TINY_URL, root, unpacked, md5=TINY_MD5)
-                os.replace(unpacked / folder.name, folder)
-            finally:
-                shutil.rmtree(unpacked)
+        _download(folder, download)
     try:
-        wnids = [
-            w for w in (folder / "wnids.txt").read_text().split() if (folder / "train" / w).is_dir()
-        ]
-        rows = [
-            line.split("\t")[:2]
-            for line in (folder / "val/val_annotations.txt").read_text().splitlines()
-        ]
+        names = (folder / "wnids.txt").read_text().split()
+        lines = (folder / "val/val_annotations.txt").read_text().splitlines()
     except OSError as error:
         raise ValueError(f"{folder} does not have Tiny-ImageNet's layout: {error}") from error
-    label = {wnid: i for i, wnid in enumerate(sorted(wnids))}
-    train = [
-        (path, label[w])
-        for w in sorted(wnids)
-        for path in sorted((folder / "train" / w / "images").iterdir())
-    ]
+    wnids = sorted(name for name in names if (folder / "train" / name).is_dir())
+    rows = [line.split("\t")[:2] for line in lines]
+    label = {wnid: i for i, wnid in enumerate(wnids)}
+    folders = {wnid: folder / "train" / wnid / "images" for wnid in wnids}
+    train = [(path, label[w]) for w in wnids for path in sorted(folders[w].iterdir())]
     test = [(folder / "val/images" / name, label[wnid]) for name, wnid in rows if wnid in label]
-    if not train or not test:
-        raise ValueError(f"{folder} has {len(train)} training and {len(test)} validation images")
-    return Dataset(
-        "tiny-imagenet",
-        *_read_folder(train),
-        *_read_folder(test),
-        tuple(sorted(wnids)),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    )
+    has = f"{folder} has {len(train)} training and {len(test)} validation images"
+    require(train and test, has)
+    tensors = *_read_folder(train), *_read_folder(test)
+    scale = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    return Dataset("tiny-imagenet", *tensors, tuple(wnids), **scale)
 
 
-DATASETS["tiny-imagenet"] = Source(
-    tiny_imagenet, "Le & Yang, 2015, Stanford CS231n", "test_tiny_imagenet_layout"
-)
+_PAPER = "Le & Yang, 2015, Stanford CS231n"
+DATASETS["tiny-imagenet"] = Source(tiny_imagenet, _PAPER, "test_tiny_imagenet_layout")

@@ -1,4 +1,4 @@
-"""What a student minimises: gamma CE + alpha L_logits + beta L_features.
+"""Objectives of students: gamma CE + alpha L_logits + beta L_features.
 
 registry.py    `OBJECTIVES`, the losses by name; a file for each, which ends with its entry
 objective.py   weights and layers: `objective(name)`, and `Objective.attach`, which makes it a

@@ -1,4 +1,4 @@
-"""Attention transfer: where in a map the activations are."""
+"""Attention transfer: distillation of spatial attention maps."""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -5,6 +5,7 @@ import math
 from torch import Tensor, nn
 
 from .distillers import Distiller, Sizes
+from .features import expected
 from .registry import OBJECTIVES, Entry
 
 
@@ -27,11 +28,8 @@ def correlation(fs: Tensor, ft: Tensor) -> Tensor:
     (tensor(2.), tensor([[2., 0.],
             [1., 0.]]))
     """
-    if fs.shape != ft.shape or fs.ndim < 2 or len(fs) < 2:
-        raise ValueError(
-            f"features of one shape and at least 2 images expected, got {tuple(fs.shape)} "
-            f"and {tuple(ft.shape)}"
-        )
+    good = fs.shape == ft.shape and fs.ndim > 1 and len(fs) > 1
+    expected(good, "features of one shape and at least 2 images", fs.shape, ft.shape)
     difference = (fs - ft).abs().flatten(1)
     return (difference[:-1] * difference[1:]).sum(1).mean()
 
@@ -48,11 +46,9 @@ class Correlation(Distiller):
         self.teacher_heads = nn.ModuleList(nn.Linear(math.prod(t[1:]), dim) for t in teacher)
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
-        layers = zip(self.student_heads, self.teacher_heads, fs, ft, strict=True)
-        return sum(
-            correlation(head_s(s.flatten(1)), head_t(t.flatten(1)))
-            for head_s, head_t, s, t in layers
-        )
+        student = [head(s.flatten(1)) for head, s in zip(self.student_heads, fs, strict=True)]
+        teacher = [head(t.flatten(1)) for head, t in zip(self.teacher_heads, ft, strict=True)]
+        return sum(map(correlation, student, teacher))
 
 
 OBJECTIVES["cc"] = Entry(

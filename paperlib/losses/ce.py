@@ -1,8 +1,10 @@
-"""Cross-entropy on labels: what every loss but one adds to."""
+"""Cross-entropy on labels."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..basics.checks import below_one
+from ..data import check_targets
 from .registry import OBJECTIVES, Entry
 
 
@@ -27,26 +29,11 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
     >>> loss.detach(), logits.grad
     (tensor(1.3863), tensor([[ 0.2500, -0.7500,  0.2500,  0.2500]]))
     """
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must lie in [0, 1), got {smoothing}")
+    below_one("smoothing", smoothing)
     if targets.device.type == "cpu":
-        check_targets(targets, logits.shape[1])
-    return F.cross_entropy(
-        logits, targets, label_smoothing=0.0 if targets.is_floating_point() else smoothing
-    )
-
-
-def check_targets(targets: Tensor, classes: int) -> None:
-    """Raise ValueError unless labels (N,) lie in 0 .. classes - 1, or soft ones (N, C) sum to 1."""
-    if targets.is_floating_point():
-        totals = targets.sum(1)
-        if not ((totals - 1).abs() < 1e-3).all():
-            raise ValueError(
-                f"soft labels must sum to 1, found {totals[~((totals - 1).abs() < 1e-3)][0].item()}"
-            )
-    elif not 0 <= int(targets.min()) <= int(targets.max()) < classes:
-        wrong = targets[(targets < 0) | (targets >= classes)][0].item()
-        raise ValueError(f"labels must lie in 0..{classes - 1}, found {wrong}")
+        check_targets(targets, *logits.shape)
+    smoothing = 0.0 if targets.is_floating_point() else smoothing
+    return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 
 OBJECTIVES["ce"] = Entry(

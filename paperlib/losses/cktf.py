@@ -1,7 +1,8 @@
-"""Contrastive knowledge transfer: CRD on maps, too."""
+"""Contrastive knowledge transfer: CRD on maps and on the last layer."""
 
 from torch import Tensor
 
+from ..basics.checks import at_least
 from .crd import CRD, OWN_PLACE
 from .distillers import Sizes
 from .features import unit
@@ -43,8 +44,7 @@ class CKTF(CRD):
         momentum: float = 0.5,
         dim: int = 128,
     ) -> None:
-        if not theta >= 0:
-            raise ValueError(f"theta must be at least 0, got {theta}")
+        at_least("theta", theta, 0)
         self.theta = theta
         pooled = ([(size[0], size[1]) for size in sizes] for sizes in (student, teacher))
         options = {"temperature": temperature, "momentum": momentum, "dim": dim}

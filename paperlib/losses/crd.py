@@ -1,5 +1,4 @@
-"""Contrastive distillation: every image against thousands of others, whose embeddings are
-remembered.
+"""Contrastive distillation with a memory of embeddings.
 
 Nothing here waits for the device or draws random numbers on the host: a training step stays one
 CUDA graph.
@@ -11,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..basics.checks import at_least, below_one, positive, require
+from ..data import check_labels
 from .distillers import Distiller, Sizes, seeded
 from .features import unit
 from .registry import OBJECTIVES, Entry
@@ -42,12 +43,9 @@ def contrast(scores: Tensor, images: int) -> Tensor:
     return -(positive + negative) / len(scores)
 
 
-def _signed(x: int) -> int:
-    return x - 2**64 if x >= 2**63 else x
-
-
+# The constants of splitmix64, as signed numbers.
 _STEP, _FIRST, _SECOND = (
-    _signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+    x - 2**64 for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
 
 
@@ -61,7 +59,7 @@ def mix(x: Tensor) -> Tensor:
     bits on every device.
 
     # splitmix64's first output for seed 0
-    >>> mix(torch.tensor([_STEP])).item() == _signed(0xE220A8397B1DCDAF)
+    >>> mix(torch.tensor([_STEP])).item() == 0xE220A8397B1DCDAF - 2**64
     True
     """
     x = (x ^ _shift(x, 30)) * _FIRST
@@ -84,20 +82,11 @@ class Negatives(nn.Module):
 
     def __init__(self, labels: Tensor, classes: int, count: int, seed: int = 0):
         super().__init__()
-        if labels.ndim != 1 or labels.dtype != torch.int64:
-            raise ValueError(f"labels must be (n,) int64, got {labels.dtype} {tuple(labels.shape)}")
-        if count < 1:
-            raise ValueError(f"at least 1 negative is needed, got {count}")
-        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise ValueError(
-                f"labels must lie in 0..{classes - 1}, found "
-                f"{int(labels.min())}..{int(labels.max())}"
-            )
+        check_labels(labels, len(labels), classes)
+        at_least("the number of negatives", count, 1)
         sizes = torch.bincount(labels, minlength=classes)
-        if int(sizes.max()) == len(labels):
-            raise ValueError(
-                f"no image of another class: all {len(labels)} are of class {int(labels[0])}"
-            )
+        only = f"all {len(labels)} are of class {int(labels[0])}"
+        require(int(sizes.max()) < len(labels), f"no image of another class: {only}")
         self.count, self.seed = count, seed
         self.register_buffer("labels", labels.clone())
         self.register_buffer("order", labels.argsort(stable=True))  # images sorted by class
@@ -110,9 +99,8 @@ class Negatives(nn.Module):
         """indices (N,) int64 -> (N, count) int64 images of other classes; in train mode the next
         call draws others.
         """
-        rows, columns = (
-            torch.arange(1, n + 1, device=indices.device) for n in (len(indices), self.count)
-        )
+        rows = torch.arange(1, len(indices) + 1, device=indices.device)
+        columns = torch.arange(1, self.count + 1, device=indices.device)
         key = mix(self.call * _STEP + self.seed)
         bits = mix(mix(key + rows[:, None] * _STEP) + columns * _STEP)
         label = self.labels[indices][:, None]
@@ -152,9 +140,8 @@ class Memory(nn.Module):
             self.student_head = nn.Linear(math.prod(student[1:]), dim)
             self.teacher_head = nn.Linear(math.prod(teacher[1:]), dim)
             for side in ("student", "teacher"):
-                self.register_buffer(
-                    f"memory_{side}", torch.empty(images, dim).uniform_(-bound, bound)
-                )
+                memory = torch.empty(images, dim).uniform_(-bound, bound)
+                self.register_buffer(f"memory_{side}", memory)
                 self.register_buffer(f"scale_{side}", torch.zeros(()))
 
     def forward(self, fs: Tensor, ft: Tensor, indices: Tensor, negatives: Tensor) -> Tensor:
@@ -232,12 +219,9 @@ class CRD(Distiller):
         momentum: float = 0.5,
         dim: int = 128,
     ) -> None:
-        if self.labels is None:
-            raise ValueError("images of other classes are drawn: labels are needed, got None")
-        if not temperature > 0:
-            raise ValueError(f"the temperature must be positive, got {temperature}")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"the momentum must lie in [0, 1), got {momentum}")
+        require(self.labels is not None, "CRD draws other classes: labels are needed, got None")
+        positive("the temperature", temperature)
+        below_one("the momentum", momentum)
         self.negatives = Negatives(self.labels, self.classes, negatives, self.seed)
         self.memories = nn.ModuleList(
             Memory(s, t, len(self.labels), dim, temperature, momentum, self.seed + number)
@@ -249,8 +233,7 @@ class CRD(Distiller):
 
     def contrasts(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> list[Tensor]:
         """The loss of every layer; all share the negatives."""
-        if indices is None:
-            raise ValueError("CRD remembers every image: the images' indices are needed, got None")
+        require(indices is not None, "CRD remembers images: their indices are needed, got None")
         negatives = self.negatives(indices)
         return [m(s, t, indices, negatives) for m, s, t in zip(self.memories, fs, ft, strict=True)]
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..basics.checks import require
 from ..models.precision import widen
+from .features import expected
 
 FeatureLoss = Callable[..., Tensor]  # (fs, ft, **options) -> scalar
 Sizes = Sequence[Sequence[int]]  # shapes of features, batch axis first
@@ -57,11 +59,8 @@ class Distiller(nn.Module):
         **options: float,
     ):
         super().__init__()
-        if not student or len(student) != len(teacher):
-            raise ValueError(
-                "as many layers of the student as of the teacher expected, got "
-                f"{len(student)} and {len(teacher)}"
-            )
+        good = 0 < len(student) == len(teacher)
+        expected(good, "as many layers of both networks", len(student), len(teacher))
         self.labels, self.classes, self.seed = labels, classes, seed
         with seeded(seed):
             self.build(student, teacher, **options)
@@ -123,10 +122,8 @@ class Consecutive(Distiller):
     """
 
     def build(self, student: Sizes, teacher: Sizes) -> None:
-        if len(student) < 2:
-            raise ValueError(
-                f"neighbouring layers are compared: at least 2 needed, got {len(student)}"
-            )
+        text = f"neighbouring layers are compared: at least 2 needed, got {len(student)}"
+        require(len(student) > 1, text)
         self.projectors = nn.ModuleList(
             nn.Identity() if s[1] == t[1] else nn.Conv2d(s[1], t[1], 1, bias=False)
             for s, t in zip(student, teacher, strict=True)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .ce import check_targets
+from ..basics.checks import require
+from ..data import check_targets
 from .kd import check_logits
 from .registry import OBJECTIVES, Entry
 
@@ -42,21 +43,14 @@ def dkd(
     """
     check_logits(student_logits, teacher_logits, temperature)
     images, classes = student_logits.shape
-    if classes < 2:
-        raise ValueError(f"without the label's class nothing is left of {classes} classes")
+    require(classes > 1, f"without the label's class nothing is left of {classes} classes")
     if labels.device.type == "cpu":
-        check_targets(labels, classes)
+        check_targets(labels, images, classes)
     every = torch.arange(classes, device=labels.device)
-    if labels.is_floating_point():
-        own, weights = (
-            every[:, None] == every,
-            labels,
-        )  # K = C cases an image, one for each label: (C, C), (N, C)
-    else:
-        own, weights = (
-            (labels[:, None] == every)[:, None],
-            student_logits.new_ones(()),
-        )  # K = 1: (N, 1, C)
+    if labels.is_floating_point():  # K = C cases an image, one for each label: (C, C), (N, C)
+        own, weights = every[:, None] == every, labels
+    else:  # K = 1: (N, 1, C), ()
+        own, weights = (labels[:, None] == every)[:, None], student_logits.new_ones(())
 
     def decoupled(logits: Tensor) -> tuple[Tensor, Tensor]:
         z = logits[:, None] / temperature  # (N, 1, C)
@@ -66,9 +60,7 @@ def dkd(
         return binary.log_softmax(2), others.log_softmax(2).masked_fill(own, 0)
 
     pairs = zip(decoupled(student_logits), decoupled(teacher_logits), strict=True)
-    target, other = (
-        (teacher.exp() * (teacher - student)).sum(2) for student, teacher in pairs
-    )  # (N, K)
+    target, other = ((t.exp() * (t - s)).sum(2) for s, t in pairs)  # (N, K)
     return temperature**2 / images * (weights * (alpha * target + beta * other)).sum()
 
 

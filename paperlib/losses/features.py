@@ -11,23 +11,25 @@ shapes they cannot compare.
 Lengths are guarded where they are 0, as after a ReLU they can be: the gradient there is finite.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Size, Tensor
 
 
 def check_pair(fs: Tensor, ft: Tensor, ndim: int | None = None) -> None:
     """Raise ValueError unless both are features of as many images, with `ndim` axes if given."""
     wanted = "maps (N, C, H, W)" if ndim == 4 else "features"
-    if (
-        fs.ndim != ft.ndim
-        or fs.ndim < 2
-        or (ndim and fs.ndim != ndim)
-        or fs.shape[0] != ft.shape[0]
-    ):
-        raise ValueError(
-            f"{wanted} of one batch expected, got {tuple(fs.shape)} and {tuple(ft.shape)}"
-        )
+    alike = fs.ndim == ft.ndim == (ndim or fs.ndim) and fs.ndim > 1 and len(fs) == len(ft)
+    expected(alike, f"{wanted} of one batch", fs.shape, ft.shape)
+
+
+def expected(condition: bool, what: str, found_s: Any, found_t: Any) -> None:
+    """Raise ValueError, with what was found of student and teacher, unless the condition holds."""
+    if not condition:
+        found_s, found_t = (tuple(x) if isinstance(x, Size) else x for x in (found_s, found_t))
+        raise ValueError(f"{what} expected, got {found_s} and {found_t}")
 
 
 def same_size(fs: Tensor, ft: Tensor) -> tuple[Tensor, Tensor]:

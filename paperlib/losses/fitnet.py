@@ -1,10 +1,10 @@
-"""FitNets: a hint from a layer in the middle."""
+"""FitNets: distillation of an intermediate layer."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .distillers import Distiller, Sizes, as_map
-from .features import check_pair, same_size
+from .features import check_pair, expected, same_size
 from .registry import OBJECTIVES, Entry
 
 
@@ -22,10 +22,7 @@ def hint(fs: Tensor, ft: Tensor) -> Tensor:
     (tensor(2.5000), tensor([[-1., -2.]]))
     """
     check_pair(fs, ft)
-    if fs.shape[1] != ft.shape[1]:
-        raise ValueError(
-            f"features of one width expected, got {tuple(fs.shape)} and {tuple(ft.shape)}"
-        )
+    expected(fs.shape[1] == ft.shape[1], "features of one width", fs.shape, ft.shape)
     return F.mse_loss(*(same_size(fs, ft) if fs.ndim == 4 else (fs, ft)))
 
 

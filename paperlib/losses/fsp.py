@@ -1,12 +1,13 @@
-"""The flow of solution procedure: how one layer's map goes over into the next one's."""
+"""The flow of solution procedure: distillation of Gram matrices between layers."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .distillers import Consecutive
-from .features import same_size
+from .features import expected, same_size
 from .registry import OBJECTIVES, Entry
 
 
@@ -29,11 +30,7 @@ def fsp(fs_pair: Sequence[Tensor], ft_pair: Sequence[Tensor]) -> Tensor:
     (tensor(2.5000), tensor([-2., -1.]))
     """
     s, t = _flow(*fs_pair), _flow(*ft_pair)
-    if s.shape != t.shape:
-        raise ValueError(
-            f"pairs of the same widths expected, their flows are {tuple(s.shape)} and "
-            f"{tuple(t.shape)}"
-        )
+    expected(s.shape == t.shape, "flows between layers of the same widths", s.shape, t.shape)
     return F.mse_loss(s, t)
 
 
@@ -52,8 +49,7 @@ class FSP(Consecutive):
     pretrains = "student"
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
-        pairs = zip(*(zip(f[:-1], f[1:], strict=True) for f in (self.project(fs), ft)), strict=True)
-        return sum(fsp(s, t) for s, t in pairs)
+        return sum(map(fsp, pairwise(self.project(fs)), pairwise(ft)))
 
     def pretraining_loss(self, fs: Sequence[Tensor], ft: Sequence[Tensor]) -> Tensor:
         """The loss itself."""

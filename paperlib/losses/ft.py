@@ -1,4 +1,4 @@
-"""Factor transfer: what a paraphraser makes of the teacher's map."""
+"""Factor transfer: distillation of the factors that a paraphraser extracts."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..basics.checks import share
 from ..models.precision import widen
 from .distillers import Distiller, Sizes, as_map, in_full_precision
 from .features import same_size
@@ -50,8 +51,7 @@ class FactorTransfer(Distiller):
     pretrains = "own"
 
     def build(self, student: Sizes, teacher: Sizes, *, rate: float = 0.5) -> None:
-        if not 0 < rate <= 1:
-            raise ValueError(f"the rate must lie in (0, 1], got {rate}")
+        share("the rate", rate)
         widths = [max(1, int(rate * size[1])) for size in teacher]
         self.translators = nn.ModuleList(
             _stack(nn.Conv2d, s[1], f, norm=True) for s, f in zip(student, widths, strict=True)
@@ -64,19 +64,15 @@ class FactorTransfer(Distiller):
         with torch.no_grad():  # frozen: an optimiser passes over parameters without a gradient
             wanted = [encoder(as_map(t)) for encoder, t in zip(self.encoders, ft, strict=True)]
         found = [translator(as_map(s)) for translator, s in zip(self.translators, fs, strict=True)]
-        return sum(factor(s, t) for s, t in zip(found, wanted, strict=True))
+        return sum(map(factor, found, wanted))
 
     def pretraining_loss(self, fs: Sequence[Tensor], ft: Sequence[Tensor]) -> Tensor:
         """The paraphrasers' mean squared error of reconstruction, summed over layers; fs is not
         looked at.
         """
         with in_full_precision(ft):
-            maps = [as_map(widen(t)) for t in ft]
-            again = [
-                decode(encode(t))
-                for encode, decode, t in zip(self.encoders, self.decoders, maps, strict=True)
-            ]
-            return sum(F.mse_loss(a, t) for a, t in zip(again, maps, strict=True))
+            layers = zip(self.encoders, self.decoders, [as_map(widen(t)) for t in ft], strict=True)
+            return sum(F.mse_loss(decode(encode(t)), t) for encode, decode, t in layers)
 
     def pretrained(self) -> list[nn.Parameter]:
         return [*self.encoders.parameters(), *self.decoders.parameters()]

@@ -3,18 +3,16 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..basics.checks import positive, require
 from .registry import OBJECTIVES, Entry
 
 
 def check_logits(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> None:
     """Raise ValueError unless both are (N, C) alike and the temperature is positive."""
-    if student_logits.shape != teacher_logits.shape or student_logits.ndim != 2:
-        raise ValueError(
-            f"logits must both be (N, C), got {tuple(student_logits.shape)} and "
-            f"{tuple(teacher_logits.shape)}"
-        )
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be positive, got {temperature}")
+    student, teacher = tuple(student_logits.shape), tuple(teacher_logits.shape)
+    good = student == teacher and len(student) == 2
+    require(good, f"logits must both be (N, C), got {student} and {teacher}")
+    positive("the temperature", temperature)
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
@@ -40,9 +38,7 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-def _kd(
-    student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, temperature: float
-) -> Tensor:
+def _kd(student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, temperature: float):
     return kd(student_logits, teacher_logits, temperature)
 
 

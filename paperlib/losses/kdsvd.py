@@ -1,12 +1,14 @@
 """Distillation of singular vectors: the leading directions of maps, layer against layer."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ..basics.checks import within
 from .distillers import Consecutive, Sizes
-from .features import check_pair, unit
+from .features import check_pair, expected, unit
 from .registry import OBJECTIVES, Entry
 
 # of 1 / (difference of eigenvalues), relative to the largest: bounds the gradient of singular
@@ -45,39 +47,29 @@ def kdsvd(fs: Sequence[Tensor], ft: Sequence[Tensor], k: int = 1) -> Tensor:
     >>> loss.detach(), fs.grad.flatten()
     (tensor(0.0244), tensor([-0.0350,  0.0262]))
     """
-    if len(fs) != len(ft) or len(fs) < 2:
-        raise ValueError(
-            f"at least two layers of both networks expected, got {len(fs)} and {len(ft)}"
-        )
+    expected(1 < len(fs) == len(ft), "two layers or more of both networks", len(fs), len(ft))
     vectors = [_aligned_vectors(s, t, k) for s, t in zip(fs, ft, strict=True)]
 
     def relation(a: Tensor, b: Tensor) -> Tensor:
         return (-(b[:, :, None] - a[:, None]).square() / 8).exp()  # (N, C_b, C_a, k)
 
-    consecutive = zip(vectors[:-1], vectors[1:], strict=True)
-    losses = [
-        (relation(sa, sb) - relation(ta, tb)).square().sum() for (sa, ta), (sb, tb) in consecutive
-    ]
-    return sum(losses) / len(fs[0])
+    differences = (relation(sa, sb) - relation(ta, tb) for (sa, ta), (sb, tb) in pairwise(vectors))
+    return sum(difference.square().sum() for difference in differences) / len(fs[0])
 
 
 def _aligned_vectors(fs: Tensor, ft: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k vectors of student and teacher, weighed, (N, C, k) each."""
     check_pair(fs, ft, 4)
-    if fs.shape[1] != ft.shape[1]:
-        raise ValueError(f"maps of one width expected, got {tuple(fs.shape)} and {tuple(ft.shape)}")
-    most = min(ft.shape[1], ft[0, 0].numel())
-    if not 1 <= k <= most:
-        raise ValueError(f"k must lie in 1..{most} for maps of shape {tuple(ft.shape)}, got {k}")
+    expected(fs.shape[1] == ft.shape[1], "maps of one width", fs.shape, ft.shape)
+    within("k", k, 1, min(ft.shape[1], ft[0, 0].numel()))
     values, teacher = right_singular_vectors(ft.detach(), k)
     largest = teacher.abs().argmax(1, keepdim=True)
     teacher = teacher * teacher.gather(1, largest).sign()
     _, candidates = right_singular_vectors(fs, k + 3)
     cosine = candidates.detach().mT @ teacher  # (N, k + 3, k)
     closest = cosine.abs().argmax(1, keepdim=True)
-    student = (
-        candidates.gather(2, closest.expand(-1, fs.shape[1], -1)) * cosine.gather(1, closest).sign()
-    )
+    student = candidates.gather(2, closest.expand(-1, fs.shape[1], -1))
+    student = student * cosine.gather(1, closest).sign()
     weights = unit(values)[:, None]
     return student * weights, teacher * weights
 

@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer: which patterns the channels of a map select."""
+"""Neuron selectivity transfer: distillation of the channels' distribution."""
 
 from torch import Tensor
 

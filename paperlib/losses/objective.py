@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..basics.recipe import require
+from ..basics.checks import at_least, below_one, optional, positive, require
 from ..models.precision import widen
 from .ce import cross_entropy
 from .distillers import Distiller, Layerwise
+from .features import expected
 from .registry import OBJECTIVES
 
 Outputs = tuple[Tensor, dict[str, Tensor]]  # logits (N, C) and named features
@@ -38,19 +39,12 @@ def layer_names(layers: tuple[str, ...], features: Mapping[str, Tensor]) -> list
     ['f0', 'f1', 'f2']
     """
     maps, vectors = ([name for name, f in features.items() if f.ndim == ndim] for ndim in (4, 2))
-    result = []
+    alone = {name: [name] for name in features}
+    groups = alone | {group: choose(maps, vectors) for group, choose in LAYERS.items()}
     for layer in layers:
-        found = (
-            LAYERS[layer](maps, vectors)
-            if layer in LAYERS
-            else [layer]
-            if layer in features
-            else []
-        )
-        if not found:
-            raise ValueError(f"the network has no feature {layer!r}; it has {', '.join(features)}")
-        result += found
-    return result
+        has = f"the network has no feature {layer!r}; it has {', '.join(features)}"
+        require(groups.get(layer), has)
+    return [name for layer in layers for name in groups[layer]]
 
 
 @dataclass(frozen=True)
@@ -97,12 +91,10 @@ class Objective:
         pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
         object.__setattr__(self, "options", tuple((name, value) for name, value in pairs))
         for name in ("gamma", "alpha", "beta", "warmup", "init_epochs"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name} must be at least 0, got {value}")
-        temperature, smoothing, init_lr = self.temperature, self.smoothing, self.init_lr
-        require(temperature > 0, f"the temperature must be positive, got {temperature}")
-        require(0 <= smoothing < 1, f"smoothing must lie in [0, 1), got {smoothing}")
-        require(init_lr is None or init_lr > 0, f"init_lr must be positive, got {init_lr}")
+            at_least(name, getattr(self, name), 0)
+        positive("the temperature", self.temperature)
+        below_one("smoothing", self.smoothing)
+        optional(positive, "init_lr", self.init_lr)
         self._check_effects()
         known = (*self._logit_options, *self._feature_options)
         for name, _ in self.options:
@@ -115,15 +107,12 @@ class Objective:
         require(knows[0] == "response", f"{logit!r} is not a loss of logits")
         require(knows[1] in ("", "feature", "relation"), f"{feature!r} is not a loss of features")
         pretrains = getattr(self._features, "pretrains", "")
+        no_stage = f"{feature or 'no loss'!r} has no stage before the main one"
         for name, effect, why in (
             ("smoothing", self.gamma, "gamma is 0"),
             ("warmup", self.alpha, "alpha is 0"),
             ("beta", feature, "there is no feature loss"),
-            (
-                "init_epochs",
-                pretrains,
-                f"{feature or 'no loss'!r} has no stage before the main one",
-            ),
+            ("init_epochs", pretrains, no_stage),
             ("feature_loss", self.beta or self.init_epochs, "beta and init_epochs are 0"),
             ("feature_loss", self.layers, "it is over no layers: name some, or 'maps'"),
         ):
@@ -179,7 +168,29 @@ class Objective:
         Raises ValueError for layers that a network does not have, different numbers of them, or a
         teacher that is missing.
         """
-        return Loss(self, student_features, teacher_features, labels, classes, seed)
+        layers, distiller = ([], []), None
+        if self.feature_loss:
+            missing = f"{self.feature_loss!r} compares with a teacher's features, got None"
+            require(teacher_features is not None, missing)
+            both = student_features, teacher_features
+            layers = [layer_names(self.layers, features) for features in both]
+            same = len(layers[0]) == len(layers[1])
+            expected(same, "as many layers of both networks", *layers)
+            first = widen(student_features[layers[0][0]])
+            sizes = [
+                [f[name].shape for name in names] for f, names in zip(both, layers, strict=True)
+            ]
+            distiller = self._distiller(sizes, labels, classes, seed)
+            distiller = distiller.to(first.device, first.dtype)
+        return Loss(self, distiller, *layers, labels.device)
+
+    def _distiller(
+        self, sizes: list[list[torch.Size]], labels: Tensor, classes: int, seed: int
+    ) -> Distiller:
+        options = self._chosen(self._feature_options)
+        if isinstance(self._features, type):
+            return self._features(*sizes, labels, classes, seed, **options)
+        return Layerwise(self._features, *sizes, **options)
 
     def _chosen(self, known: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in self.options if name in known}
@@ -196,41 +207,18 @@ class Loss(nn.Module):
     def __init__(
         self,
         objective: Objective,
-        student_features: Mapping[str, Tensor],
-        teacher_features: Mapping[str, Tensor] | None,
-        labels: Tensor,
-        classes: int,
-        seed: int,
+        distiller: Distiller | None,
+        student_layers: list[str],
+        teacher_layers: list[str],
+        device: torch.device,
     ):
         super().__init__()
-        self.objective = objective
+        self.objective, self.distiller = objective, distiller
+        self.student_layers, self.teacher_layers = student_layers, teacher_layers
         self.logit_options = objective._chosen(objective._logit_options)
-        self.distiller: Distiller | None = None
-        self.student_layers: list[str] = []
-        self.teacher_layers: list[str] = []
-        if objective.feature_loss:
-            if teacher_features is None:
-                raise ValueError(
-                    f"{objective.feature_loss!r} compares with a teacher's features, got None"
-                )
-            self.student_layers = layer_names(objective.layers, student_features)
-            self.teacher_layers = layer_names(objective.layers, teacher_features)
-            if len(self.student_layers) != len(self.teacher_layers):
-                pair = f"{self.student_layers} and {self.teacher_layers}"
-                raise ValueError(
-                    f"as many layers of the student as of the teacher expected, got {pair}"
-                )
-            fs, ft = self._pairs(student_features, teacher_features)
-            sizes = [f.shape for f in fs], [f.shape for f in ft]
-            options = objective._chosen(objective._feature_options)
-            if isinstance(objective._features, type):
-                distiller = objective._features(*sizes, labels, classes, seed, **options)
-            else:
-                distiller = Layerwise(objective._features, *sizes, **options)
-            self.distiller = distiller.to(fs[0].device, fs[0].dtype)
         if objective.warmup:
             # Not part of the state: it follows from the epoch.
-            self.register_buffer("ramp", torch.empty((), device=labels.device), persistent=False)
+            self.register_buffer("ramp", torch.empty((), device=device), persistent=False)
             self.set_epoch(0)
 
     def forward(
@@ -257,9 +245,8 @@ class Loss(nn.Module):
             term = objective.alpha * term
             total = total + (term * self.ramp if objective.warmup else term)
         if objective.beta:
-            total = total + objective.beta * self.distiller(
-                *self._pairs(student[1], teacher[1]), indices
-            )
+            pairs = self._pairs(student[1], teacher[1])
+            total = total + objective.beta * self.distiller(*pairs, indices)
         return total
 
     def pretraining_loss(
@@ -271,9 +258,9 @@ class Loss(nn.Module):
         student_features  may be None where the distiller learns from the teacher alone
         (`Distiller.pretrains` is "own").
         """
-        if self.distiller is None or not self.distiller.pretrains:
-            name = self.objective.feature_loss or "no feature loss"
-            raise ValueError(f"{name!r} has no stage before the main one")
+        name = self.objective.feature_loss or "no feature loss"
+        pretrains = self.distiller is not None and self.distiller.pretrains
+        require(pretrains, f"{name!r} has no stage before the main one")
         return self.distiller.pretraining_loss(*self._pairs(student_features, teacher_features))
 
     def _pairs(
@@ -314,10 +301,7 @@ def objective(name: str, **changes: Any) -> Objective:
         usual["logit_loss" if entry.knowledge == "response" else "feature_loss"] = name
     options = dict(usual.get("options", ())) | dict(values.pop("options", ())) | others
     result = Objective(**usual | values | {"options": options})
-    for option in values:
-        if option == "temperature" and not result.alpha and option in result._feature_options:
-            raise ValueError(
-                f"{option} = {values[option]} is of the logits, alpha is 0: write "
-                f"options={{{option!r}: ...}}"
-            )
+    if "temperature" in values and not result.alpha:
+        text = "temperature is that of the logits, and alpha is 0: write options={'temperature': "
+        require("temperature" not in result._feature_options, text + f"{values['temperature']}}}")
     return result

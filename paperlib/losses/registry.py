@@ -1,9 +1,10 @@
-"""The entries of the losses: the formula, and all that the project knows of it."""
+"""Registry entries of losses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..basics.checks import one_of
 from ..basics.registry import Registry, options_of
 
 # What is compared (Gou et al., IJCV 2021, arXiv 2006.05525, section 2), and what a loss of that
@@ -42,9 +43,8 @@ class Entry:
     scheme: str = "offline"
 
     def __post_init__(self):
-        for value, known in ((self.knowledge, KNOWLEDGE), (self.scheme, SCHEMES)):
-            if value not in known:
-                raise ValueError(f"{value!r} is not one of {', '.join(known)}")
+        one_of("knowledge", self.knowledge, KNOWLEDGE)
+        one_of("scheme", self.scheme, SCHEMES)
 
     @property
     def options(self) -> dict[str, Any]:

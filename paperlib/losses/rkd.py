@@ -29,12 +29,9 @@ def rkd(
     (tensor(0.3472), tensor([-1.0417,  2.0833, -1.0417]))
     """
     check_pair(fs, ft)
-    (student_distances, student_units), (teacher_distances, teacher_units) = (
-        _relations(fs),
-        _relations(ft),
-    )
-    distance = F.smooth_l1_loss(student_distances, teacher_distances)
-    angle = F.smooth_l1_loss(student_units @ student_units.mT, teacher_units @ teacher_units.mT)
+    (distances_s, units_s), (distances_t, units_t) = _relations(fs), _relations(ft)
+    distance = F.smooth_l1_loss(distances_s, distances_t)
+    angle = F.smooth_l1_loss(units_s @ units_s.mT, units_t @ units_t.mT)
     return distance_weight * distance + angle_weight * angle
 
 
@@ -47,9 +44,8 @@ def _relations(f: Tensor) -> tuple[Tensor, Tensor]:
     distances = torch.linalg.vector_norm(steps, dim=2)
     positive = distances > 0
     mean = distances.sum() / positive.sum().clamp(min=1)
-    return distances / mean.masked_fill(mean == 0, 1), steps / distances.masked_fill(~positive, 1)[
-        ..., None
-    ]
+    lengths = distances.masked_fill(~positive, 1)[..., None]
+    return distances / mean.masked_fill(mean == 0, 1), steps / lengths
 
 
 OBJECTIVES["rkd"] = Entry(

@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: which images of a batch look alike."""
+"""Similarity-preserving distillation: pairwise similarities of the images of a batch."""
 
 from torch import Tensor
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..basics.checks import require
 from .distillers import Distiller, Sizes, as_map
 from .features import same_size
 from .registry import OBJECTIVES, Entry
@@ -37,8 +38,7 @@ class VID(Distiller):
     floor = 1e-5
 
     def build(self, student: Sizes, teacher: Sizes, *, variance: float = 5.0) -> None:
-        if not variance > self.floor:
-            raise ValueError(f"the variance must be more than {self.floor}, got {variance}")
+        require(variance > self.floor, f"the variance must be above {self.floor}, got {variance}")
         self.regressors = nn.ModuleList(
             _regressor(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
         )
@@ -55,9 +55,9 @@ class VID(Distiller):
 
 
 def _regressor(channels_in: int, channels_out: int) -> nn.Sequential:
-    widths = (channels_in, channels_out, channels_out, channels_out)
-    layers = [nn.Conv2d(a, b, 1, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-    return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    first = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+    second, third = (nn.Conv2d(channels_out, channels_out, 1, bias=False) for _ in range(2))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
 
 
 OBJECTIVES["vid"] = Entry(

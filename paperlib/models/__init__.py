@@ -12,8 +12,9 @@ entry in `MODELS`.
 
 import torch
 
+from ..basics.checks import at_least
 from ..basics.registry import import_all
-from .classifier import MODELS, Classifier, Network
+from .classifier import MODELS, Classifier, Network, in_mode
 from .imagenet import Staged
 from .resnet import CifarResNet
 from .vgg import VGG
@@ -34,8 +35,7 @@ def build(name: str, classes: int, seed: int = 0) -> Classifier:
     269850
     """
     network = MODELS[name]
-    if classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
+    at_least("the number of classes", classes, 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return network.make(classes)

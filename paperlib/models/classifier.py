@@ -1,6 +1,7 @@
-"""What the training loop and the quantizers expect of a network."""
+"""The base class of networks, and their registry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,17 @@ def full_precision(x: Tensor) -> torch.autocast:
     digits.
     """
     return torch.autocast(x.device.type, enabled=False)
+
+
+@contextmanager
+def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
+    """A block in which the network is in train mode or in eval mode; then it is as it was."""
+    before = network.training
+    network.train(training)
+    try:
+        yield
+    finally:
+        network.train(before)
 
 
 class Classifier(nn.Module):

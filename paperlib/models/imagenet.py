@@ -56,12 +56,8 @@ class Staged(Classifier):
         over_map: bool = False,
     ):
         super().__init__()
-        self.stages, self.widening, self.head, self.over_map = (
-            nn.ModuleList(stages),
-            widening,
-            head,
-            over_map,
-        )
+        self.stages = nn.ModuleList(stages)
+        self.widening, self.head, self.over_map = widening, head, over_map
         first = [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d)][:1]
         last = [name for name, module in self.named_modules() if isinstance(module, nn.Linear)][-1:]
         self.full_precision = (*first, *last)
@@ -113,11 +109,8 @@ def mobilenetv2(classes: int, small: bool = False) -> Staged:
     if small:
         _stride(layers[0][0], 1)
         _stride(layers[2].conv[1][0], 1)
-    return Staged(
-        [layers[0], layers[1:4], layers[4:7], layers[7:14], layers[14:18]],
-        net.classifier,
-        layers[18],
-    )
+    stages = [layers[0], layers[1:4], layers[4:7], layers[7:14], layers[14:18]]
+    return Staged(stages, net.classifier, layers[18])
 
 
 def efficientnet_b0(classes: int, small: bool = False) -> Staged:
@@ -162,13 +155,12 @@ def squeezenet1_0(classes: int, small: bool = False) -> Staged:
         stem = [_small_stem(layers[0]), layers[1]]
         nn.init.kaiming_uniform_(stem[0].weight)
         nn.init.zeros_(stem[0].bias)
-    return Staged(
-        [nn.Sequential(*stem), layers[3:6], layers[6:11], layers[11:]],
-        net.classifier[:3],
-        over_map=True,
-    )
+    stages = [nn.Sequential(*stem), layers[3:6], layers[6:11], layers[11:]]
+    return Staged(stages, net.classifier[:3], over_map=True)
 
 
+_LARGE = "test_same_seed_same_logits_as_torchvision"
+_SMALL = "test_features_at_224_and_of_the_small_form_at_64"
 for network, paper in (
     (resnet18, "He et al., CVPR 2016"),
     (mobilenetv2, "Sandler et al., CVPR 2018"),
@@ -176,8 +168,5 @@ for network, paper in (
     (shufflenetv2_x0_5, "Ma et al., ECCV 2018"),
     (squeezenet1_0, "Iandola et al., 2016"),
 ):
-    proof = "test_same_seed_same_logits_as_torchvision"
-    MODELS[network.__name__] = Network(network, paper, proof)
-    MODELS[network.__name__ + "_64"] = Network(
-        partial(network, small=True), paper, "test_features_at_224_and_of_the_small_form_at_64"
-    )
+    MODELS[network.__name__] = Network(network, paper, _LARGE)
+    MODELS[network.__name__ + "_64"] = Network(partial(network, small=True), paper, _SMALL)

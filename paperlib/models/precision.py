@@ -1,9 +1,10 @@
-"""What a processor is asked to do differently: shorter floats."""
+"""Mixed-precision helpers."""
 
 import contextlib
 
 import torch
 
+from ..basics.checks import one_of
 from ..basics.recipe import PRECISIONS
 
 
@@ -17,8 +18,7 @@ def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractC
     ...     torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype
     torch.bfloat16
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    one_of("precision", precision, PRECISIONS)
     if precision == "float32":
         return contextlib.nullcontext()
     # Without the cache of cast weights: every weight is used once a pass, and a cache cannot be

@@ -20,9 +20,8 @@ class BasicBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()
         self.stride = stride
-        self.padding = (
-            channels_out - channels_in
-        ) // 2  # zero channels added to the shortcut, on each side
+        # Zero channels added to the shortcut, on each side.
+        self.padding = (channels_out - channels_in) // 2
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
@@ -31,9 +30,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
         if self.padding:
-            shortcut = F.pad(
-                x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding)
-            )
+            pixels = x[:, :, :: self.stride, :: self.stride]
+            shortcut = F.pad(pixels, (0, 0, 0, 0, self.padding, self.padding))
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(y)) + shortcut, inplace=True)
 
@@ -50,15 +48,10 @@ class CifarResNet(Classifier):
         self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(16)
         self.stages = nn.ModuleList()
-        channels_in = 16
-        for channels in (16, 32, 64):
-            stage = []
-            for i in range(blocks):
-                stage.append(
-                    BasicBlock(channels_in, channels, stride=2 if i == 0 and channels > 16 else 1)
-                )
-                channels_in = channels
-            self.stages.append(nn.Sequential(*stage))
+        for before, channels, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):
+            first = BasicBlock(before, channels, stride)
+            others = [BasicBlock(channels, channels, 1) for _ in range(blocks - 1)]
+            self.stages.append(nn.Sequential(first, *others))
         self.bn_pooled = nn.BatchNorm1d(64)
         self.linear = nn.Linear(64, classes)
         for module in self.modules():

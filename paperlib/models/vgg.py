@@ -4,6 +4,7 @@ them.
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,21 +32,15 @@ class VGG(Classifier):
     fourth: the last ones have 4 x 4 pixels for images of 32 or 64, and 28 x 28 for images of 224.
     """
 
-    full_precision = (
-        "stages.0",
-        "linear",
-    )  # the whole first stage: two convolutions in VGG-13, one in the others
+    # The whole first stage: two convolutions in VGG-13, one in the others.
+    full_precision = ("stages.0", "linear")
 
     def __init__(self, convs: Sequence[int], classes: int):
         super().__init__()
         self.stages = nn.ModuleList()
-        channels_in = 3
-        for count, channels in zip(convs, WIDTHS, strict=True):
-            layers = conv_bn(channels_in, channels)
-            for _ in range(count - 1):
-                layers += conv_bn(channels, channels)
-            self.stages.append(nn.Sequential(*layers))
-            channels_in = channels
+        for count, before, channels in zip(convs, (3, *WIDTHS), WIDTHS, strict=False):
+            widths = pairwise([before, *[channels] * count])
+            self.stages.append(nn.Sequential(*(layer for w in widths for layer in conv_bn(*w))))
         self.linear = nn.Linear(WIDTHS[-1], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -73,6 +68,5 @@ for name, convs in (("vgg8", (1, 1, 1, 1, 1)), ("vgg13", (2, 2, 2, 2, 2))):
     MODELS[name] = Network(partial(VGG, convs), _PAPER, "test_logits_and_features")
 # One network by two names: the paper's form has a rule of its own for 64 pixels.
 for name in ("vgg11_bn", "vgg11_bn_64"):
-    MODELS[name] = Network(
-        partial(VGG, (1, 1, 2, 2, 2)), _PAPER, "test_vgg_halves_after_the_fourth_stage_at_64_only"
-    )
+    proof = "test_vgg_halves_after_the_fourth_stage_at_64_only"
+    MODELS[name] = Network(partial(VGG, (1, 1, 2, 2, 2)), _PAPER, proof)

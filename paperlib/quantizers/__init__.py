@@ -12,7 +12,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from ..basics.checks import require
 from ..basics.registry import import_all
+from ..models import in_mode
 from .functional import (
     dorefa_activation,
     dorefa_weight,
@@ -51,13 +53,9 @@ def layers_to_quantize(model: nn.Module, keep: tuple[str, ...] | None = None) ->
         keep = getattr(model, "full_precision", tuple(candidates[:1] + candidates[-1:]))
     names = dict(model.named_modules())
     for name in keep:
-        if name not in names:
-            raise ValueError(f"the model has no module {name!r} to keep in full precision")
+        require(name in names, f"the model has no module {name!r} to keep in full precision")
     chosen = [c for c in candidates if not any(c == k or c.startswith(k + ".") for k in keep)]
-    if not chosen:
-        raise ValueError(
-            f"nothing to quantize: every layer of {candidates} is kept in full precision"
-        )
+    require(chosen, f"nothing to quantize: all layers, {candidates}, are kept in full precision")
     return chosen
 
 
@@ -96,15 +94,12 @@ def quantize(
     """
     recipe = METHODS[method]
     for option in options:
-        if option not in recipe.weight_options | recipe.activation_options:
-            raise ValueError(f"method {method!r} has no option {option!r}")
-    if kept_bits is not None and recipe.image is None:
-        raise ValueError(
-            f"kept_bits = {kept_bits}: {method!r} has no grid for the network's own input, "
-            "which is negative too"
-        )
+        known = option in recipe.weight_options | recipe.activation_options
+        require(known, f"method {method!r} has no option {option!r}")
+    no_grid = f"{method!r} has no grid for the network's own input, which is negative too"
+    require(kept_bits is None or recipe.image, f"kept_bits = {kept_bits}: {no_grid}")
     of_weight = {k: v for k, v in options.items() if k in recipe.weight_options}
-    of_activation = {k: v for k, v in options.items() if k in recipe.activation_options}
+    of_input = {k: v for k, v in options.items() if k in recipe.activation_options}
     student = copy.deepcopy(model).requires_grad_()  # a frozen teacher's copy is to learn
     low, names = set(layers_to_quantize(model, keep)), quantizable(model)
     for name in names if kept_bits is not None else sorted(low, key=names.index):
@@ -116,11 +111,11 @@ def quantize(
         # A change of class keeps weights, hyperparameters and hooks as they are; only quantizers
         # are added.
         layer.__class__ = QUANTIZED_TYPES[type(layer)]
-        device = layer.weight.device
+        quantizers = recipe.weight(bits[0], **of_weight, **shape), activation(bits[1], **of_input)
+        scale_shape = (channels,) if per_channel else ()
         layer.adopt(
-            recipe.weight(bits[0], **of_weight, **shape).to(device),
-            activation(bits[1], **of_activation).to(device),
-            ((channels,) if per_channel else ()) if recipe.output_scale else None,
+            *(q.to(layer.weight.device) for q in quantizers),
+            scale_shape if recipe.output_scale else None,
         )
     return student
 
@@ -134,16 +129,14 @@ def initialise(student: nn.Module, images: Tensor) -> None:
     them.
     """
     layers = [m for m in student.modules() if isinstance(m, QuantizedLayer)]
-    training = student.training
-    student.train()
     for layer in layers:
         layer.initialising = True
     try:
-        student(images)
+        with in_mode(student, training=True):
+            student(images)
     finally:
         for layer in layers:
             layer.initialising = False
-        student.train(training)
 
 
 def quantizer_parameters(student: nn.Module) -> list[nn.Parameter]:

@@ -13,7 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .functional import _check_bits, _check_delta, centred, interval_codes, over_channels
+from ..basics.checks import require
+from ..models import in_mode
+from .functional import centred, interval_codes, over_channels
 from .fusion import fusing
 from .layers import QuantizedLayer, Quantizer
 from .registry import METHODS, Method
@@ -30,14 +32,11 @@ class EwgsQuantizer(Quantizer):
     def __init__(
         self, bits: int, signed: bool, delta: float | str = 0.0, shape: tuple[int, ...] = ()
     ):
-        super().__init__()
-        _check_bits(bits)
-        if delta != "hessian":
-            if isinstance(delta, str):
-                raise ValueError(f"delta must be a number or 'hessian', got {delta!r}")
-            _check_delta(delta)
-        self.levels, self.signed = 2**bits, signed
-        self.by_hessian = delta == "hessian"
+        super().__init__(bits, shape)
+        self.levels, self.signed, self.by_hessian = 2**bits, signed, delta == "hessian"
+        if not self.by_hessian:
+            good = isinstance(delta, int | float) and delta >= 0
+            require(good, f"delta must be 'hessian' or at least 0, got {delta!r}")
         # A tensor, so that a new factor reaches a captured CUDA graph; none where the factor is 0
         # for good.
         value = None if delta == 0 else torch.tensor(0.0 if self.by_hessian else float(delta))
@@ -55,7 +54,7 @@ class EwgsQuantizer(Quantizer):
         Activations that lie further from 0 than they spread, as in squeeze-and-excitation, would
         get an upper bound below the lower one: theirs is the maximum.
         """
-        std = over_channels(torch.std, x, self.lower.ndim > 0)
+        std = over_channels(torch.std, x, self.per_channel)
         if self.signed:
             self.lower.copy_(-3 * std)
             self.upper.copy_(3 * std)
@@ -65,9 +64,8 @@ class EwgsQuantizer(Quantizer):
             self.upper.copy_(torch.where(high > low, high, torch.maximum(x.max(), low + 1e-6)))
 
     def codes(self, x: Tensor) -> tuple[Tensor, float]:
-        codes = interval_codes(
-            x, self.lower, self.upper, self.levels, 0.0 if self.delta is None else self.delta
-        )
+        delta = 0.0 if self.delta is None else self.delta
+        codes = interval_codes(x, self.lower, self.upper, self.levels, delta)
         if self.recording:
             self.recorded = codes
         return (centred(codes, self.levels) if self.signed else codes), 1 / (self.levels - 1)
@@ -82,6 +80,11 @@ METHODS["ewgs"] = Method(
     image=_ACTIVATION,
     output_scale=True,
 )
+
+
+def by_hessian(model: nn.Module) -> bool:
+    """Whether a layer of this model has delta "hessian"."""
+    return any(isinstance(q, EwgsQuantizer) and q.by_hessian for q in model.modules())
 
 
 def hutchinson_trace(
@@ -105,22 +108,18 @@ def hutchinson_trace(
     return mean
 
 
-def _add_ratios(
-    ratios: list[list[float]], quantizers: list[EwgsQuantizer], loss: Tensor, rng: torch.Generator
-) -> None:
-    """Append each quantizer's (Tr(H) / N) / (3 std(g)) of a loss whose forward pass it has
-    recorded.
-    """
+def _ratios(quantizers: list[EwgsQuantizer], loss: Tensor, rng: torch.Generator) -> list[float]:
+    """Each quantizer's (Tr(H) / N) / (3 std(g)) of a loss whose forward pass it has recorded."""
     recorded = [q.recorded for q in quantizers]
     gradients = torch.autograd.grad(loss, recorded, create_graph=True)
-    for k, (gradient, codes) in enumerate(zip(gradients, recorded, strict=True)):
+    ratios = []
+    for q, gradient, codes in zip(quantizers, gradients, recorded, strict=True):
         trace = hutchinson_trace(gradient, codes, rng)
         # g and H of the values codes / (levels - 1) are (levels - 1) and (levels - 1)^2 times those
         # of the codes.
-        factor = quantizers[k].levels - 1
-        ratios[k].append(
-            factor * trace / codes.numel() / (3 * float(gradient.detach().std()) + 1e-30)
-        )
+        curvature = (q.levels - 1) * trace / codes.numel()
+        ratios.append(curvature / (3 * float(gradient.detach().std()) + 1e-30))
+    return ratios
 
 
 def update_deltas(
@@ -144,33 +143,26 @@ def update_deltas(
     layers = {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, QuantizedLayer)
-        and getattr(layer.weight_quantizer, "by_hessian", False)
+        if isinstance(layer, QuantizedLayer) and by_hessian(layer)
     }
-    if not layers:
-        raise ValueError("no layer of this model has delta='hessian'")
-    quantizers = [
-        q for layer in layers.values() for q in (layer.weight_quantizer, layer.activation_quantizer)
-    ]
-    ratios: list[list[float]] = [[] for _ in quantizers]
+    require(layers, "no layer of this model has delta='hessian'")
+    pairs = {n: (x.weight_quantizer, x.activation_quantizer) for n, x in layers.items()}
+    quantizers = [q for pair in pairs.values() for q in pair]
+    ratios = []
     rng = torch.Generator().manual_seed(seed)
-    training, buffers = model.training, {name: b.clone() for name, b in model.named_buffers()}
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    for q in quantizers:
+        q.recording = True
     try:
-        model.train()
-        for q in quantizers:
-            q.recording = True
-        with fusing(False):  # compiled functions have no second derivative
+        # Compiled functions have no second derivative.
+        with in_mode(model, training=True), fusing(False):
             for images, labels in batches:
-                _add_ratios(ratios, quantizers, loss(model(images), labels), rng)
+                ratios.append(_ratios(quantizers, loss(model(images), labels), rng))
     finally:
         for q in quantizers:
             q.recording, q.recorded = False, None
-        model.train(training)
         for name, b in model.named_buffers():
             b.copy_(buffers[name])
-    for q, values in zip(quantizers, ratios, strict=True):
+    for q, *values in zip(quantizers, *ratios, strict=True):
         q.delta.fill_(max(0.0, sum(values) / len(values)))
-    return {
-        name: (float(layer.weight_quantizer.delta), float(layer.activation_quantizer.delta))
-        for name, layer in layers.items()
-    }
+    return {name: tuple(float(q.delta) for q in pair) for name, pair in pairs.items()}

@@ -12,28 +12,15 @@ here states which side its bounds are on.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..basics.checks import at_least, positive, require, whole
 from ..models.precision import widen
 from .fusion import fusible
-
-
-def _check_bits(bits: int, least: int = 1) -> None:
-    if not isinstance(bits, int) or isinstance(bits, bool) or not least <= bits <= 8:
-        raise ValueError(f"bits must be an integer from {least} to 8, got {bits!r}")
-
-
-def _check_levels(levels: int) -> None:
-    if not isinstance(levels, int) or isinstance(levels, bool) or not 2 <= levels <= 256:
-        raise ValueError(f"levels must be an integer from 2 to 256, got {levels!r}")
-
-
-def _check_delta(delta: float) -> None:
-    if not delta >= 0:
-        raise ValueError(f"delta must be at least 0, got {delta}")
 
 
 def _summed(x: Tensor, like: Tensor) -> Tensor:
@@ -46,9 +33,52 @@ def _summed(x: Tensor, like: Tensor) -> Tensor:
 def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    return torch.full(
-        (), value, dtype=widen(like[:0]).dtype, device=like.device
-    )  # a fill: no copy from the host
+    dtype = widen(like[:0]).dtype
+    return torch.full((), value, dtype=dtype, device=like.device)  # a fill, no copy from the host
+
+
+def _positive_scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """A learned scalar. Only a number is checked: to look at a tensor would wait for the device."""
+    if not isinstance(value, Tensor):
+        positive(name, value)
+    return _scalar(value, like)
+
+
+def with_gradient(forward: Callable[..., Tensor], backward: Callable[..., tuple]) -> Callable:
+    """A differentiable function of (x, tensors ..., numbers ...) whose gradient is given.
+
+    forward   (x, tensors ..., numbers ...) -> a new tensor.
+    backward  (gradient, x, tensors ..., numbers ...) -> a tuple of the gradients of x and of the
+              first tensors. The others get none.
+
+    >>> double = with_gradient(lambda x, factor: 2 * x, lambda g, x, factor: (g * factor,))
+    >>> x = torch.ones(1, requires_grad=True)
+    >>> double(x, 7.0).backward()
+    >>> x.grad
+    tensor([7.])
+    """
+
+    class WithGradient(Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs: Any) -> Tensor:
+            return forward(*inputs)
+
+        @staticmethod
+        def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+            tensors = [x for x in inputs if isinstance(x, Tensor)]
+            ctx.save_for_backward(*tensors)
+            ctx.numbers = inputs[len(tensors) :]
+
+        @staticmethod
+        def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
+            inputs = (*ctx.saved_tensors, *ctx.numbers)
+            by_x, *by_others = backward(g, *inputs)
+            shaped = [by.reshape(x.shape) for by, x in zip(by_others, inputs[1:], strict=False)]
+            return by_x, *shaped, *[None] * (len(inputs) - 1 - len(shaped))
+
+    return WithGradient.apply
 
 
 # ------------------------------------------------------------------------------------- EWGS, DoReFa
@@ -62,9 +92,9 @@ def _interval_forward(x: Tensor, lower: Tensor, upper: Tensor, top: int) -> Tens
 
 @fusible
 def _interval_backward(
-    g: Tensor, x: Tensor, lower: Tensor, upper: Tensor, top: int, delta: Tensor | None
+    g: Tensor, x: Tensor, lower: Tensor, upper: Tensor, delta: Tensor | None, top: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to x, lower and upper; g is the gradient of the codes, g top that of q = codes /
+    """Gradients of x, lower and upper. g is the gradient of the codes, g top that of q = codes /
     top.
     """
     width = upper - lower
@@ -72,33 +102,16 @@ def _interval_backward(
     inside = (n >= 0) & (n <= 1)
     g = torch.where(inside, widen(g) * top, 0.0)
     if delta is not None:
-        error = (
-            n - (n * top).round() / top
-        ).detach()  # a constant where second derivatives are taken
+        error = (n - (n * top).round() / top).detach()  # constant in second derivatives
         g = g + delta * g.abs() * error
-    by_upper = (
-        -_summed(g * n, upper) / width
-    )  # d n / d upper = -n / width, d n / d lower = (n - 1) / width
+    # d n / d upper = -n / width, d n / d lower = (n - 1) / width
+    by_upper = -_summed(g * n, upper) / width
     return (g / width).to(x.dtype), -_summed(g, lower) / width - by_upper, by_upper
 
 
-class _IntervalCodes(Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, lower: Tensor, upper: Tensor, top: int, delta: Tensor | None) -> Tensor:
-        return _interval_forward(x, lower, upper, top)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        *tensors, ctx.top, delta = inputs
-        ctx.save_for_backward(*tensors, delta)
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, lower, upper, delta = ctx.saved_tensors
-        by_x, by_lower, by_upper = _interval_backward(g, x, lower, upper, ctx.top, delta)
-        return by_x, by_lower.reshape(lower.shape), by_upper.reshape(upper.shape), None, None
+_interval = with_gradient(
+    lambda x, lower, upper, delta, top: _interval_forward(x, lower, upper, top), _interval_backward
+)
 
 
 def interval_codes(
@@ -122,13 +135,13 @@ def interval_codes(
     >>> q.detach(), x.grad
     (tensor([0., 0., 1., 3.]), tensor([0.0000, 0.7500, 0.7500, 0.0000]))
     """
-    _check_levels(levels)
+    whole("levels", levels, 2, 256)
     if not isinstance(delta, Tensor):
-        _check_delta(delta)
+        at_least("delta", delta, 0)
         delta = _scalar(delta, x) if delta else None
-    if not isinstance(lower, Tensor) and not isinstance(upper, Tensor) and not lower < upper:
-        raise ValueError(f"the lower bound must be below the upper one, got {lower} and {upper}")
-    return _IntervalCodes.apply(x, _scalar(lower, x), _scalar(upper, x), levels - 1, delta)
+    if not isinstance(lower, Tensor) and not isinstance(upper, Tensor):
+        require(lower < upper, f"lower must be below upper, got {lower} and {upper}")
+    return _interval(x, _scalar(lower, x), _scalar(upper, x), delta, levels - 1)
 
 
 def ewgs_round(x: Tensor, levels: int, delta: float = 0.0) -> Tensor:
@@ -202,36 +215,15 @@ def over_channels(function: Callable[..., Tensor], x: Tensor, per_channel: bool)
     tensor([[2.],
             [5.]])
     """
-    return (
-        function(x, dim=tuple(range(1, x.ndim)), keepdim=True)
-        if per_channel
-        else function(x, dim=tuple(range(x.ndim)))
-    )
+    if per_channel:
+        return function(x, dim=tuple(range(1, x.ndim)), keepdim=True)
+    return function(x, dim=tuple(range(x.ndim)))
 
 
-class _GivenCodes(Function):
-    """`codes` as they are; to x passes the gradient that x has in the value, as if it had not been
-    rounded.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-        return codes.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(inputs[2])
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        (scale,) = ctx.saved_tensors
-        return (
-            (g / scale).to(g.dtype),
-            None,
-            None,
-        )  # value = scale codes: the gradient of the value from that of the codes
+# value = scale codes: the gradient of the value from that of the codes
+_given = with_gradient(
+    lambda x, codes, scale: codes.clone(), lambda g, x, codes, scale: ((g / scale).to(g.dtype),)
+)
 
 
 def straight_through(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
@@ -242,7 +234,7 @@ def straight_through(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     >>> x.grad
     tensor([1., 1.])
     """
-    return _GivenCodes.apply(x, codes, scale)
+    return _given(x, codes, scale)
 
 
 def dorefa_weight_codes(
@@ -254,16 +246,14 @@ def dorefa_weight_codes(
     per_channel  mean and maximum over each w[c] instead of all of w; the scale at one bit is then
     (C, 1, ...).
     """
-    _check_bits(bits)
+    whole("bits", bits, 1, 8)
     if bits == 1:
         scale = over_channels(torch.mean, widen(w.detach()).abs(), per_channel)
-        return straight_through(
-            w, torch.where(w.detach() >= 0, 1.0, -1.0).to(w.dtype), scale
-        ), scale
+        signs = torch.where(w.detach() >= 0, 1.0, -1.0).to(w.dtype)
+        return straight_through(w, signs, scale), scale
     t = torch.tanh(widen(w))
-    codes = interval_codes(
-        t / (2 * over_channels(torch.amax, t.detach().abs(), per_channel)) + 0.5, 0.0, 1.0, 2**bits
-    )
+    largest = over_channels(torch.amax, t.detach().abs(), per_channel)
+    codes = interval_codes(t / (2 * largest) + 0.5, 0.0, 1.0, 2**bits)
     return centred(codes, 2**bits).to(w.dtype), 1 / (2**bits - 1)
 
 
@@ -288,29 +278,14 @@ def dorefa_weight(w: Tensor, bits: int) -> Tensor:
 
 def dorefa_activation_codes(x: Tensor, bits: int) -> tuple[Tensor, float]:
     """The codes 0 .. 2^b - 1 and the scale of `dorefa_activation`."""
-    _check_bits(bits)
+    whole("bits", bits, 1, 8)
     if bits == 1:
-        return _Ceil.apply(x), 1.0
+        return _ceil(x), 1.0
     return interval_codes(x, 0.0, 1.0, 2**bits), 1 / (2**bits - 1)
 
 
-class _Ceil(Function):
-    """1 where x > 0, else 0; the gradient passes where 0 <= x <= 1."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return (x > 0).to(x)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return g * ((x >= 0) & (x <= 1))
+# 1 where x > 0, else 0; the gradient passes where 0 <= x <= 1
+_ceil = with_gradient(lambda x: (x > 0).to(x), lambda g, x: (g * ((x >= 0) & (x <= 1)),))
 
 
 def dorefa_activation(x: Tensor, bits: int) -> Tensor:
@@ -346,32 +321,14 @@ def _pact_backward(g: Tensor, x: Tensor, alpha: Tensor, top: int) -> tuple[Tenso
     return torch.where((wide >= 0) & ~above, g, 0.0).to(x.dtype), torch.where(above, g, 0.0).sum()
 
 
-class _PactCodes(Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, alpha: Tensor, top: int) -> Tensor:
-        return _pact_forward(x, alpha, top)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        x, alpha, ctx.top = inputs
-        ctx.save_for_backward(x, alpha)
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, alpha = ctx.saved_tensors
-        by_x, by_alpha = _pact_backward(g, x, alpha, ctx.top)
-        return by_x, by_alpha.reshape(alpha.shape), None
+_pact = with_gradient(_pact_forward, _pact_backward)
 
 
 def pact_codes(x: Tensor, alpha: Tensor | float, bits: int) -> tuple[Tensor, Tensor]:
     """The codes 0 .. 2^b - 1 and the scale alpha / (2^b - 1) of `pact_activation`."""
-    _check_bits(bits)
-    if not isinstance(alpha, Tensor) and not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
-    alpha = _scalar(alpha, x)
-    return _PactCodes.apply(x, alpha, 2**bits - 1), alpha.detach() / (2**bits - 1)
+    whole("bits", bits, 1, 8)
+    alpha = _positive_scalar("alpha", alpha, x)
+    return _pact(x, alpha, 2**bits - 1), alpha.detach() / (2**bits - 1)
 
 
 def pact_activation(x: Tensor, alpha: Tensor | float, bits: int) -> Tensor:
@@ -410,35 +367,26 @@ def _lsq_backward(
     return torch.where(inside, g, 0.0).to(x.dtype), _summed(g * slope, step)
 
 
-class _LsqCodes(Function):
-    generate_vmap_rule = True
+def _lsq_gradients(
+    g: Tensor, x: Tensor, step: Tensor, qmin: int, qmax: int, grad_scale: float
+) -> tuple[Tensor, Tensor]:
+    by_x, by_step = _lsq_backward(g, x, step, qmin, qmax)
+    return by_x, by_step * grad_scale
 
-    @staticmethod
-    def forward(x: Tensor, step: Tensor, qmin: int, qmax: int, grad_scale: float) -> Tensor:
-        return _lsq_forward(x, step, qmin, qmax)
 
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        x, step, ctx.qmin, ctx.qmax, ctx.grad_scale = inputs
-        ctx.save_for_backward(x, step)
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, step = ctx.saved_tensors
-        by_x, by_step = _lsq_backward(g, x, step, ctx.qmin, ctx.qmax)
-        return by_x, (by_step * ctx.grad_scale).reshape(step.shape), None, None, None
+_lsq = with_gradient(
+    lambda x, step, qmin, qmax, grad_scale: _lsq_forward(x, step, qmin, qmax), _lsq_gradients
+)
 
 
 def lsq_codes(
     x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The codes qmin .. qmax and the scale, the step, of `lsq`."""
-    if int(qmin) != qmin or int(qmax) != qmax or not qmin < qmax:
-        raise ValueError(f"qmin and qmax must be integers with qmin < qmax, got {qmin} and {qmax}")
-    if not isinstance(step, Tensor) and not step > 0:
-        raise ValueError(f"the step must be positive, got {step}")
-    step = _scalar(step, x)
-    return _LsqCodes.apply(x, step, int(qmin), int(qmax), float(grad_scale)), step.detach()
+    good = int(qmin) == qmin and int(qmax) == qmax and qmin < qmax
+    require(good, f"qmin and qmax must be integers with qmin < qmax, got {qmin} and {qmax}")
+    step = _positive_scalar("step", step, x)
+    return _lsq(x, step, int(qmin), int(qmax), float(grad_scale)), step.detach()
 
 
 def lsq(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0) -> Tensor:
@@ -464,46 +412,32 @@ def lsq(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float
     return codes * scale.to(codes)
 
 
-class _FakeQuantizedCodes(Function):
-    """Inside or outside of the grid is decided by the rounded integer, as torch's fake quantization
-    does.
-    """
+# The rounded integer decides what is inside of the grid, as in torch's fake quantization.
 
-    generate_vmap_rule = True
 
-    @staticmethod
-    def forward(x: Tensor, scale: Tensor, qmin: int, qmax: int, grad_scale: float) -> Tensor:
-        return (widen(x) * (1 / scale)).round_().clamp_(qmin, qmax).to(x.dtype)
+def _fake_forward(x: Tensor, scale: Tensor, qmin: int, qmax: int, grad_scale: float) -> Tensor:
+    return (widen(x) * (1 / scale)).round_().clamp_(qmin, qmax).to(x.dtype)
 
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        x, scale, ctx.qmin, ctx.qmax, ctx.grad_scale = inputs
-        ctx.save_for_backward(x, scale)
 
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = ctx.saved_tensors
-        g, v = (
-            widen(g) / scale,
-            widen(x) * (1 / scale),
-        )  # the gradient of the value from that of the codes
-        rounded = v.round()
-        inside = (rounded >= ctx.qmin) & (rounded <= ctx.qmax)
-        slope = torch.where(inside, rounded - v, rounded.clamp(ctx.qmin, ctx.qmax))
-        by_scale = _summed(g * slope, scale) * ctx.grad_scale
-        return torch.where(inside, g, 0.0).to(x.dtype), by_scale, None, None, None
+def _fake_backward(
+    g: Tensor, x: Tensor, scale: Tensor, qmin: int, qmax: int, grad_scale: float
+) -> tuple[Tensor, Tensor]:
+    g, v = widen(g) / scale, widen(x) * (1 / scale)  # the gradient of the value, from the codes'
+    rounded = v.round()
+    inside = (rounded >= qmin) & (rounded <= qmax)
+    slope = torch.where(inside, rounded - v, rounded.clamp(qmin, qmax))
+    return torch.where(inside, g, 0.0).to(x.dtype), _summed(g * slope, scale) * grad_scale
+
+
+_fake = with_gradient(_fake_forward, _fake_backward)
 
 
 def fake_quantize_codes(
     x: Tensor, scale: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The codes qmin .. qmax and the scale of `fake_quantize`."""
-    if not isinstance(scale, Tensor) and not scale > 0:
-        raise ValueError(f"the scale must be positive, got {scale}")
-    scale = _scalar(scale, x)
-    return _FakeQuantizedCodes.apply(
-        x, scale, int(qmin), int(qmax), float(grad_scale)
-    ), scale.detach()
+    scale = _positive_scalar("scale", scale, x)
+    return _fake(x, scale, int(qmin), int(qmax), float(grad_scale)), scale.detach()
 
 
 def fake_quantize(

@@ -1,5 +1,4 @@
-"""One kernel instead of ten passes over memory: element-wise functions compiled by torch where that
-is possible.
+"""Element-wise functions as one compiled kernel each, where torch can compile.
 
 A quantizer is a chain of cheap element-wise operations. Run one by one, each reads and writes the
 whole activation, and on a CPU the chain then costs as much as the convolution it feeds.

@@ -8,19 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..basics.checks import whole
+
 
 class Quantizer(nn.Module, ABC):
     """Maps a tensor to a low-bit grid. Parameters, if any, are set from the first tensor seen
     (`initialise`).
 
     A new method is one file with two subclasses and an entry in `METHODS`.
+
+    bits   from `fewest_bits` to `most_bits`; kept as `bits`.
+    shape  of the weight's parameters: (C, 1, ...) for one for each output channel (`per_channel`),
+           () for one of the whole tensor.
     """
 
-    def __init__(self):
+    fewest_bits, most_bits = 1, 8
+
+    def __init__(self, bits: int | None = None, shape: tuple[int, ...] = ()):
         super().__init__()
-        self.register_parameter(
-            "offset", None
-        )  # of an activation's grid from 0, if it has one: value = scale codes + offset
+        if bits is not None:
+            whole("bits", bits, self.fewest_bits, self.most_bits)
+        self.bits, self.per_channel = bits, bool(shape)
+        # Of an activation's grid from 0, if it has one: value = scale codes + offset.
+        self.register_parameter("offset", None)
 
     def initialise(self, x: Tensor) -> None:
         """Set the parameters, if any, from the full-precision weight, or from the layer's input on
@@ -64,11 +74,9 @@ class QuantizedLayer(nn.Module):
         scale.
         """
         self.weight_quantizer, self.activation_quantizer = weight, activation
-        self.output_scale = (
-            None if scale_shape is None else nn.Parameter(self.weight.new_ones(scale_shape))
-        )
-        self.ready = False
-        self.initialising = False
+        has_scale = scale_shape is not None
+        self.output_scale = nn.Parameter(self.weight.new_ones(scale_shape)) if has_scale else None
+        self.ready = self.initialising = False
 
     def operation(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's linear map, without bias."""
@@ -82,14 +90,9 @@ class QuantizedLayer(nn.Module):
         if self.initialising:
             self._initialise(x)
         if not self.ready:
-            raise RuntimeError(
-                "this quantized layer has no bounds yet: call "
-                "paperlib.quantizers.initialise(model, images)"
-            )
-        (codes, scale), (weight, weight_scale) = (
-            self.activation_quantizer.codes(x),
-            self.weight_quantizer.codes(self.weight),
-        )
+            raise RuntimeError("a quantized layer has no bounds: call initialise(model, images)")
+        codes, scale = self.activation_quantizer.codes(x)
+        weight, weight_scale = self.weight_quantizer.codes(self.weight)
         weight = weight.to(codes.dtype)
         y, offset = self.operation(codes, weight), self.activation_quantizer.offset
         if isinstance(weight_scale, Tensor) and weight_scale.ndim:
@@ -114,28 +117,22 @@ class QuantizedLayer(nn.Module):
         self.weight_quantizer.initialise(self.weight)
         self.activation_quantizer.initialise(x)
         self.ready = True
-        if (
-            self.output_scale is not None
-        ):  # the mean size of the quantized output becomes that of the exact one
-            bias = 0 if self.bias is None else self.per_channel(self.bias)
-            exact = self.operation(x, self.weight) + bias
-            quantized = (
-                self.operation(self.activation_quantizer(x), self.weight_quantizer(self.weight))
-                + bias
-            )
-            ratio = self._mean_size(exact) / self._mean_size(quantized)
-            self.output_scale.copy_(ratio)
+        if self.output_scale is None:
+            return
+        # The mean size of the quantized output becomes that of the exact one.
+        bias = 0 if self.bias is None else self.per_channel(self.bias)
+        exact = self.operation(x, self.weight) + bias
+        low_bit = self.activation_quantizer(x), self.weight_quantizer(self.weight)
+        quantized = self.operation(*low_bit) + bias
+        self.output_scale.copy_(self._mean_size(exact) / self._mean_size(quantized))
 
     def _mean_size(self, y: Tensor) -> Tensor:
         """mean|y|, over everything or over everything but the channels, as the output scale is
         shaped.
         """
-        size = y.abs()
-        return (
-            size.mean()
-            if self.output_scale.ndim == 0
-            else size.movedim(self.channel_axis, 0).flatten(1).mean(1)
-        )
+        if self.output_scale.ndim == 0:
+            return y.abs().mean()
+        return y.abs().movedim(self.channel_axis, 0).flatten(1).mean(1)
 
     def get_extra_state(self) -> bool:
         return self.ready

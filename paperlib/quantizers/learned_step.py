@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.precision import widen
-from .functional import _check_bits, lsq_codes, lsq_plus, over_channels
+from .functional import lsq_codes, lsq_plus, over_channels
 from .layers import Quantizer
 from .registry import METHODS, Method
 
@@ -27,19 +27,17 @@ class LsqQuantizer(Quantizer):
     """
 
     def __init__(self, bits: int, signed: bool, of_weights: bool, shape: tuple[int, ...] = ()):
-        super().__init__()
-        _check_bits(bits, least=2 if signed else 1)
+        self.fewest_bits = 2 if signed else 1
+        super().__init__(bits, shape)
         self.of_weights = of_weights
-        self.qmin, self.qmax = (
-            (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        )
+        self.qmin = -(2 ** (bits - 1)) if signed else 0
+        self.qmax = self.qmin + 2**bits - 1
         self.step = nn.Parameter(torch.ones(shape))
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        self.step.copy_(
-            2 * over_channels(torch.mean, x.abs(), self.step.ndim > 0) / math.sqrt(self.qmax)
-        )
+        size = over_channels(torch.mean, x.abs(), self.per_channel)
+        self.step.copy_(2 * size / math.sqrt(self.qmax))
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return lsq_codes(x, self.step, self.qmin, self.qmax, self._grad_scale(x))
@@ -55,7 +53,7 @@ class LsqPlusWeight(LsqQuantizer):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        mean, std = (over_channels(f, x, self.step.ndim > 0) for f in (torch.mean, torch.std))
+        mean, std = (over_channels(f, x, self.per_channel) for f in (torch.mean, torch.std))
         self.step.copy_(torch.maximum((mean - 3 * std).abs(), (mean + 3 * std).abs()) / -self.qmin)
 
 
@@ -75,14 +73,12 @@ class LsqPlusActivation(LsqQuantizer):
     def initialise(self, x: Tensor) -> None:
         sample = widen(x).flatten()
         sample = sample[:: max(1, len(sample) // 100_000)]
-        low, high = sample.min(), sample.max()
+        low, high = least, most = sample.min(), sample.max()
         for _ in range(2):
-            high = self._best(
-                sample, [(low, low + (sample.max() - low) * k / 40) for k in range(1, 41)]
-            )[1]
-            low = self._best(
-                sample, [(high - (high - sample.min()) * k / 40, high) for k in range(1, 41)]
-            )[0]
+            upper = [(low, low + (most - low) * k / 40) for k in range(1, 41)]
+            high = self._best(sample, upper)[1]
+            lower = [(high - (high - least) * k / 40, high) for k in range(1, 41)]
+            low = self._best(sample, lower)[0]
         self.step.copy_(((high - low) / self.qmax).clamp(min=1e-8))
         self.offset.copy_(low)
 
@@ -95,9 +91,8 @@ class LsqPlusActivation(LsqQuantizer):
         return min(intervals, key=error)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        codes, scale = lsq_codes(
-            widen(x) - self.offset, self.step, 0, self.qmax, self._grad_scale(x)
-        )
+        wide, grad_scale = widen(x) - self.offset, self._grad_scale(x)
+        codes, scale = lsq_codes(wide, self.step, 0, self.qmax, grad_scale)
         return codes.to(x.dtype), scale
 
 

@@ -5,8 +5,9 @@ DoReFa's.
 import torch
 from torch import Tensor, nn
 
+from ..basics.checks import positive
 from .dorefa import DorefaWeight
-from .functional import _check_bits, pact_codes
+from .functional import pact_codes
 from .layers import Quantizer
 from .registry import METHODS, Method
 
@@ -15,11 +16,8 @@ class PactActivation(Quantizer):
     """alpha starts at `alpha`, 6.0 as in the released configuration, and is learned."""
 
     def __init__(self, bits: int, alpha: float = 6.0):
-        super().__init__()
-        _check_bits(bits)
-        if not alpha > 0:
-            raise ValueError(f"alpha must be positive, got {alpha}")
-        self.bits = bits
+        super().__init__(bits)
+        positive("alpha", alpha)
         self.alpha = nn.Parameter(torch.tensor(float(alpha)))
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The entries of the quantizers: how a layer gets them, and all that the project knows of them."""
+"""Registry entries of quantizers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -8,14 +8,14 @@ counts the batch in the scale of its step's gradient. At one bit such a grid has
 so 2 bits or more are needed.
 """
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..basics.checks import positive
 from ..models.precision import widen
-from .functional import _check_bits, fake_quantize_codes, over_channels
+from .functional import fake_quantize_codes, over_channels
 from .layers import Quantizer
+from .learned_step import LsqQuantizer
 from .registry import METHODS, Method
 
 
@@ -34,12 +34,12 @@ class SignedQuantizer(Quantizer):
     channels.
     """
 
+    fewest_bits = 2
+
     def __init__(self, bits: int, shape: tuple[int, ...] = ()):
-        super().__init__()
-        _check_bits(bits, least=2)
+        super().__init__(bits, shape)
         self.qmin, self.qmax = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         self.half = (2**bits - 1) / 2  # steps from 0 to the largest value
-        self.per_channel = bool(shape)
 
 
 class ReleasedDorefa(SignedQuantizer):
@@ -60,15 +60,12 @@ class ReleasedDorefa(SignedQuantizer):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        self.scale.copy_(
-            over_channels(torch.amax, squash(x, self.per_channel).abs(), self.per_channel)
-            / self.half
-        )
+        size = squash(x, self.per_channel).abs()
+        self.scale.copy_(over_channels(torch.amax, size, self.per_channel) / self.half)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        codes, scale = fake_quantize_codes(
-            squash(x, self.per_channel), self.scale, self.qmin, self.qmax
-        )
+        squashed = squash(x, self.per_channel)
+        codes, scale = fake_quantize_codes(squashed, self.scale, self.qmin, self.qmax)
         return codes.to(x.dtype), scale
 
 
@@ -84,15 +81,14 @@ class ReleasedPact(SignedQuantizer):
 
     def __init__(self, bits: int, alpha: float = 6.0):
         super().__init__(bits)
-        if not alpha > 0:
-            raise ValueError(f"alpha must be positive, got {alpha}")
+        positive("alpha", alpha)
         self.register_buffer("scale", torch.tensor(alpha / self.half))
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return fake_quantize_codes(x, self.scale, self.qmin, self.qmax)
 
 
-class ReleasedLsq(SignedQuantizer):
+class ReleasedLsq(LsqQuantizer):
     """Of weights and of activations: a learned step, started at 2 mean|x| / sqrt(qmax).
 
     >>> quantizer = ReleasedLsq(bits=2)
@@ -105,18 +101,10 @@ class ReleasedLsq(SignedQuantizer):
     """
 
     def __init__(self, bits: int, shape: tuple[int, ...] = ()):
-        super().__init__(bits, shape)
-        self.step = nn.Parameter(torch.ones(shape))
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
-        self.step.copy_(
-            2 * over_channels(torch.mean, x.abs(), self.per_channel) / math.sqrt(self.qmax)
-        )
+        super().__init__(bits, signed=True, of_weights=True, shape=shape)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        grad_scale = 1 / math.sqrt(x.numel() // self.step.numel() * self.qmax)
-        return fake_quantize_codes(x, self.step, self.qmin, self.qmax, grad_scale)
+        return fake_quantize_codes(x, self.step, self.qmin, self.qmax, self._grad_scale(x))
 
 
 METHODS["dorefa_released"] = Method(

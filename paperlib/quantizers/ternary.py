@@ -41,21 +41,13 @@ def ternary_weight(w: Tensor, per_channel: bool = False) -> Tensor:
 
 
 class TernaryWeight(Quantizer):
-    """bits  2, which is what three values take. shape  as of `DorefaWeight`."""
+    """Weights on -a, 0, a. Three values take 2 bits."""
 
-    def __init__(self, bits: int, shape: tuple[int, ...] = ()):
-        super().__init__()
-        if bits != 2:
-            raise ValueError(f"ternary weights take 2 bits, got {bits!r}")
-        self.per_channel = bool(shape)
+    fewest_bits = most_bits = 2
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return ternary_codes(x, self.per_channel)
 
 
-METHODS["ternary"] = Method(
-    TernaryWeight,
-    DorefaActivation,
-    "Li, Zhang & Liu, 2016, arXiv 1605.04711",
-    "test_ternary_weights",
-)
+_PAPER = "Li, Zhang & Liu, 2016, arXiv 1605.04711"
+METHODS["ternary"] = Method(TernaryWeight, DorefaActivation, _PAPER, "test_ternary_weights")

@@ -28,25 +28,3 @@ from .ranking import (
     rank,
     scoring_order,
 )
-
-__all__ = [
-    "AS_DEFINED",
-    "Score",
-    "Scoring",
-    "ablate",
-    "bootstrap",
-    "calibrating_temperature",
-    "centroid_divergence",
-    "class_centroids",
-    "cmi",
-    "evaluate",
-    "interval",
-    "logits_of",
-    "predict",
-    "predict_views",
-    "rank",
-    "rank_within",
-    "score",
-    "scoring_order",
-    "teacher_stddev",
-]

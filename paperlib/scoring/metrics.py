@@ -30,7 +30,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ..augment import generator
-from ..data import check_labels
+from ..basics.checks import require
+from ..data import check_labels, check_targets
 
 TINY = 1e-300  # below the smallest probability a float64 softmax gives: keeps 0 log 0 = 0
 
@@ -49,33 +50,26 @@ class Score:
 
 
 def _check_probabilities(p: Tensor) -> None:
-    if not isinstance(p, Tensor) or not p.is_floating_point() or p.ndim != 2 or 0 in p.shape:
-        raise ValueError(
-            "expected a non-empty (N, C) float tensor, got "
-            f"{getattr(p, 'dtype', type(p).__name__)} "
-            f"{tuple(getattr(p, 'shape', ()))}"
-        )
-    if not torch.isfinite(p).all():
-        raise ValueError(
-            f"found {p[~torch.isfinite(p)][0].item()} where finite numbers are expected"
-        )
+    found = f"{getattr(p, 'dtype', type(p).__name__)} {tuple(getattr(p, 'shape', ()))}"
+    good = isinstance(p, Tensor) and p.is_floating_point() and p.ndim == 2 and 0 not in p.shape
+    require(good, f"expected a non-empty (N, C) float tensor, got {found}")
+    finite = torch.isfinite(p)
+    if not finite.all():
+        raise ValueError(f"found {p[~finite][0].item()} where finite numbers are expected")
+
+
+def check_counts(counts: Tensor) -> None:
+    """Raise ValueError for a class without an image. counts  (C,) images of each class."""
+    empty = counts <= 0
+    if empty.any():
+        raise ValueError(f"class {int(empty.nonzero()[0])} has no image: it has no centroid")
 
 
 def soft_labels(targets: Tensor, images: int, classes: int) -> Tensor:
     """Hard (N,) or soft (N, C) targets -> checked (N, C) float64."""
-    if not targets.is_floating_point():
-        check_labels(targets, images, classes)
-        return torch.nn.functional.one_hot(targets, classes).double()
-    if targets.shape != (images, classes):
-        raise ValueError(f"soft labels must be ({images}, {classes}), got {tuple(targets.shape)}")
-    totals = targets.double().sum(1)
-    wrong = ~((totals - 1).abs() < 1e-3) | ~(targets >= 0).all(1)
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"soft labels must be non-negative and sum to 1; row {row} sums to {totals[row].item()}"
-        )
-    return targets.double()
+    check_targets(targets, images, classes)
+    soft = targets.is_floating_point()
+    return (targets if soft else torch.nn.functional.one_hot(targets, classes)).double()
 
 
 def class_centroids(probabilities: Tensor, targets: Tensor, transposed: bool = False) -> Tensor:
@@ -101,10 +95,7 @@ def class_centroids(probabilities: Tensor, targets: Tensor, transposed: bool = F
 
 def _centroids(p: Tensor, t: Tensor, transposed: bool = False) -> Tensor:
     counts = t.sum(0)
-    if not (counts > 0).all():
-        raise ValueError(
-            f"class {int((counts <= 0).nonzero()[0])} has no image: its centroid is undefined"
-        )
+    check_counts(counts)
     sums = p.T @ t if transposed else t.T @ p
     return sums / counts.unsqueeze(1)
 
@@ -140,8 +131,8 @@ def cmi(logits: Tensor, targets: Tensor, centroids: Tensor | None = None) -> Ten
     if centroids is not None:
         _check_probabilities(centroids)
     q = _centroids(log_p.exp(), t) if centroids is None else centroids.double()
-    if q.shape != (logits.shape[1],) * 2:
-        raise ValueError(f"centroids must be {(logits.shape[1],) * 2}, got {tuple(q.shape)}")
+    square = (logits.shape[1],) * 2
+    require(q.shape == square, f"centroids must be {square}, got {tuple(q.shape)}")
     # Rounding can take a divergence of identical distributions below 0. The transposed centroids
     # are no distributions: theirs may be negative in earnest, and stays so.
     value = _divergences(log_p, t, q).mean()
@@ -158,14 +149,13 @@ def centroid_divergence(centroids: Tensor) -> Tensor:
     tensor(0.)
     """
     _check_probabilities(centroids)
-    if centroids.shape[0] != centroids.shape[1]:
-        raise ValueError(f"centroids must be square, got {tuple(centroids.shape)}")
+    rows, columns = centroids.shape
+    require(rows == columns, f"centroids must be square, got {(rows, columns)}")
     own = centroids.diagonal().double()
-    if not ((own >= 0) & (own <= 1 + 1e-6)).all():
-        raise ValueError(
-            "a centroid's own probability must lie in 0..1, got "
-            f"{own[(own < 0) | (own > 1 + 1e-6)][0].item()}"
-        )
+    wrong = (own < 0) | (own > 1 + 1e-6)
+    if wrong.any():
+        found = own[wrong][0].item()
+        raise ValueError(f"a centroid's own probability must lie in 0..1, got {found}")
     return own.clamp(TINY, 1).log().neg().mean().abs().to(centroids.dtype)  # abs: no negative zero
 
 
@@ -190,10 +180,8 @@ def score(
 
 
 def _score(log_p: Tensor, t: Tensor, q: Tensor, cmi_weight: float) -> Score:
-    value, divergence = (
-        float(_divergences(log_p, t, q).mean().clamp(min=0)),
-        float(centroid_divergence(q)),
-    )
+    value = float(_divergences(log_p, t, q).mean().clamp(min=0))
+    divergence = float(centroid_divergence(q))
     return Score(
         score=divergence - cmi_weight * value,
         cmi=value,
@@ -218,13 +206,10 @@ def teacher_stddev(probabilities: Tensor, group_sizes: Sequence[int]) -> Tensor:
     tensor(0.2121)
     """
     _check_probabilities(probabilities)
-    sizes = [int(size) for size in group_sizes]
-    if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(
-            f"T. stddev needs at least two groups of at least one image, got sizes {sizes}"
-        )
-    if sum(sizes) > len(probabilities):
-        raise ValueError(f"the groups hold {sum(sizes)} images, there are {len(probabilities)}")
+    sizes, images = [int(size) for size in group_sizes], len(probabilities)
+    good = len(sizes) > 1 and min(sizes) > 0
+    require(good, f"T. stddev needs two groups or more of one image or more, got sizes {sizes}")
+    require(sum(sizes) <= images, f"the groups hold {sum(sizes)} images, there are {images}")
     parts = probabilities[: sum(sizes)].double().split(sizes)
     return torch.stack([part.mean(0) for part in parts]).std(0).mean().to(probabilities.dtype)
 
@@ -292,9 +277,8 @@ def evaluate(
     # The fault sits in the released code's path for soft labels; hard labels take another one.
     row["cmi_released"] = row["cmi"]
     if targets.is_floating_point():
-        row["cmi_released"] = float(
-            _divergences(log_p, t, _centroids(log_p.exp(), t, transposed=True)).mean()
-        )
+        released = _centroids(log_p.exp(), t, transposed=True)
+        row["cmi_released"] = float(_divergences(log_p, t, released).mean())
     row["score_released"] = row["divergence"] - cmi_weight * row["cmi_released"]
     if replicates:
         for name, values in bootstrap(logits, targets, replicates, seed, cmi_weight).items():
@@ -333,11 +317,6 @@ def paired_stddev(logits: Tensor, base: Tensor, groups: list[int]) -> float:
     same images.
     """
     n = sum(groups)
-    both = torch.cat(
-        [
-            half
-            for pair in zip(logits[:n].split(groups), base[:n].split(groups), strict=True)
-            for half in pair
-        ]
-    )
+    pairs = zip(logits[:n].split(groups), base[:n].split(groups), strict=True)
+    both = torch.cat([half for pair in pairs for half in pair])
     return float(teacher_stddev(both.double().softmax(1), [2 * size for size in groups]))

@@ -1,4 +1,4 @@
-"""Finding the best augmentation with a tenth of the teacher's work: a race of the candidates.
+"""A race of augmentations: the best one for a tenth of the forward passes.
 
 `scoring.rank` sends every image through the teacher once for each candidate. Most candidates are so
 much worse than the best that a few hundred images show it. `rank_within` starts all of them on a
@@ -47,9 +47,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 from .. import data as datasets
-from ..augment import AUGMENTATIONS, augment, cutmix, cutmix_draw, generator, parse
-from ..basics.recipe import require
-from .metrics import TINY, log_softmax, soft_labels
+from ..augment import AUGMENTATIONS, augmented, cutmix, cutmix_draw, generator, parse
+from ..basics.checks import at_least, require, share, within
+from ..models import in_mode
+from .metrics import TINY, check_counts, log_softmax, soft_labels
 from .ranking import Scoring, logits_of
 
 BOX = 5  # images that share a CutMix box
@@ -95,27 +96,13 @@ def estimate(logits: Tensor, targets: Tensor, population: int, cmi_weight: float
     log_p, n = log_softmax(logits), len(logits)
     hard, t, p = not targets.is_floating_point(), soft_labels(targets, *logits.shape), log_p.exp()
     batches = -(-n // BOX)
-    if batches < 2:
-        raise ValueError(f"the jackknife needs more than {BOX} images, got {n}")
-    if population < n:
-        raise ValueError(f"{n} images cannot be drawn from a population of {population}")
-    edges = np.minimum(
-        BOX * np.linspace(0, batches, min(GROUPS, batches) + 1).round().astype(int), n
-    )
+    require(batches > 1, f"the jackknife needs more than {BOX} images, got {n}")
+    require(population >= n, f"{n} images cannot be drawn from a population of {population}")
+    edges = BOX * np.linspace(0, batches, min(GROUPS, batches) + 1).round().astype(int)
+    edges = np.minimum(edges, n)
     sizes = np.diff(edges).tolist()
-    # Sums over each group: images of a class (G, C), their predictions (G, C, C), negative
-    # entropies (G,).
-    parts = list(zip(t.split(sizes), p.split(sizes), strict=True))
-    counts, sums = (
-        torch.stack([u.sum(0) for u, _ in parts]),
-        torch.stack([u.T @ v for u, v in parts]),
-    )
-    entropies = torch.stack([part.sum() for part in (p * log_p).sum(1).split(sizes)])
-    if not (counts.sum(0) > 0).all():
-        raise ValueError(
-            f"class {int((counts.sum(0) <= 0).nonzero()[0])} has no image: its centroid is "
-            "undefined"
-        )
+    counts, sums, entropies = _group_sums(log_p, t, p, sizes)
+    check_counts(counts.sum(0))
     # Leave each group out. Where that would lose a class, count each group twice: less exact for
     # the bias.
     step = -1 if (counts.sum(0) - counts > 1e-6).all() else 1
@@ -130,16 +117,26 @@ def estimate(logits: Tensor, targets: Tensor, population: int, cmi_weight: float
             rows = (p * (t @ centroids).clamp(min=TINY).log()).sum(1)
             cross[k] = rows.sum() + (step * rows[edges[k - 1] : edges[k]].sum() if k else 0)
     weights = np.array([n, *(n + step * size for size in sizes)])
-    value, divergence = (
-        (entropies - cross).cpu().numpy() / weights,
-        -log_q.diagonal(dim1=1, dim2=2).mean(1).cpu().numpy(),
-    )
+    value = (entropies - cross).cpu().numpy() / weights
+    divergence = -log_q.diagonal(dim1=1, dim2=2).mean(1).cpu().numpy()
     table = np.column_stack([divergence - cmi_weight * value, value, divergence])
     # A group of m images weighted 1 + step moves the distribution by step m / (n + step m) towards
     # the group's own.
     influences = step * (table[1:] - table[0]) * (weights[1:] / n)[:, None]
     bias = step * influences.sum(0) * (1 + step / len(sizes)) * (1 - n / population)
     return Estimate(n, table[0] - bias, bias, influences)
+
+
+def _group_sums(
+    log_p: Tensor, t: Tensor, p: Tensor, sizes: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each group: images of a class (G, C), the sums of their predictions (G, C, C), and
+    negative entropies (G,).
+    """
+    parts = list(zip(t.split(sizes), p.split(sizes), strict=True))
+    counts = torch.stack([u.sum(0) for u, _ in parts])
+    sums = torch.stack([u.T @ v for u, v in parts])
+    return counts, sums, torch.stack([x.sum() for x in (p * log_p).sum(1).split(sizes)])
 
 
 def _all_and_without(sums: Tensor, step: int) -> Tensor:
@@ -168,11 +165,16 @@ def difference(a: Estimate, b: Estimate, level: float) -> tuple[float, float, fl
 
     Raises ValueError if the two are not of equally many images.
     """
-    if a.images != b.images:
-        raise ValueError(f"paired scores must be of the same images, got {a.images} and {b.images}")
+    same = f"paired scores must be of the same images, got {a.images} and {b.images}"
+    require(a.images == b.images, same)
     change, influences = float(a.values[0] - b.values[0]), a.influences[:, 0] - b.influences[:, 0]
-    margin = stats.t.ppf(1 - level, len(influences) - 1) * standard_error(influences)
+    margin = _margin(influences, 1 - level)
     return change - margin, change, change + margin
+
+
+def _margin(influences: np.ndarray, quantile: float) -> float:
+    """From an estimate to the end of its interval: Student's t at the quantile times its error."""
+    return stats.t.ppf(quantile, len(influences) - 1) * standard_error(influences)
 
 
 # ----------------------------------------------------------------------------------------- the race
@@ -277,31 +279,17 @@ def _table(names: Sequence[str], run: Race) -> pd.DataFrame:
     for i, name in enumerate(names):
         own, n = last[i], min(last[i].images, last[leader].images)
         low, behind, high = difference(run.estimates[i][n], run.estimates[leader][n], run.level)
-        score, value, divergence = own.values.tolist()
-        margin = stats.t.ppf(0.975, len(own.influences) - 1) * standard_error(own.influences[:, 0])
-        rows.append(
-            {
-                "augmentation": name,
-                "score": score,
-                "score_low": score - margin,
-                "score_high": score + margin,
-                "cmi": value,
-                "divergence": divergence,
-                "behind": behind,
-                "behind_low": low,
-                "behind_high": high,
-                "images": own.images,
-                "state": "dropped" if run.dropped[i] else "open" if run.active[i] else "settled",
-            }
-        )
-
-    def place(i: int) -> tuple:
-        return (
-            (True, 0, rows[i]["behind"]) if run.dropped[i] else (False, ahead[i], rows[i]["score"])
-        )
-
-    order = sorted(range(len(rows)), key=place)
-    table = pd.DataFrame([rows[i] for i in order])
+        margin = _margin(own.influences[:, 0], 0.975)
+        row = {"augmentation": name, "score": own.values[0]}
+        row |= {"score_low": own.values[0] - margin, "score_high": own.values[0] + margin}
+        row |= {"cmi": own.values[1], "divergence": own.values[2]}
+        row |= {"behind": behind, "behind_low": low, "behind_high": high, "images": own.images}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["state"] = np.select([run.dropped, run.active], ["dropped", "open"], "settled")
+    by_score = np.where(run.dropped, table["behind"], table["score"])
+    order = np.lexsort([by_score, np.where(run.dropped, 0, ahead), run.dropped])
+    table = table.iloc[order].reset_index(drop=True)
     table.insert(0, "rank", range(1, len(table) + 1))
     return table
 
@@ -329,50 +317,6 @@ def nested_order(labels: Tensor, seed: int = 0) -> Tensor:
         place[members] = (np.arange(len(members)) + rng.random(len(members))) / len(members)
         place[members[0]] -= 1
     return torch.from_numpy(place.argsort())
-
-
-@torch.no_grad()
-def _predict(
-    teacher: nn.Module,
-    data: datasets.Dataset,
-    index: Tensor,
-    augmentation: str,
-    seed: int,
-    start: int,
-    batch: int,
-    padding: int,
-    precision: str,
-) -> tuple[Tensor, Tensor]:
-    """Logits and targets of the images `index`, which take the places `start` and on of the pass.
-
-    Random numbers depend on the place, not on the candidate, so that all candidates share crops,
-    mirrors and boxes.
-    """
-    policy, mix = parse(augmentation)
-    classes = len(data.classes)
-    logits, targets = [], []
-    for k, part in enumerate(index.split(batch)):
-        place = start + k * batch
-        labels = data.train_labels[part]
-        views, target = augment(
-            data.train_images[part],
-            labels,
-            policy,
-            generator(seed, VIEWS, place),
-            classes,
-            data.mirror,
-            padding,
-            data.size,
-        )
-        if mix:
-            rng = generator(seed, BOXES, place)
-            draws = [cutmix_draw(rng, len(few), *views.shape[-2:]) for few in part.split(BOX)]
-            views, target = cutmix(
-                views, labels, classes, *map(np.concatenate, zip(*draws, strict=True))
-            )
-        logits.append(logits_of(teacher, data, views, precision))
-        targets.append(target)
-    return torch.cat(logits), torch.cat(targets)
 
 
 def rank_within(
@@ -425,36 +369,19 @@ def rank_within(
     data = how.dataset(data)
     images, candidates, classes = len(data.train_images), len(augmentations), len(data.classes)
     require(candidates > 0, "no augmentations to rank, got []")
-    require(
-        1 <= top <= candidates,
-        f"top must lie in 1..{candidates}, the number of augmentations, got {top}",
-    )
+    within("top", top, 1, candidates)
     require(0 < confidence < 1, f"confidence must lie between 0 and 1, got {confidence}")
     require(growth > 1, f"growth must be above 1, got {growth}")
-    require(
-        how.batch >= BOX,
-        f"a batch needs at least the {BOX} images that share a CutMix box, got {how.batch}",
-    )
-    missing = torch.bincount(data.train_labels, minlength=classes) == 0
-    require(
-        not missing.any(),
-        f"class {int(missing.int().argmax())} has no image: its centroid is undefined",
-    )
+    at_least(f"batch ({BOX} images share a CutMix box)", how.batch, BOX)
+    check_counts(torch.bincount(data.train_labels, minlength=classes))
     allowed, first = _first_round(budget, start, images, candidates, classes)
     look = _Looks(teacher, data, augmentations, how, allowed)
     sizes = schedule(images, candidates, allowed, first, growth)
-    training = teacher.training
-    teacher.eval()
-    try:
+    with in_mode(teacher, training=False):
         run = race(look, candidates, sizes, images, allowed, top, confidence)
-    finally:
-        teacher.train(training)
     table = _table(augmentations, run)
-    table.attrs |= {
-        "stopped": run.stopped,
-        "share": run.used / (images * candidates),
-        "confidence": confidence,
-    }
+    used = run.used / (images * candidates)
+    table.attrs |= {"stopped": run.stopped, "share": used, "confidence": confidence}
     return table
 
 
@@ -462,18 +389,13 @@ def _first_round(
     budget: float, start: int | None, images: int, candidates: int, classes: int
 ) -> tuple[int, int]:
     """Images that may pass through in all, and images a candidate in the first round."""
-    require(0 < budget <= 1, f"budget is a share above 0 and at most 1, got {budget}")
+    share("budget", budget)
     allowed = int(budget * images * candidates + 1e-9)
     most, least = allowed // candidates, max(2 * classes, 4 * BOX)
-    require(
-        most >= least,
-        f"a budget of {budget} lets {most} of {images} images a candidate through; "
-        f"{classes} classes need at least {least}",
-    )
+    lets = f"a budget of {budget} lets {most} of {images} images a candidate through"
+    require(most >= least, f"{lets}; {classes} classes need at least {least}")
     first = max(min(max(most // 4, 10 * classes), most), least) if start is None else start
-    require(
-        least <= first <= most, f"start must lie in {least}..{most} with this budget, got {first}"
-    )
+    within("start, with this budget,", first, least, most)
     return allowed, max(first // BOX, 4) * BOX if first < images else images
 
 
@@ -501,19 +423,34 @@ class _Looks:
         # turn.
         shuffled = torch.from_numpy(generator(how.seed, ORDER, begin).permutation(end - begin))
         places = self.order[begin:end][shuffled.to(self.order.device)]
-        new = _predict(
-            self.teacher,
-            self.data,
-            places,
-            name,
-            how.seed,
-            begin,
-            how.batch // BOX * BOX,
-            how.padding,
-            how.precision,
-        )
-        old = self.seen.get(candidate)
-        self.seen[candidate] = (
-            new if old is None else tuple(torch.cat(pair) for pair in zip(old, new, strict=True))
-        )
-        return estimate(*self.seen[candidate], len(self.data.train_images), how.cmi_weight)
+        new = self._predict(places, name, begin)
+        if candidate in self.seen:
+            new = tuple(map(torch.cat, zip(self.seen[candidate], new, strict=True)))
+        self.seen[candidate] = new
+        return estimate(*new, len(self.data.train_images), how.cmi_weight)
+
+    @torch.no_grad()
+    def _predict(self, images: Tensor, name: str, start: int) -> tuple[Tensor, Tensor]:
+        """Logits and targets of images of the data set, which take the places `start` and on of the
+        pass.
+
+        Random numbers depend on the place, not on the candidate, so that all candidates share
+        crops, mirrors and boxes.
+        """
+        (policy, mix), data, how = parse(name), self.data, self.how
+        batch = how.batch // BOX * BOX
+
+        def rng_of(number: int, stream: int = VIEWS) -> np.random.Generator:
+            return generator(how.seed, stream, start + number * batch)
+
+        logits, targets = [], []
+        passed = augmented(data, images, policy, batch, rng_of, how.padding)
+        for number, (views, target, part) in enumerate(passed):
+            if mix:
+                rng = rng_of(number, BOXES)
+                draws = [cutmix_draw(rng, len(few), *views.shape[-2:]) for few in part.split(BOX)]
+                drawn = map(np.concatenate, zip(*draws, strict=True))
+                views, target = cutmix(views, target, len(data.classes), *drawn)
+            logits.append(logits_of(self.teacher, data, views, how.precision))
+            targets.append(target)
+        return torch.cat(logits), torch.cat(targets)

@@ -1,17 +1,20 @@
-"""Candidates ranked by what one teacher says of one augmented pass each."""
+"""A ranking of augmentations by one teacher, from one augmented pass each."""
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from .. import data as datasets
-from ..augment import AUGMENTATIONS, CUTMIX, at_once, augment_batches, generator, parse, to_device
+from ..augment import AUGMENTATIONS, CUTMIX, augmented, generator, parse, to_device
+from ..basics.checks import at_least, positive, require, within
 from ..basics.confidence import warning
+from ..models import in_mode
 from ..models.precision import autocast
 from .metrics import class_centroids, evaluate, paired_stddev, score
 
@@ -24,23 +27,17 @@ def logits_of(
     set's.
     """
     with autocast(views.device, precision):
-        logits = teacher(
-            data.normalise(views).contiguous(memory_format=torch.channels_last)
-        ).float()
-    if logits.shape != (len(views), len(data.classes)):
-        raise ValueError(
-            f"the teacher gives logits of shape {tuple(logits.shape)} for {len(views)} "
-            "images; the data set "
-            f"{data.name!r} has {len(data.classes)} classes"
-        )
+        logits = teacher(data.network_input(views)).float()
+    found = f"the teacher gives logits of shape {tuple(logits.shape)} for {len(views)} images"
+    wanted = f"the data set {data.name!r} has {len(data.classes)} classes"
+    require(logits.shape == (len(views), len(data.classes)), f"{found}; {wanted}")
     return logits
 
 
 def scoring_order(data: datasets.Dataset, seed: int) -> Tensor:
     """(N,) int64 on the data's device: the place in the data set of each image of a pass."""
-    return to_device(
-        generator(seed, 0x0DE5).permutation(len(data.train_images)), data.train_images.device
-    )
+    order = generator(seed, 0x0DE5).permutation(len(data.train_images))
+    return to_device(order, data.train_images.device)
 
 
 @torch.no_grad()
@@ -65,36 +62,18 @@ def predict(
     Returns (N, C) float32 logits and (N,) int64 labels or (N, C) float32 soft labels, on the data's
     device. Raises ValueError if the teacher's number of classes is not the data set's.
     """
-    device = data.train_images.device
+    known = augmentation in AUGMENTATIONS
+    policy = AUGMENTATIONS.index(augmentation) if known else len(AUGMENTATIONS)
+
+    def rng_of(number: int) -> np.random.Generator:
+        return generator(seed, policy, number, draw)
+
     order = scoring_order(data, seed)
-    policy_key = (
-        AUGMENTATIONS.index(augmentation) if augmentation in AUGMENTATIONS else len(AUGMENTATIONS)
-    )
-    training = teacher.training
-    teacher.eval()
     logits, targets = [], []
-    try:
-        together = max(1, at_once(device, *data.view_shape) // batch)
-        for first, chunk in enumerate(order.split(together * batch)):
-            rngs = [
-                generator(seed, policy_key, first * together + k, draw)
-                for k in range(-(-len(chunk) // batch))
-            ]
-            views, target = augment_batches(
-                data.train_images[chunk],
-                data.train_labels[chunk],
-                augmentation,
-                rngs,
-                batch,
-                len(data.classes),
-                data.mirror,
-                padding,
-                data.size,
-            )
+    with in_mode(teacher, training=False):
+        for views, target, _ in augmented(data, order, augmentation, batch, rng_of, padding):
+            logits.append(logits_of(teacher, data, views, precision))
             targets.append(target)
-            logits += [logits_of(teacher, data, x, precision) for x in views.split(batch)]
-    finally:
-        teacher.train(training)
     return torch.cat(logits), torch.cat(targets)
 
 
@@ -125,26 +104,20 @@ class Scoring:
 
     def dataset(self, data: datasets.Dataset | tuple[Tensor, Tensor]) -> datasets.Dataset:
         """The images and labels to score. Raises ValueError, naming what is wrong with them."""
+        own = (self.mean, self.std, self.mirror)
         if isinstance(data, datasets.Dataset):
-            if any(value is not None for value in (self.mean, self.std, self.mirror)):
-                raise ValueError(
-                    "a Dataset brings its own mean, std and mirror: leave these arguments out"
-                )
+            brings = "a Dataset brings its own mean, std and mirror: leave these arguments out"
+            require(all(value is None for value in own), brings)
             return data
-        if self.mean is None or self.std is None:
-            raise ValueError(
-                "images and labels alone need mean and std: what the teacher's input is "
-                "normalised with"
-            )
+        need = "images and labels alone need mean and std, to normalise what the teacher sees"
+        require(self.mean is not None and self.std is not None, need)
         images, labels = data
         datasets.check_images(images)
         classes = int(labels.max()) + 1 if labels.numel() else 0
         datasets.check_labels(labels, len(images), classes)
         names, scale = tuple(map(str, range(classes))), (tuple(self.mean), tuple(self.std))
-        few = images[:1], labels[:1]  # nothing is tested
-        return datasets.Dataset(
-            "own data", images, labels, *few, names, *scale, self.mirror is not False
-        )
+        tensors = images, labels, images[:1], labels[:1]  # nothing is tested
+        return datasets.Dataset("own data", *tensors, names, *scale, self.mirror is not False)
 
 
 def rank(
@@ -193,8 +166,7 @@ def rank(
         parse(name)
     how = Scoring(**options)
     data = how.dataset(data)
-    if stddev_group < 1:
-        raise ValueError(f"a group of T. stddev needs at least one image, got {stddev_group}")
+    at_least("stddev_group", stddev_group, 1)
     groups = [stddev_group] * (len(data.train_images) // stddev_group)
 
     def looked(name: str, draw: int = 0) -> tuple[Tensor, Tensor]:
@@ -233,10 +205,9 @@ def predict_views(
     """`predict`'s logits and targets of at least so many views: of one random pass over the images,
     or of several.
     """
-    drawn = [
-        predict(teacher, data, augmentation, seed, batch, draw=draw, precision=precision)
-        for draw in range(max(1, -(-views // len(data.train_images))))
-    ]
+    how = {"seed": seed, "batch": batch, "precision": precision}
+    draws = range(max(1, -(-views // len(data.train_images))))
+    drawn = [predict(teacher, data, augmentation, draw=draw, **how) for draw in draws]
     return tuple(map(torch.cat, zip(*drawn, strict=True)))
 
 
@@ -252,7 +223,7 @@ def ablate(
     *,
     seed: int = 0,
     batch: int = 100,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, augmentation: None,
 ) -> pd.DataFrame:
     """The score of each augmentation computed in other ways, from one pass as `rank` makes it and a
     second one.
@@ -278,16 +249,13 @@ def ablate(
     for name in augmentations:
         parse(name)
     for temperature in temperatures:
-        if not temperature > 0:
-            raise ValueError(f"a temperature must be positive, got {temperature}")
+        positive("a temperature", temperature)
     for count in counts:
-        if not 1 <= count <= len(data.train_images):
-            raise ValueError(f"counts must lie in 1..{len(data.train_images)}, got {count}")
+        within("counts", count, 1, len(data.train_images))
     labels = data.train_labels[scoring_order(data, seed)]
     rows = []
     for done, name in enumerate(augmentations):
-        if progress:
-            progress(done, len(augmentations), name)
+        progress(done, len(augmentations), name)
         logits, targets = predict(teacher, data, name, seed, batch)
         others, other_targets = predict(teacher, data, name, seed, batch, draw=1)
         other = class_centroids(others.double().softmax(1), other_targets)
@@ -296,16 +264,6 @@ def ablate(
         variants |= {f"{n} images": score(logits[:n], targets[:n]) for n in counts}
         variants["two passes"] = score(logits, targets, centroids=other)
         variants["unmixed labels"] = score(logits, labels)
-        rows += [
-            {
-                "augmentation": name,
-                "variant": variant,
-                "score": s.score,
-                "cmi": s.cmi,
-                "divergence": s.divergence,
-            }
-            for variant, s in variants.items()
-        ]
-    if progress:
-        progress(len(augmentations), len(augmentations), "")
-    return pd.DataFrame(rows)
+        rows += [{"augmentation": name, "variant": v, **asdict(s)} for v, s in variants.items()]
+    progress(len(augmentations), len(augmentations), "")
+    return pd.DataFrame(rows, columns=["augmentation", "variant", "score", "cmi", "divergence"])

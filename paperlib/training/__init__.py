@@ -7,14 +7,3 @@ packing.py   many small students as one network     capture.py   a step as one C
 
 from .learners import Task, batches
 from .loop import accuracy, evaluated, evaluation, fit, fit_together, predictions
-
-__all__ = [
-    "Task",
-    "accuracy",
-    "batches",
-    "evaluated",
-    "evaluation",
-    "fit",
-    "fit_together",
-    "predictions",
-]

@@ -1,6 +1,4 @@
-"""A training step as one CUDA graph: the host says "again" instead of launching a thousand
-kernels.
-"""
+"""A training step as one CUDA graph: one launch replays its thousand kernels."""
 
 from collections.abc import Callable
 
@@ -30,10 +28,8 @@ class Captured:
     def __call__(self, *inputs: Tensor) -> Tensor:
         if not self.inputs:
             self.inputs = [x.clone() for x in inputs]
-        if any(
-            x.shape != own.shape or x.dtype != own.dtype
-            for x, own in zip(inputs, self.inputs, strict=True)
-        ):
+        pairs = zip(inputs, self.inputs, strict=True)
+        if any((x.shape, x.dtype) != (own.shape, own.dtype) for x, own in pairs):
             return self.step(*inputs)
         for own, x in zip(self.inputs, inputs, strict=True):
             own.copy_(x)

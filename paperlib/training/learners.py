@@ -1,5 +1,4 @@
-"""What learns, step by step: one network, or many students at once, with losses, optimisers and
-batches.
+"""Learners: one network, or many students at once, with losses, optimisers and batches.
 
 The data set lives on the device; each batch is augmented there, by random numbers keyed by (seed,
 epoch, batch). Nothing inside an epoch waits for the device. On CUDA a whole step is one graph.
@@ -10,16 +9,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..augment import at_once, augment_batches, generator, to_device
+from ..augment import augmented, generator, to_device
+from ..basics.checks import require
 from ..basics.recipe import Recipe
 from ..data import Dataset
 from ..losses import Loss, Objective
+from ..models import in_mode
 from ..models.precision import autocast
 from ..quantizers import quantizer_parameters
-from ..quantizers.ewgs import EwgsQuantizer
+from ..quantizers.ewgs import by_hessian
 from ..quantizers.fusion import or_as_written
 from .capture import Captured
 from .packing import Pack
@@ -49,30 +51,18 @@ def batches(task: Task, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 
     A last batch of one image is left out.
     """
-    data, size, device = task.data, task.recipe.batch, task.data.train_images.device
-    order = to_device(
-        generator(task.seed, epoch, SHUFFLE).permutation(len(data.train_images)), device
-    )
-    together = max(1, at_once(device, *data.view_shape) // size)
-    for first, chunk in enumerate(order.split(together * size)):
-        rngs = [
-            generator(task.seed, epoch, first * together + k) for k in range(-(-len(chunk) // size))
-        ]
-        views, targets = augment_batches(
-            data.train_images[chunk],
-            data.train_labels[chunk],
-            task.augmentation,
-            rngs,
-            size,
-            len(data.classes),
-            data.mirror,
-            size=data.size,
-        )
-        for x, t, indices in zip(
-            views.split(size), targets.split(size), chunk.split(size), strict=True
-        ):
-            if len(x) > 1:  # BatchNorm has no statistics of a single value
-                yield data.normalise(x).contiguous(memory_format=torch.channels_last), t, indices
+    data = task.data
+    shuffled = generator(task.seed, epoch, SHUFFLE).permutation(len(data.train_images))
+    order = to_device(shuffled, data.train_images.device)
+
+    def rng_of(number: int) -> np.random.Generator:
+        return generator(task.seed, epoch, number)
+
+    for views, targets, places in augmented(
+        data, order, task.augmentation, task.recipe.batch, rng_of
+    ):
+        if len(views) > 1:  # BatchNorm has no statistics of a single value
+            yield data.network_input(views), targets, places
 
 
 Split = tuple[list[Tensor], list[Tensor]]  # parameters: weights, and those of the quantizers
@@ -95,22 +85,21 @@ def optimisers(split: Split, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """
     weights, of_quantizers = split
 
-    def rate(
-        value: float,
-    ) -> float | Tensor:  # on CUDA a tensor: a captured step reads it anew every time
-        return torch.full((), value, device=weights[0].device) if weights[0].is_cuda else value
+    on_gpu, decay = weights[0].is_cuda, {"weight_decay": recipe.weight_decay}
+
+    def rate(value: float) -> float | Tensor:
+        """On CUDA a tensor: a captured step reads it anew every time."""
+        return torch.full((), value, device=weights[0].device) if on_gpu else value
 
     # Fused: one kernel for all parameters instead of a dozen for each.
-    adam = {"fused": True, "capturable": weights[0].is_cuda}
-    sgd = {"momentum": 0.9, "weight_decay": recipe.weight_decay, "fused": True}
+    adam = {"fused": True, "capturable": on_gpu}
+    sgd = {"fused": True, "momentum": 0.9, **decay}
     if recipe.optimiser == "sgd_nesterov":
         return [torch.optim.SGD(weights + of_quantizers, rate(recipe.lr), nesterov=True, **sgd)]
     if recipe.optimiser == "sgd":
         result = [torch.optim.SGD(weights, rate(recipe.lr), **sgd)]
     else:
-        result = [
-            torch.optim.Adam(weights, rate(recipe.lr), weight_decay=recipe.weight_decay, **adam)
-        ]
+        result = [torch.optim.Adam(weights, rate(recipe.lr), **decay, **adam)]
     if of_quantizers:
         result.append(torch.optim.Adam(of_quantizers, rate(recipe.quantizer_lr), **adam))
     return result
@@ -146,7 +135,7 @@ def set_rates(optimisers: list[torch.optim.Optimizer], recipe: Recipe, factor: f
 
 
 class Learners(ABC):
-    """One or more networks with their tasks, losses, optimisers and step: what the loop of `_train`
+    """One or more networks with their tasks, losses, optimisers and step: what the loop of loop.py
     moves along.
     """
 
@@ -197,17 +186,12 @@ class Learners(ABC):
         """One pass over the training images; returns the mean loss of each network's steps."""
         recipe, images = self.tasks[0].recipe, self.tasks[0].data.train_images
         self.loss.set_epoch(number)
-        total, done, steps = (
-            torch.zeros(len(self.models), device=images.device),
-            0,
-            steps_of(self.tasks[0]),
-        )
-        for inputs in self.batches(number):
+        total, steps = torch.zeros(len(self.models), device=images.device), steps_of(self.tasks[0])
+        for done, inputs in enumerate(self.batches(number)):
             if done == 0 or recipe.schedule == "step":
                 set_rates(self.steppers, recipe, rate_factor(recipe, number, done, steps))
             total += self.step(*inputs)
-            done += 1
-        return (total / done).tolist()
+        return (total / steps).tolist()
 
 
 def steps_of(task: Task) -> int:
@@ -218,9 +202,8 @@ def steps_of(task: Task) -> int:
 
 def _seen_by(teacher: nn.Module, x: Tensor) -> tuple:
     """The teacher's logits and features; all images of x (..., N, 3, H, W) are one batch."""
-    with (
-        torch.no_grad()
-    ):  # not inference mode: losses save the teacher's outputs for the backward pass
+    # Not inference mode: losses save the teacher's outputs for the backward pass.
+    with torch.no_grad():
         return teacher.features(x.flatten(0, -4))
 
 
@@ -236,18 +219,19 @@ def _outputs(task: Task, student: Callable[[Tensor], tuple], x: Tensor) -> tuple
 @torch.no_grad()
 def _attached(task: Task, model: nn.Module) -> Loss:
     """The task's objective for this network and its teacher, whose features it is shown."""
-    features = [{}, {}]
+    features, data = [{}, {}], task.data
     if task.objective.feature_loss:
-        x = task.data.normalise(task.data.test_images[:2]).contiguous(
-            memory_format=torch.channels_last
-        )
+        x = data.network_input(data.test_images[:2])
         for k, network in enumerate((model, task.teacher)):
-            training = network.training
-            features[k] = network.eval().features(x)[1]
-            network.train(training)
-    return task.objective.attach(
-        *features, task.data.train_labels, len(task.data.classes), task.seed
-    )
+            with in_mode(network, training=False):
+                features[k] = network.features(x)[1]
+    return task.objective.attach(*features, data.train_labels, len(data.classes), task.seed)
+
+
+def _part(outputs: tuple, part: int | slice) -> tuple:
+    """Logits and features of a part of the images, or of one of many students."""
+    logits, features = outputs
+    return logits[part], {name: f[part] for name, f in features.items()}
 
 
 class Single(Learners):
@@ -256,9 +240,8 @@ class Single(Learners):
     def __init__(self, model: nn.Module, task: Task, compiled: bool = False):
         self.models, self.tasks, self.loss = [model], [task], _attached(task, model)
         weights, of_quantizers = split_parameters(model)
-        self.steppers = optimisers(
-            (weights + list(self.loss.parameters()), of_quantizers), task.recipe
-        )
+        split = [*weights, *self.loss.parameters()], of_quantizers
+        self.steppers = optimisers(split, task.recipe)
         self._prepare(compiled)
 
     def losses(self, x: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
@@ -287,47 +270,28 @@ class Together(Learners):
 
     def __init__(self, models: Sequence[nn.Module], tasks: Sequence[Task], compiled: bool = False):
         first = tasks[0]
-        shared = [(task.data, task.teacher) for task in tasks]
-        if any(x is not y for pair in shared for x, y in zip(pair, shared[0], strict=True)) or any(
-            (task.objective, task.recipe) != (first.objective, first.recipe) for task in tasks
-        ):
-            raise ValueError(
-                "students trained together share data, teacher, objective and recipe; these do not"
-            )
-        if not first.objective.packable:
-            raise ValueError(
-                "students with this loss are trained alone, it learns or smooths labels: "
-                f"{first.objective}"
-            )
-        if any(
-            isinstance(m, EwgsQuantizer) and m.by_hessian
-            for model in models
-            for m in model.modules()
-        ):
-            raise ValueError(
-                "students with delta='hessian' are trained alone: each needs second "
-                "derivatives of its own"
-            )
+        things = [(id(task.data), id(task.teacher), task.objective, task.recipe) for task in tasks]
+        shared = "students trained together share data, teacher, objective and recipe"
+        require(all(own == things[0] for own in things), f"{shared}; these do not")
+        learns = "a student with this loss, which learns or smooths labels, is trained alone"
+        require(first.objective.packable, f"{learns}: {first.objective}")
+        alone = "a student with delta='hessian' is trained alone, for its second derivatives"
+        require(not any(map(by_hessian, models)), alone)
         self.models, self.tasks, self.loss = list(models), list(tasks), _attached(first, models[0])
         self.pack = Pack([model.train() for model in models])
         names = {id(p): name for name, p in models[0].named_parameters()}
-        of_one = split_parameters(models[0])
-        self.steppers = optimisers(
-            tuple([self.pack.parameters[names[id(p)]] for p in part] for part in of_one),
-            first.recipe,
-        )
+        stacked = self.pack.parameters
+        split = ([stacked[names[id(p)]] for p in part] for part in split_parameters(models[0]))
+        self.steppers = optimisers(tuple(split), first.recipe)
         self._prepare(compiled)
 
     def losses(self, x: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
-        (logits, features), wanted = _outputs(self.tasks[0], self.pack.features, x)
+        found, wanted = _outputs(self.tasks[0], self.pack.features, x)
         result = []
         for k in range(len(self.tasks)):
             share = slice(k * x.shape[1], (k + 1) * x.shape[1])
-            student = logits[k], {name: f[k] for name, f in features.items()}
-            teacher = wanted and (
-                wanted[0][share],
-                {name: f[share] for name, f in wanted[1].items()},
-            )
+            student = _part(found, k)
+            teacher = wanted and _part(wanted, share)
             result.append(self.loss(student, teacher, targets[k], indices[k]))
         return torch.stack(result)
 
@@ -339,7 +303,7 @@ class Together(Learners):
                 t if t.is_floating_point() else nn.functional.one_hot(t, classes).float()
                 for t in targets
             ]
-            yield torch.stack(images), torch.stack(soft), torch.stack(indices)
+            yield tuple(map(torch.stack, (images, soft, indices)))
 
     def networks(self) -> list[nn.Module]:
         return self.pack.unpack()
@@ -364,18 +328,16 @@ class InitialStage:
         self.model, self.distiller = learner.models[0], learner.loss.distiller
         self.of_student = self.distiller.pretrains == "student"
         # Layers that the loss does not see, as the last one, get no gradient and stay as they are.
-        parameters = self.distiller.pretrained() + (
-            list(self.model.parameters()) if self.of_student else []
-        )
-        objective = self.task.objective
-        self.stepper = torch.optim.SGD(
-            parameters, objective.init_lr or self.task.recipe.lr, momentum=0.9
-        )
+        parameters = self.distiller.pretrained()
+        if self.of_student:
+            parameters += self.model.parameters()
+        lr = self.task.objective.init_lr or self.task.recipe.lr
+        self.stepper = torch.optim.SGD(parameters, lr, momentum=0.9)
 
     def epoch(self, number: int) -> float:
         """One pass over the training images; returns the mean loss."""
         self.model.train()
-        total, steps = torch.zeros((), device=self.task.data.train_images.device), 0
+        total = torch.zeros((), device=self.task.data.train_images.device)
         for x, _, _ in batches(self.task, INITIAL + number):
             with autocast(x.device, self.task.recipe.precision):
                 wanted = _seen_by(self.task.teacher, x)[1]
@@ -385,8 +347,6 @@ class InitialStage:
             loss.backward()
             self.stepper.step()
             total += loss.detach()
-            steps += 1
-        self.stepper.zero_grad(
-            set_to_none=True
-        )  # a gradient left behind would be an optimiser's reason to decay the weight
-        return float(total / steps)
+        # A gradient left behind would be an optimiser's reason to decay the weight.
+        self.stepper.zero_grad(set_to_none=True)
+        return float(total / steps_of(self.task))

@@ -1,30 +1,34 @@
-"""One training loop, for a teacher, a student, or many students at once; resumable, it goes on
-exactly as it would have.
+"""One training loop for a teacher, a student, or many students at once. You can interrupt it: it
+resumes from the last finished epoch, with the same result.
 """
 
+import io
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..basics.checks import require
+from ..basics.files import write_atomically
 from ..basics.recipe import Recipe
 from ..data import Dataset, halves
+from ..models import in_mode
 from ..models.precision import autocast
 from ..quantizers import QuantizedLayer, fusing, initialise
-from ..quantizers.ewgs import EwgsQuantizer, update_deltas
+from ..quantizers.ewgs import by_hessian, update_deltas
 from .learners import InitialStage, Learners, Single, Task, Together, batches, rate_factor, steps_of
 
 COMPILE_FROM = 500  # steps of a run from which on compiling, some seconds to a minute, pays
 LAST_EPOCHS = 5  # always evaluated: the headline of long schedules is their mean
-HESSIAN_EVERY = (
-    10  # epochs between updates of EWGS's factors, as its authors do on CIFAR; never at epoch 0
-)
+# Epochs between updates of EWGS's factors, as its authors do on CIFAR; never at epoch 0.
+HESSIAN_EVERY = 10
 
 
 @torch.no_grad()
@@ -37,17 +41,15 @@ def predictions(
     batch  images of 32 x 32 pixels in a forward pass; of larger views correspondingly fewer. The
     model is left in the mode it was in.
     """
-    training = model.training
     batch = max(1, batch * 32 * 32 // math.prod(data.view_shape))
-    model.eval()
     found = []
-    for images in data.test_images.split(batch):
-        x = data.normalise(data.test_views(images)).contiguous(memory_format=torch.channels_last)
-        with autocast(x.device, precision):
-            logits = model(x)
-        classes = logits.argmax(1, keepdim=True)
-        found.append((classes[:, 0], logits.float().softmax(1).gather(1, classes)[:, 0]))
-    model.train(training)
+    with in_mode(model, training=False):
+        for images in data.test_images.split(batch):
+            x = data.network_input(data.test_views(images))
+            with autocast(x.device, precision):
+                logits = model(x)
+            classes = logits.argmax(1, keepdim=True)
+            found.append((classes[:, 0], logits.float().softmax(1).gather(1, classes)[:, 0]))
     return tuple(map(torch.cat, zip(*found, strict=True)))
 
 
@@ -67,9 +69,8 @@ def evaluation(model: nn.Module, data: Dataset, precision: str) -> dict[str, Any
     (`paperlib.data.halves`).
     """
     right = predictions(model, data, precision=precision)[0] == data.test_labels
-    of_halves = (
-        [_percent(right[half]) for half in halves(data.test_labels)] if len(right) > 1 else []
-    )
+    parts = halves(data.test_labels) if len(right) > 1 else ()
+    of_halves = [_percent(right[part]) for part in parts]
     return {"test_accuracy": _percent(right), "test_accuracy_halves": of_halves}
 
 
@@ -93,24 +94,19 @@ def _start(model: nn.Module, task: Task) -> None:
 @torch.no_grad()
 def _check_classes(model: nn.Module, task: Task) -> None:
     """Raise ValueError unless model and teacher give as many logits as the data set has classes."""
-    x, classes = task.data.normalise(task.data.test_images[:1]), len(task.data.classes)
+    data, classes = task.data, len(task.data.classes)
+    x = data.network_input(data.test_images[:1])
     for name, network in (("network", model), ("teacher", task.teacher)):
         if network is not None:
-            training = network.training
-            found = network.eval()(x.contiguous(memory_format=torch.channels_last)).shape[1]
-            network.train(training)
-            if found != classes:
-                raise ValueError(
-                    f"the {name} has {found} classes, the data set {task.data.name!r} has {classes}"
-                )
+            with in_mode(network, training=False):
+                found = network(x).shape[1]
+            text = f"the {name} has {found} classes, the data set {data.name!r} has {classes}"
+            require(found == classes, text)
 
 
 def _update_factors(model: nn.Module, task: Task, epoch: int) -> None:
-    by_hessian = any(isinstance(m, EwgsQuantizer) and m.by_hessian for m in model.modules())
-    if by_hessian and epoch and epoch % HESSIAN_EVERY == 0:
-        three = [
-            (x, targets) for (x, targets, _), _ in zip(batches(task, epoch), range(3), strict=False)
-        ]
+    if by_hessian(model) and epoch and epoch % HESSIAN_EVERY == 0:
+        three = [(x, targets) for x, targets, _ in islice(batches(task, epoch), 3)]
         update_deltas(model, three, nn.functional.cross_entropy, seed=task.seed)
 
 
@@ -140,11 +136,8 @@ def fit(
     objective needs a teacher and the task has none, or if a network has another number of classes
     than the data set.
     """
-
-    def learner(compiled: bool) -> Learners:
-        return Single(model, task, compiled)
-
-    return _train(learner, [model], [task], checkpoint, lambda _, row: report(row), inspect)[0]
+    session = _Session(partial(Single, model, task), [model], [task], checkpoint)
+    return session.run(lambda _, row: report(row), inspect)[0]
 
 
 def fit_together(
@@ -163,39 +156,17 @@ def fit_together(
     Raises what `fit` raises, and ValueError for tasks that differ in more, other architectures,
     delta="hessian", or a loss that learns or remembers something, or smooths labels.
     """
-    if len(models) != len(tasks) or not models:
-        raise ValueError(
-            f"one task for each student, and at least one: got {len(models)} students, "
-            f"{len(tasks)} tasks"
-        )
-
-    def learners(compiled: bool) -> Learners:
-        return Together(models, tasks, compiled)
-
-    return _train(learners, models, tasks, checkpoint, report)
-
-
-def _train(
-    learners_of: Callable[[bool], Learners],
-    models: Sequence[nn.Module],
-    tasks: Sequence[Task],
-    checkpoint: Path | None,
-    report: Callable[[int, dict], None],
-    inspect: Callable[[int], None] = lambda epochs: None,
-) -> list[list[dict]]:
-    session = _Session(learners_of, models, tasks, checkpoint)
-    while session.initial_left():
-        report(0, session.initial_epoch())
-    for epoch in range(len(session.curves[0]), tasks[0].recipe.epochs):
-        for number, row in enumerate(session.epoch(epoch, inspect)):
-            report(number, row)
-    return session.curves
+    found = f"got {len(models)} students, {len(tasks)} tasks"
+    good = 0 < len(models) == len(tasks)
+    require(good, f"one task for each student, and at least one: {found}")
+    session = _Session(partial(Together, models, tasks), models, tasks, checkpoint)
+    return session.run(report, lambda epochs: None)
 
 
 class _Session:
-    """A training run under way: networks with their learners, curves, and the file they survive in.
+    """A training run: networks, learners, curves and checkpoint.
 
-    It starts where the checkpoint, if there is one, left it.
+    It starts from the checkpoint if there is one.
     """
 
     def __init__(
@@ -219,6 +190,17 @@ class _Session:
         if state is not None:
             self._resume(state)
 
+    def run(
+        self, report: Callable[[int, dict], None], inspect: Callable[[int], None]
+    ) -> list[list[dict]]:
+        """All epochs that are left. Returns the curves."""
+        while self.initial_left():
+            report(0, self.initial_epoch())
+        for epoch in range(len(self.curves[0]), self.tasks[0].recipe.epochs):
+            for number, row in enumerate(self.epoch(epoch, inspect)):
+                report(number, row)
+        return self.curves
+
     def _resume(self, state: dict) -> None:
         self.learners.load_state(state["learners"])
         self.curves, self.initial = state["curves"], state["initial"]
@@ -228,12 +210,8 @@ class _Session:
 
     def _save(self, optimisers: list[torch.optim.Optimizer]) -> None:
         if self.checkpoint is not None:
-            content = {
-                "learners": self.learners.state(),
-                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                "curves": self.curves,
-                "initial": self.initial,
-            }
+            content = {"learners": self.learners.state(), "curves": self.curves}
+            content |= {"optimisers": [x.state_dict() for x in optimisers], "initial": self.initial}
             save_tensors(self.checkpoint, content)
 
     def initial_left(self) -> bool:
@@ -244,10 +222,10 @@ class _Session:
         """One epoch of the stage before the main one; returns its row."""
         clock, done = _Clock(), self.initial["epochs"]
         (loss,) = _finite([self.stage.epoch(done)], f"initial epoch {done}")
-        row = {"initial_epoch": done, "loss": loss, **clock.spent()}
-        self.initial = {"epochs": done + 1} | {
-            name: self.initial[name] + row[name] for name in ("seconds", "cpu_seconds")
-        }
+        spent = clock.spent()
+        row = {"initial_epoch": done, "loss": loss, **spent}
+        for name, more in (("epochs", 1), *spent.items()):
+            self.initial[name] += more
         self._save([self.stage.stepper])
         return row
 
@@ -279,8 +257,8 @@ class _Session:
 def _prepare(model: nn.Module, task: Task) -> None:
     """Put network and teacher where the data are, and start the quantizers of a fresh student."""
     device = task.data.train_images.device
-    if task.objective.needs_teacher and task.teacher is None:
-        raise ValueError("this loss compares with a teacher, and the task has none")
+    missing = task.objective.needs_teacher and task.teacher is None
+    require(not missing, "this loss compares with a teacher, and the task has none")
     model.to(device=device, memory_format=torch.channels_last)
     if task.teacher is not None:
         task.teacher.to(device=device, memory_format=torch.channels_last).eval()
@@ -295,10 +273,8 @@ class _Clock:
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
     def spent(self, shares: int = 1) -> dict[str, float]:
-        seconds, cpu_seconds = (
-            time.perf_counter() - self.started,
-            time.process_time() - self.cpu_started,
-        )
+        seconds = time.perf_counter() - self.started
+        cpu_seconds = time.process_time() - self.cpu_started
         return {"seconds": seconds / shares, "cpu_seconds": cpu_seconds / shares}
 
 
@@ -311,13 +287,9 @@ def _finite(losses: list[float], where: str) -> list[float]:
 
 def save_tensors(path: Path, content: dict) -> None:
     """torch.save, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -334,8 +306,6 @@ def _read_checkpoint(path: Path | None, device: torch.device) -> dict | None:
     except Exception as error:  # whatever a damaged file makes torch raise: the run starts over
         aside = path.with_name(path.name + ".rejected")
         path.replace(aside)
-        warnings.warn(
-            f"checkpoint {path} cannot be read ({type(error).__name__}); set aside as {aside.name}",
-            stacklevel=2,
-        )
+        problem = f"checkpoint {path} cannot be read ({type(error).__name__})"
+        warnings.warn(f"{problem}; set aside as {aside.name}", stacklevel=2)
         return None

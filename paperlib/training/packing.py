@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from ..basics.checks import require
 from ..models import Classifier
 
 
@@ -41,14 +42,10 @@ class Pack:
     """
 
     def __init__(self, models: Sequence[Classifier]):
-        shapes = [
-            {name: value.shape for name, value in model.named_parameters()} for model in models
-        ]
-        if not models or any(other != shapes[0] for other in shapes):
-            raise ValueError(
-                f"a pack takes one or more networks of one architecture, got {len(models)} "
-                "that differ"
-            )
+        shapes = [[(name, p.shape) for name, p in m.named_parameters()] for m in models]
+        same = models and all(other == shapes[0] for other in shapes)
+        wanted = "a pack takes one or more networks of one architecture"
+        require(same, f"{wanted}, got {len(models)} that differ")
         self.models = list(models)
         wrapped = [_Features(model) for model in models]
         stacked, buffers = stack_module_state(wrapped)
@@ -62,9 +59,7 @@ class Pack:
         statistics are updated.
         """
 
-        def one(
-            parameters: dict, buffers: dict, images: Tensor
-        ) -> tuple[Tensor, dict[str, Tensor]]:
+        def one(parameters: dict, buffers: dict, images: Tensor) -> tuple:
             return functional_call(self._skeleton, (parameters, buffers), (images,))
 
         return vmap(one)(*self._state, images)
@@ -72,13 +67,10 @@ class Pack:
     @torch.no_grad()
     def unpack(self) -> list[Classifier]:
         """Copy every student's share back into its network; returns the networks."""
+        stacked = self.state_dict()
         for k, model in enumerate(self.models):
             for name, value in (*model.named_parameters(), *model.named_buffers()):
-                value.copy_(
-                    (self.parameters.get(name) if name in self.parameters else self.buffers[name])[
-                        k
-                    ]
-                )
+                value.copy_(stacked[name][k])
         return self.models
 
     def state_dict(self) -> dict[str, Tensor]:
