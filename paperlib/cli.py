@@ -3,6 +3,7 @@ methods.
 """
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,7 +27,9 @@ OPTIONS: dict[str, tuple[str | int | bool, str]] = {
     "jobs": (0, "processes at a time; 0 chooses"),
     "together": (1, "students trained as one network, for a GPU"),
     "vector": ("", "write each figure in this format too, into build/vector"),
+    "skip-damaged": (False, "leave damaged records out instead of writing nothing"),
     "write": (False, "write the list into docs/methods.md too"),
+    "traceback": (False, "show where an error comes from, for developers"),
 }
 CHOICES = {
     "profile": profiles.PROFILES,
@@ -43,19 +46,15 @@ def _part(args: argparse.Namespace) -> plan.Selection:
 def _run(args: argparse.Namespace, store: Store) -> int:
     """Make the runs that a table lacks, without notebooks."""
     from .runs.progress import following
-    from .runs.sweep import SweepError, sweep
+    from .runs.sweep import sweep
 
     part, keep = _part(args), plan.kept(args.profile)
     if problem := plan.lacks(args.profile, args.table, part):
         raise ValueError(problem)
 
-    try:
-        with following(store):
-            for runs in plan.stages(args.profile, args.table, store, part):
-                sweep(runs, store, args.device, args.jobs, args.together, keep=keep)
-    except SweepError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
+    with following(store):
+        for runs in plan.stages(args.profile, args.table, store, part):
+            sweep(runs, store, args.device, args.jobs, args.together, keep=keep)
     return 0
 
 
@@ -78,6 +77,8 @@ def _status(args: argparse.Namespace, store: Store) -> int:
     counts: Counter[str] = Counter()
     took: dict[Any, list[float]] = {}  # seconds, by kind, and by kind, data and epochs
     left: list[Run] = []
+    if problem := plan.lacks(args.profile, args.table, _part(args)):
+        raise ValueError(problem)
     for run in plan.runs_of(args.profile, args.table, store, _part(args)):
         record, state, note = store.load(run), _state(run, store), ""
         counts[state] += 1
@@ -126,7 +127,7 @@ def _figures(args: argparse.Namespace, store: None) -> int:
     """
     from .reporting.results import rebuild
 
-    print(*rebuild(vector=args.vector), sep="\n")
+    print(*rebuild(vector=args.vector, skip_damaged=args.skip_damaged), sep="\n")
     return 0
 
 
@@ -154,9 +155,9 @@ def _methods(args: argparse.Namespace, store: None) -> int:
 COMMANDS: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
     "run": (_run, (*PART, "device", "jobs", "together")),
     "reproduce": (_reproduce, (*PART, "device", "jobs")),
-    "compare": (_compare, PART),
+    "compare": (_compare, ("profile",)),
     "status": (_status, PART),
-    "figures": (_figures, ("vector",)),
+    "figures": (_figures, ("vector", "skip-damaged")),
     "notebooks": (_notebooks, ()),
     "methods": (_methods, ("write",)),
 }
@@ -167,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (function, options) in COMMANDS.items():
         command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
-        for option in options:
+        for option in (*options, "traceback"):
             default, text = OPTIONS[option]
             settings: dict[str, Any] = {"action": "store_true"}
             if default is not False:
@@ -180,13 +181,20 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status."""
     args = _parser().parse_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # paths that the terminal cannot show
     store = None
     if "profile" in args:
-        store = Store(args.profile, "results" if args.record else "build")
+        store = Store(args.profile, "results" if vars(args).get("record") else "build")
     try:
         return COMMANDS[args.command][0](args, store)
-    except ValueError as error:
-        if store is None:  # a fault of ours, not of what was asked
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command resumes", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if args.traceback:
             raise
         print(f"failed: {error}", file=sys.stderr)
         return 1

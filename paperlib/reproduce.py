@@ -56,6 +56,7 @@ def reproduce(store: Store, table: str, part: plan.Selection, device: str, jobs:
     Returns the exit status: 0, or 1 if a notebook failed. Its executed copy, with the error, is
     kept. Raises ValueError if the table has nothing of this part.
     """
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     started, executed = time.perf_counter(), []
@@ -78,7 +79,7 @@ def reproduce(store: Store, table: str, part: plan.Selection, device: str, jobs:
             given = parameters if plan.runs_of(store.profile, name) else {}
             try:
                 _execute(source, target, given)
-            except PapermillExecutionError as error:
+            except (PapermillExecutionError, DeadKernelError) as error:
                 print(f"failed: {error}\nthe notebook so far: {target}", file=sys.stderr)
                 return 1
             executed.append(target)

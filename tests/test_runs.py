@@ -4,6 +4,7 @@ trusted.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,12 +155,17 @@ def test_a_record_that_does_not_match_is_set_aside_and_made_again(made, tmp_path
     elif damage == "status":
         record["status"] = "perfect"
     text = original[: len(original) // 2] if damage == "truncated" else json.dumps(record)
+    shutil.copytree(made.folder, store.folder)
+    shutil.copytree(made.cache, store.cache, dirs_exist_ok=True)
     write_atomically(store.path(SCORE), text)
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match=SCORE.key):
         assert store.load(SCORE) is None
-    (aside,) = store.runs.glob("*.rejected-*")
+    assert store.path(SCORE).read_text() == text, "who reads does not rename"
+    with pytest.warns(UserWarning, match=SCORE.key):
+        sweep(RUNS, store, jobs=1)
+    (aside,) = store.runs.glob("*.rejected")
     assert aside.read_text() == text, "nothing is lost"
-    assert not store.done(SCORE) and store.all() == []
+    assert results(store) == results(made)
     assert fault(original.encode(), SCORE.key) is None
     assert "key" in fault(original.encode(), "0" * 16)
 
@@ -187,7 +193,8 @@ def test_damaged_weights_are_set_aside_and_trained_again(made, tmp_path):
     sweep([TEACHER], store, jobs=1)
     store.weights(TEACHER).write_bytes(b"torn")
     sweep([STUDENT], store, jobs=1)
-    assert store.weights(TEACHER).with_suffix(".safetensors.rejected").read_bytes() == b"torn"
+    aside = store.weights(TEACHER).with_suffix(".safetensors.rejected")
+    assert aside.read_bytes() == b"torn"
     assert results(store)[STUDENT.key] == results(made)[STUDENT.key]
 
 
@@ -195,8 +202,6 @@ def test_students_of_other_weights_are_not_done(made, tmp_path):
     """Where training a teacher again gave other weights, what was made with the old ones is made
     again.
     """
-    import shutil
-
     shutil.copytree(made.root, tmp_path, dirs_exist_ok=True)
     store = Store("quick", root=tmp_path)
     assert store.done(STUDENT)

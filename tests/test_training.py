@@ -134,19 +134,20 @@ def test_an_interrupted_run_ends_with_the_same_weights(teacher, tmp_path):
     class Killed(Exception):
         pass
 
+    reached = []
+
     def kill(row):
+        reached.append(row["epoch"])
         raise Killed
 
     path = tmp_path / "run.pt"
-    rows = []
     for _ in range(3):
         student = quantize(teacher, "ewgs", 2, 2, **options)
         with pytest.raises(Killed):
             fit(student, task, path, kill)
-        rows.append(torch.load(path, weights_only=True)["curves"][0])
     resumed = quantize(teacher, "ewgs", 2, 2, **options)
     curve = fit(resumed, task, path)
-    assert [len(r) for r in rows] == [1, 2, 3]
+    assert reached == [0, 1, 2]
     for name in ("loss", "test_accuracy", "lr"):
         assert [row[name] for row in curve] == [row[name] for row in straight]
     for name, value in whole.state_dict().items():
@@ -224,16 +225,6 @@ def test_the_first_stage_trains_what_its_method_says(teacher):
             for name, p in learner.loss.named_parameters()
             if name in frozen
         )
-
-
-def test_a_damaged_checkpoint_is_set_aside(teacher, tmp_path):
-    path = tmp_path / "run.pt"
-    path.write_bytes(b"no checkpoint")
-    student = quantize(teacher, "ewgs", 2, 2)
-    recipe = Recipe(1, 64, 1e-3, 0.0, quantizer_lr=1e-5)
-    with pytest.warns(UserWarning, match="set aside"):
-        fit(student, Task(SMALL, "none", objective("ce"), recipe, 0), path)
-    assert path.with_name("run.pt.rejected").read_bytes() == b"no checkpoint"
 
 
 def test_hessian_factors_are_updated_on_schedule(teacher):

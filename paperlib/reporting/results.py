@@ -2,6 +2,7 @@
 No torch here.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +41,7 @@ def write(store: Store, vector: str = "") -> list[Path]:
     if vector and vector not in VECTOR_FORMATS:
         raise ValueError(f"unknown vector format {vector!r}; known: {', '.join(VECTOR_FORMATS)}")
     tables = {name: table for name, table in tables_of(store).items() if len(table)}
+    _remove_stale(store, tables)
     written = [path for name, table in tables.items() for path in _write_table(store, name, table)]
     for name, figure in figures_of(store, tables).items():
         written.append(_save(figure, store.figures / f"{name}.png", "Software"))
@@ -104,6 +106,13 @@ def figures_of(store: Store, tables: dict[str, pd.DataFrame]) -> dict[str, Figur
     return figures
 
 
+def _remove_stale(store: Store, tables: Collection[str]) -> None:
+    """Remove what was written of tables that have no rows any more."""
+    for path in [*store.tables.glob("*.csv"), *store.tables.glob("*.md")]:
+        if path.stem not in tables:
+            path.unlink()
+
+
 def _write_table(store: Store, name: str, table: pd.DataFrame) -> list[Path]:
     shown = table.drop(columns="images") if name == "ranking" else table
     if "paper_accuracy" in shown:
@@ -125,11 +134,19 @@ def _save(figure: Figure, path: Path, changing: str) -> Path:
     return path
 
 
-def rebuild(root: Path = Path(), vector: str = "") -> list[Path]:
+def rebuild(root: Path = Path(), vector: str = "", skip_damaged: bool = False) -> list[Path]:
     """Everything that is made from the committed records: tables, figures, CLAIMS.md and
     report.html in results/, the blocks of README.md and docs/; `vector` as for `write`.
+
+    Raises ValueError, before anything is written, naming each damaged record, unless those are to
+    be skipped; and if no profile has a record, as in a folder that is not the repository.
     """
     stores = [Store(profile, "results", root) for profile in profiles.PROFILES]
+    faults = [problem for store in stores for problem in store.faults()]
+    if faults and not skip_damaged:
+        raise ValueError("nothing was written: " + "; ".join(faults))
+    if not any(store.all() for store in stores):
+        raise ValueError(f"no records in {(root / 'results').absolute()}")
     written = [path for store in stores for path in write(store, vector)]
     found = claims.claims(stores)
     pages = {

@@ -2,6 +2,7 @@
 torch here.
 """
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -36,11 +37,20 @@ POLICY_COLOURS = dict(zip(POLICIES, sns.color_palette("tab10"), strict=False))
 
 
 def markdown(table: pd.DataFrame, digits: int = 3) -> str:
-    """A table in GitHub's Markdown. Numbers are rounded here and nowhere else."""
+    """A table in GitHub's Markdown. Numbers are rounded here and nowhere else.
+
+    Text is escaped: a bar ends no cell, HTML is shown, not obeyed.
+
+    >>> print(markdown(pd.DataFrame({"a": ["x|y <b>"]})), end="")
+    | a |
+    | --- |
+    | x\\|y &lt;b> |
+    """
 
     def cell(value: Any) -> str:
         if not isinstance(value, float):
-            return str(value)
+            text = re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", str(value).replace("|", "\\|"))
+            return " ".join(text.splitlines())
         if value != value:
             return ""
         tiny = 1e-12 < abs(value) < 10**-digits  # below, it is the rounding error of a zero

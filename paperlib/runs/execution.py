@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from ..basics.files import set_aside
 from ..losses import objective
 from ..study.config import Run, StudentRun, TeacherRun, WalkRun
 from ..study.store import Store
@@ -34,11 +35,11 @@ def execute(run: Run, store: Store, device: str = "cpu") -> dict[str, Any]:
 
     Raises whatever the run raises, after a record with status "failed" was written.
     """
-    if not store.done(run):
+    if not store.whole(run):
         for teacher in run.teachers:
             ensure_teacher(teacher, store, device)
     with store.lock(run):
-        return store.finished(run) or _make(run, store, device)
+        return store.load(run) if store.whole(run) else _make(run, store, device)
 
 
 def execute_together(
@@ -53,7 +54,7 @@ def execute_together(
         # One order everywhere, so that two packs cannot wait for each other.
         for run in sorted(runs, key=lambda run: run.key):
             locks.enter_context(store.lock(run))
-        todo = [run for run in runs if not store.done(run)]
+        todo = [run for run in runs if not store.whole(run)]
         if todo:
             _make_together(todo, store, device)
         return [store.load(run) for run in runs]
@@ -86,46 +87,59 @@ def _has_weights(run: TeacherRun, store: Store, device: str) -> bool:
     another run's, are set aside.
     """
     weights = store.weights(run)
-    if not (store.done(run) and weights.exists()):
+    if not (store.whole(run) and weights.exists()):
         return False
     try:
         load_teacher(run, store, device)
         return True
     except Exception as error:  # whatever a damaged file makes torch raise
-        aside = weights.with_suffix(".safetensors.rejected")
-        weights.replace(aside)
-        store.log(f"weights of {run.label} set aside as {aside.name}: {error}")
+        store.log(f"weights of {run.name} set aside as {set_aside(weights).name}: {error}")
         return False
 
 
 def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
     """Compute a run and write its record. The caller holds its lock."""
     started, cpu_started = time.perf_counter(), time.process_time()
+    store.set_aside_damaged(run)
     with _failures([run], store, device), _threads(run):
+        teacher = teacher_facts(run, store)
         result = kinds.COMPUTE[type(run)](run, store, device)
-        where = environment(device)
-    seconds = {
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time() - cpu_started,
-    }
-    record = _save(run, store, result, where, seconds)
+        seconds = {
+            "seconds": time.perf_counter() - started,
+            "cpu_seconds": time.process_time() - cpu_started,
+        }
+        record = _save(run, store, result, teacher, environment(device), seconds)
     store.checkpoint(run.key).unlink(missing_ok=True)
-    store.scored_so_far(run).unlink(missing_ok=True)
     return record
 
 
-def _save(
-    run: Run, store: Store, result: dict[str, Any], where: dict[str, Any], seconds: dict[str, float]
-) -> dict[str, Any]:
-    """Write the record of a success. A training curve has seconds of its own."""
-    facts: dict[str, Any] = {"result": result}
+def teacher_facts(run: Run, store: Store) -> dict[str, Any]:
+    """What the record of a run says of its teacher: key, accuracy and hash of the weights."""
+    facts = {}
     for teacher in run.teachers:
         found = store.load(teacher)["result"]
         same = {name: found[name] for name in ("accuracy", "weights_sha256")}
         facts["teacher"] = {"key": teacher.key, **same}
+    return facts
+
+
+def _save(
+    run: Run,
+    store: Store,
+    result: dict[str, Any],
+    teacher: dict[str, Any],
+    where: dict[str, Any],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Write the record of a success. A training curve has seconds of its own.
+
+    Raises RuntimeError if the teacher was made again meanwhile, with other weights.
+    """
+    if teacher_facts(run, store) != teacher:
+        raise RuntimeError("the teacher was trained again meanwhile, and has other weights now")
     if "curve" in result:
         seconds = kinds.curve_seconds(result["curve"])
-    return store.save(run, "done", **facts, **seconds, environment=where)
+    return store.save(run, "done", result=result, **teacher, **seconds, environment=where)
 
 
 def _make_together(runs: Sequence[StudentRun], store: Store, device: str) -> None:
@@ -134,17 +148,23 @@ def _make_together(runs: Sequence[StudentRun], store: Store, device: str) -> Non
     name = hashlib.sha256("".join(run.key for run in runs).encode()).hexdigest()[:16]
     checkpoint = store.checkpoint(name)
     reporters = [kinds.reporter(run, store, run.recipe.epochs) for run in runs]
-    with _failures(runs, store, device):
-        teacher = load_teacher(runs[0].teacher, store, device)
+    for run in runs:
+        store.set_aside_damaged(run)
+    with _failures(runs, store, device), _threads(runs[0]):
+        facts, teacher = teacher_facts(runs[0], store), load_teacher(runs[0].teacher, store, device)
         students, tasks = zip(
             *(kinds.start_student(run, teacher, device) for run in runs), strict=True
         )
         curves = fit_together(
-            students, tasks, checkpoint, lambda number, row: reporters[number](row)
+            students,
+            tasks,
+            checkpoint,
+            lambda number, row: reporters[number](row),
+            kinds.identity(runs, store),
         )
-    where = environment(device) | {"trained_together": len(runs)}
-    for run, student, task, curve in zip(runs, students, tasks, curves, strict=True):
-        _save(run, store, kinds.trained(run, student, task, curve, store), where, {})
+        where = environment(device) | {"trained_together": len(runs)}
+        for run, student, task, curve in zip(runs, students, tasks, curves, strict=True):
+            _save(run, store, kinds.trained(run, student, task, curve, store), facts, where, {})
     checkpoint.unlink(missing_ok=True)
 
 
@@ -168,8 +188,11 @@ def _failures(runs: Sequence[Run], store: Store, device: str) -> Iterator[None]:
     except Exception as error:
         lines = "".join(traceback.format_exception(error)).splitlines()[-12:]
         for run in runs:
-            store.save(run, "failed", error=lines, environment=environment(device))
-            store.log(f"failed: {run.label}: {type(error).__name__}: {error}")
+            try:
+                store.save(run, "failed", error=lines, environment=environment(device))
+            except OSError as another:  # a full disk: it must not hide the first error
+                error.add_note(f"its record could not be written: {another}")
+            store.log(f"failed: {run.name}: {type(error).__name__}: {error}")
         raise
 
 
@@ -203,7 +226,7 @@ def _commit() -> str:
     """
     folder = Path(__file__).parents[1]
     try:
-        run = {"cwd": folder, "capture_output": True, "text": True, "check": True}
+        run = {"cwd": folder, "capture_output": True, "encoding": "utf-8", "check": True}
         commit = subprocess.run(["git", "rev-parse", "HEAD"], **run).stdout.strip()
         changed = subprocess.run(["git", "status", "--porcelain", "--", "."], **run).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,9 +1,7 @@
 """What each kind of run computes: configuration in, result of its record out."""
 
-import hashlib
-import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +20,7 @@ from ..quantizers import quantize
 from ..scoring.racing import rank_within
 from ..study import config
 from ..study.config import Run, StudentRun, TeacherRun
-from ..study.store import Store, weights_of
+from ..study.store import Store, weights_hash, weights_of
 from ..training import Task, fit, predictions
 
 # The headline accuracy of schedules at least this long is the mean of their last five epochs. That
@@ -52,26 +50,24 @@ def load_teacher(run: TeacherRun, store: Store, device: str) -> Module:
         folders = f"{store.cache} or {store.kept_weights(run).parent}"
         raise FileNotFoundError(f"no weights of the {run.label} ({run.key}) in {folders}")
     model = build(run.model, len(load_data(run.data, device).classes), run.seed)
-    model.load_state_dict(safetensors.torch.load_file(path))
-    if record is None or weights_hash(model) != weights_of(record):
+    content = path.read_bytes()
+    if record is None or weights_hash(content) != weights_of(record):
         raise ValueError(f"the weights in {path} are not those that {store.path(run)} names")
+    model.load_state_dict(safetensors.torch.load(content))
     return model.to(device).eval()
 
 
-def weights_hash(model: Module) -> str:
-    """Hash of the values of a network's state. The same values may lie in different files."""
-    value = hashlib.sha256()
-    for name, tensor in sorted(_tensors(model).items()):
-        value.update(name.encode() + tensor.numpy().tobytes())
-    return value.hexdigest()
-
-
-def _tensors(model: Module) -> dict[str, torch.Tensor]:
-    """All state of a network as contiguous tensors on the CPU. Whether a quantized layer is ready
-    is a bool there.
-    """
+def as_safetensors(model: Module) -> bytes:
+    """All state of a network. Whether a quantized layer is ready is a bool there."""
     state = model.state_dict().items()
-    return {name: torch.as_tensor(value).cpu().contiguous() for name, value in state}
+    return safetensors.torch.save({n: torch.as_tensor(t).cpu().contiguous() for n, t in state})
+
+
+def identity(runs: Sequence[Run], store: Store) -> str:
+    """What a checkpoint of these runs belongs to: their keys, and the weights of their teachers."""
+    keys = [run.key for run in runs]
+    hashes = {weights_of(store.load(teacher)) for run in runs for teacher in run.teachers}
+    return " ".join([*keys, *sorted(hashes)])
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -96,10 +92,11 @@ def trained(
     run: Trained, network: Module, task: Task, curve: list[dict], store: Store
 ) -> dict[str, Any]:
     """The result of a training run. Writes its weights and its predictions on the test images."""
-    write_atomically(store.weights(run), safetensors.torch.save(_tensors(network)))
+    weights = as_safetensors(network)
+    write_atomically(store.weights(run), weights)
     classes, confidence = predictions(network, task.data, precision=run.recipe.precision)
     written = store.save_predictions(run, classes.cpu().numpy(), confidence.cpu().numpy())
-    hashes = {"weights_sha256": weights_hash(network), "predictions_sha256": written}
+    hashes = {"weights_sha256": weights_hash(weights), "predictions_sha256": written}
     return curve_result(curve) | hashes
 
 
@@ -133,19 +130,20 @@ def reporter(run: Run, store: Store, epochs: int) -> Callable[[dict], None]:
     def report(row: dict) -> None:
         loss, seconds = f"loss {row['loss']:.3g}", f"{row['seconds']:.1f} s"
         if "initial_epoch" in row:
-            store.log(f"{run.label}: initial epoch {row['initial_epoch'] + 1}, {loss}, {seconds}")
+            store.log(f"{run.name}: initial epoch {row['initial_epoch'] + 1}, {loss}, {seconds}")
             return
         epoch = row["epoch"] + 1
         if epoch % every == 0 or epoch == epochs:
             reached = f"{row['test_accuracy']:.2f} %" if "test_accuracy" in row else loss
-            store.log(f"{run.label}: epoch {epoch}/{epochs}, {reached}, {seconds} an epoch")
+            store.log(f"{run.name}: epoch {epoch}/{epochs}, {reached}, {seconds} an epoch")
 
     return report
 
 
 def _trained_alone(run: Trained, network: Module, task: Task, store: Store) -> dict[str, Any]:
     report = reporter(run, store, run.recipe.epochs)
-    curve = fit(network, task, store.checkpoint(run.key), report)
+    where, owner = store.checkpoint(run.key), identity([run], store)
+    curve = fit(network, task, where, report, identity=owner)
     return trained(run, network, task, curve, store)
 
 
@@ -168,7 +166,7 @@ def _teacher_and_data(
 
 
 def _progress(run: Run, store: Store) -> Callable[[int, int, str], None]:
-    return lambda done, total, name: store.log(f"{run.label}: {done}/{total} {name}")
+    return lambda done, total, name: store.log(f"{run.name}: {done}/{total} {name}")
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -243,11 +241,6 @@ def _walk(run: config.WalkRun, store: Store, device: str) -> dict[str, Any]:
     """Train the teacher as its own run does, and score every candidate after some of its epochs."""
     teacher, data = run.teacher, load_data(run.data, device)
     network, task = start_teacher(teacher, device)
-    path, checkpoint = store.scored_so_far(run), store.checkpoint(run.key)
-    # Without the scores before an interruption, the epochs before it are of no use.
-    if not path.exists():
-        checkpoint.unlink(missing_ok=True)
-    steps = {step["epoch"]: step for step in json.loads(path.read_text())} if path.exists() else {}
 
     def scores(name: str) -> dict[str, Any]:
         precision = teacher.recipe.precision
@@ -256,19 +249,18 @@ def _walk(run: config.WalkRun, store: Store, device: str) -> dict[str, Any]:
         )
         return {"augmentation": name, **scoring.evaluate(*views, 1.0, 0, run.seed)}
 
-    def look(epochs: int) -> None:
-        if epochs in run.epochs:
-            steps[epochs] = {
-                "epoch": epochs,
-                "scores": [scores(name) for name in run.augmentations],
-            }
-            write_atomically(path, json.dumps(list(steps.values())))
-            store.log(f"{run.label}: scored after epoch {epochs}")
+    def look(epochs: int) -> dict[str, Any]:
+        if epochs not in run.epochs:
+            return {}
+        store.log(f"{run.name}: scoring after epoch {epochs}")
+        return {"scores": [scores(name) for name in run.augmentations]}
 
-    curve = fit(network, task, checkpoint, reporter(run, store, teacher.recipe.epochs), look)
+    report = reporter(run, store, teacher.recipe.epochs)
+    curve = fit(network, task, store.checkpoint(run.key), report, look, identity([run], store))
+    found = [(row["epoch"] + 1, row.pop("scores")) for row in curve if "scores" in row]
     return curve_result(curve) | {
-        "weights_sha256": weights_hash(network),
-        "steps": [steps[epochs] for epochs in run.epochs],
+        "weights_sha256": weights_hash(as_safetensors(network)),
+        "steps": [{"epoch": epochs, "scores": rows} for epochs, rows in found],
     }
 
 

@@ -5,23 +5,20 @@ Several of these can share one GPU. The executor of a cluster has the same inter
 passed instead.
 """
 
-import multiprocessing
-import os
 import re
-import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from collections.abc import Collection, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from ..basics.recipe import require
 from ..study.config import Run, TeacherRun
 from ..study.store import Store
-from .execution import alike, count_cores, ensure_teacher, execute, execute_together
-
-ATTEMPTS = 3  # pools that are started, if worker processes die, before the sweep gives up
+from .execution import alike, count_cores, ensure_teacher, environment, execute, execute_together
+from .pool import Outcome, Pool, WorkerDied
 
 Unit = tuple[Run, ...]  # what one call makes: a run, or students trained together
 
@@ -31,8 +28,8 @@ class SweepError(RuntimeError):
 
 
 def missing(runs: Sequence[Run], store: Store) -> list[Run]:
-    """Those of the runs that have no record of status "done"."""
-    return [run for run in runs if not store.done(run)]
+    """Those of the runs that are not done, or whose predictions are lost."""
+    return [run for run in runs if not store.whole(run)]
 
 
 def sweep(
@@ -79,7 +76,10 @@ def sweep(
         if run.key in keep and store.done(run):
             store.keep(run)
     seconds = time.perf_counter() - work.started
-    store.log(f"{total - len(work.failures)} of {total} runs done, {seconds:.0f} s")
+    store.log(f"{total - len(missing(todo, store))} of {total} runs done, {seconds:.0f} s")
+    for run in missing(todo, store):
+        why = "its teacher failed" if work.failed(run) else "another process is making it"
+        work.failures.setdefault(run.key, f"{run.name}: not tried, since {why}")
     if work.failures:
         raise SweepError("\n".join(work.failures.values()))
 
@@ -94,7 +94,7 @@ def _check(device: str, jobs: int, together: int) -> None:
 
 
 def _is_there(teacher: TeacherRun, store: Store) -> bool:
-    return store.done(teacher) and store.weights(teacher).exists()
+    return store.whole(teacher) and store.weights(teacher).exists()
 
 
 def packs(runs: Sequence[Run], size: int) -> list[Unit]:
@@ -144,67 +144,44 @@ class _Sweep:
             torch.set_num_threads(threads)
 
     def make(self, todo: Sequence[Unit]) -> None:
-        """Make units in this process, or in an executor. Lost units are sent to a new pool."""
-        jobs = min(self.jobs, max(1, len(todo)))
-        if self.executor is None and jobs == 1:
-            for done, unit in enumerate(todo, start=1):
-                self._collect(
-                    lambda u=unit: _execute(u, self.store, self.device), unit, done, len(todo)
-                )
-            return
-        for _ in range(ATTEMPTS):
-            todo = self._send(todo, jobs)
-            if not todo:
-                return
-            left = sum(map(len, todo))
-            self.store.log(f"a worker process died; starting again with the {left} runs left")
-        for run in (run for unit in todo for run in unit):
-            lines = ["the worker process died, perhaps for want of memory"]
-            self.store.save(run, "failed", error=lines)
-            self._fail([run], "the worker process died")
+        """Make units in this process, or in processes that may die."""
+        threads = max(1, count_cores() // max(1, min(self.jobs, len(todo))))
+        done = 0
 
-    def _send(self, todo: Sequence[Unit], jobs: int) -> list[Unit]:
-        """Send units to an executor. Returns those that were lost because a worker process died."""
-        lost, others = [], set(multiprocessing.active_children())
-        executor = self.executor or ProcessPoolExecutor(
-            jobs,
-            multiprocessing.get_context("spawn"),
-            _start_worker,
-            (max(1, count_cores() // jobs), os.getpid()),
-        )
-        try:
-            futures = {
-                executor.submit(_execute, unit, self.store, self.device): unit for unit in todo
-            }
-            for done, future in enumerate(as_completed(futures), start=1):
-                unit = futures[future]
-                if isinstance(future.exception(), BrokenExecutor):
-                    lost.append(unit)
-                else:
-                    self._collect(future.result, unit, done, len(todo))
-            return lost
-        except BaseException:  # Ctrl-C: leave at once; what runs now loses at most one epoch
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-        finally:
-            if self.executor is None:
-                executor.shutdown(cancel_futures=True)
+        def collect(unit: Unit, outcome: Outcome) -> None:
+            nonlocal done
+            done += 1
+            self._collect(unit, outcome, done, len(todo))
 
-    def _collect(
-        self, records_of: Callable[[], list[dict]], unit: Unit, done: int, total: int
-    ) -> None:
+        pool = Pool(self.jobs, threads, self.executor, self.store.log)
+        pool.work(partial(_execute, store=self.store, device=self.device), todo, collect)
+
+    def _collect(self, unit: Unit, outcome: Outcome, done: int, total: int) -> None:
         """Log the records of a unit, or its failure."""
         try:
-            records = records_of()
+            records = outcome()
             left = (time.perf_counter() - self.started) / done * (total - done) / 60
             for run, record in zip(unit, records, strict=True):
                 if run.key in self.keep:
                     self.store.keep(run)
                 at = f"[{done}/{total}, about {left:.0f} min left]"
-                self.store.log(f"{at} {run.label}: {_headline(record)}")
+                self.store.log(f"{at} {run.name}: {_headline(record)}")
+        except WorkerDied as error:
+            for run in unit:
+                if not self._leave_failure(run, str(error)):
+                    self._fail([run], str(error))
         except Exception as error:
             self._fail(unit, f"{type(error).__name__}: {error}")
+
+    def _leave_failure(self, run: Run, error: str) -> bool:
+        """Record that a run failed with its worker. Returns True if it is done all the same, made
+        by another sweep, or being made by one.
+        """
+        with self.store.lock(run, wait=False) as held:
+            if not held or self.store.whole(run):
+                return True
+            self.store.save(run, "failed", error=[error], environment=environment(self.device))
+        return False
 
     def failed(self, run: Run) -> bool:
         """Whether this run or its teacher failed."""
@@ -212,21 +189,9 @@ class _Sweep:
 
     def _fail(self, unit: Sequence[Run], error: str) -> None:
         for run in unit:
-            self.failures[run.key] = f"{run.label}: {error}"
+            self.failures[run.key] = f"{run.name}: {error}"
 
 
 def _headline(record: dict) -> str:
     accuracy = record["result"].get("accuracy")
     return f"{record['seconds']:.0f} s" + ("" if accuracy is None else f", {accuracy:.2f} %")
-
-
-def _start_worker(threads: int, parent: int) -> None:
-    """Give a spawned process its share of the cores, and end it when its parent has ended."""
-    torch.set_num_threads(threads)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)  # the parent was killed: nobody will collect this result
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -79,8 +79,13 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The name of the run in a progress line."""
+        """What the run is, in words. Runs that differ in an option may have the same."""
         return self.title.format(run=self)
+
+    @property
+    def name(self) -> str:
+        """The label, and so much of the key that no other run has the same name."""
+        return f"{self.label} [{self.key[:8]}]"
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ The predictions of a trained network on the test images are beside its record, a
 runs/KEY.predictions.safetensors. Weights are in the cache. Those that other records depend on are
 committed too (`Store.keep`).
 
-A record is trusted only if its content matches its key and its digest. Any other is set aside under
-another name, with a warning, and the run is made again.
+A record is trusted only if its content matches its key and its digest. Of any other a reader warns;
+only the maker of its run sets it aside under another name, and makes the run again. A finished
+record is replaced by a finished one only.
 """
 
 import hashlib
 import json
-import os
+import math
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,21 +27,25 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from ..basics.files import write_atomically
+from ..basics.files import set_aside, write_atomically
 from ..basics.recipe import require_known
 from .config import Run, canonical, key_of
 
 SCHEMA = 1
-# Records that were read and checked, with their file's time, size and number. A pass over a profile
-# asks for a teacher's record once for each of its students. Nobody modifies a record.
-_READ: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
+# What was read and checked, with the file's time, size and number: a record, or what is wrong. A
+# pass over a profile asks for a teacher's record once for each of its students. Nobody modifies a
+# record.
+_READ: dict[Path, tuple[tuple[int, int, int], dict[str, Any] | str]] = {}
 
 
 @dataclass(frozen=True)
 class Store:
-    """The files of one profile in one of the two trees, below `root` (the repository)."""
+    """The files of one profile in one of the two trees, below `root` (the repository).
+
+    Raises ValueError for another tree, or a profile that is not a plain name.
+    """
 
     profile: str
     tree: str = "build"
@@ -46,6 +53,10 @@ class Store:
 
     def __post_init__(self):
         require_known("tree", self.tree, ("build", "results"))
+        if not re.fullmatch(r"[\w-]+", self.profile):
+            raise ValueError(
+                f"the name of a profile has letters, digits, - and _: {self.profile!r}"
+            )
 
     @property
     def folder(self) -> Path:
@@ -93,18 +104,20 @@ class Store:
         return kept if kept.exists() else self.cache / kept.name
 
     def keep(self, run: Run) -> None:
-        """Copy a run's weights from the cache to the committed ones; only in the tree "results"."""
+        """Copy a run's weights from the cache to the committed ones; only in the tree "results".
+
+        Raises ValueError if they are not those of its record.
+        """
         weights = self.weights(run)
         if self.tree == "results" and weights.exists() and weights != self.kept_weights(run):
-            write_atomically(self.kept_weights(run), weights.read_bytes())
+            content = weights.read_bytes()
+            if weights_hash(content) != self.load(run)["result"]["weights_sha256"]:
+                raise ValueError(f"the weights in {weights} are not those that the record names")
+            write_atomically(self.kept_weights(run), content)
 
     def checkpoint(self, key: str) -> Path:
         """The path of a training's state after its last finished epoch. key  a run's, or a name."""
         return self.cache / f"{key}.epoch.pt"
-
-    def scored_so_far(self, run: Run) -> Path:
-        """The path of what an unfinished walk has scored, JSON."""
-        return self.cache / f"{run.key}.walk.json"
 
     def predictions_path(self, run: Run) -> Path:
         return self.runs / f"{run.key}.predictions.safetensors"
@@ -127,15 +140,25 @@ class Store:
         Raises FileNotFoundError if the run is not done or has no predictions, ValueError if the
         file is not the one that its record names.
         """
-        path, record = self.predictions_path(run), self.finished(run)
-        wanted = record and record["result"].get("predictions_sha256")
-        if wanted is None:
+        record = self.finished(run)
+        if record is None or "predictions_sha256" not in record["result"]:
             raise FileNotFoundError(f"no predictions of the {run.label} ({run.key}) in {self.runs}")
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != wanted:
-            raise ValueError(f"{path} has not the predictions that {self.path(run)} names")
-        arrays = safetensors.numpy.load(content)
+        if problem := self.predictions_fault(record):
+            raise ValueError(problem)
+        arrays = safetensors.numpy.load(self.predictions_path(run).read_bytes())
         return arrays["classes"].astype(np.int64), arrays["confidence"].astype(np.float32) / 255
+
+    def predictions_fault(self, record: dict[str, Any]) -> str:
+        """What is wrong with the predictions that a record names; "" if nothing is, or it names
+        none.
+        """
+        path = self.runs / f"{record['key']}.predictions.safetensors"
+        wanted = record.get("result", {}).get("predictions_sha256")
+        try:
+            same = wanted in (None, hashlib.sha256(path.read_bytes()).hexdigest() if wanted else "")
+            return "" if same else f"{path} has not the predictions that its record names"
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
 
     def load(self, run: Run) -> dict[str, Any] | None:
         """The record of a run, whatever its status. None if no record can be trusted."""
@@ -159,24 +182,41 @@ class Store:
         """Whether a run is `finished`."""
         return self.finished(run) is not None
 
+    def whole(self, run: Run) -> bool:
+        """Whether a run is `finished` and the predictions that its record names are there."""
+        record = self.finished(run)
+        return record is not None and not self.predictions_fault(record)
+
     def read(self, path: Path) -> dict[str, Any] | None:
-        """The record in a file. None if there is no file, or if it was set aside just now."""
-        try:
-            facts = path.stat()
-            stamp = facts.st_mtime_ns, facts.st_size, facts.st_ino
-            if (known := _READ.get(path)) and known[0] == stamp:
-                return known[1]
-            text = path.read_bytes()
-        except FileNotFoundError:
+        """The record in a file. None if there is no file, or, with a warning, no record in it."""
+        found = _look(path)
+        if isinstance(found, str):
+            warnings.warn(f"record {path} {found}; it counts as missing", stacklevel=2)
             return None
-        problem = fault(text, path.stem)
-        if problem is None:
-            _READ[path] = stamp, json.loads(text)
-            return _READ[path][1]
-        aside = path.with_name(f"{path.name}.rejected-{hashlib.sha256(text).hexdigest()[:8]}")
-        os.replace(path, aside)
-        warnings.warn(f"record {path} {problem}; set aside as {aside.name}", stacklevel=2)
-        return None
+        return found
+
+    def faults(self) -> list[str]:
+        """Every file among the records that is damaged, with what is wrong with it."""
+        found = []
+        for path in sorted(self.runs.glob("*.json")):
+            record = _look(path)
+            if isinstance(record, str):
+                found.append(f"record {path} {record}")
+            elif record and (problem := self.predictions_fault(record)):
+                found.append(problem)
+        return found
+
+    def set_aside_damaged(self, run: Run) -> None:
+        """Rename what lies in place of a run's record or predictions and is damaged. For the maker
+        of the run, who holds its lock.
+        """
+        record = _look(self.path(run))
+        if isinstance(record, str):
+            self.log(f"record {self.path(run)} {record}: {set_aside(self.path(run)).name}")
+        elif record and (problem := self.predictions_fault(record)):
+            path = self.predictions_path(run)
+            aside = f": {set_aside(path).name}" if path.exists() else ""
+            self.log(f"{problem}{aside}")
 
     def all(self) -> list[dict[str, Any]]:
         """Every trusted record of the profile, in the order of their keys."""
@@ -184,10 +224,17 @@ class Store:
         return [record for record in records if record is not None]
 
     def save(self, run: Run, status: str, **content: Any) -> dict[str, Any]:
-        """Write the record of a run, replacing an earlier one. Returns it.
+        """Write the record of a run, and return it. The caller holds the run's lock.
 
-        status  "done" or "failed". content  JSON, see `paperlib.runs.execution`.
+        A failure leaves a finished record as it is, and returns that.
+
+        status  "done" or "failed". content  JSON, see `paperlib.runs.execution`. Raises ValueError,
+        naming the place, for a number that is not finite.
         """
+        known = self.load(run) if status == "failed" else None
+        if known and known["status"] == "done":
+            return known
+        _require_finite(content, "")
         record = {
             "schema": SCHEMA,
             "key": run.key,
@@ -202,20 +249,69 @@ class Store:
         return record
 
     @contextmanager
-    def lock(self, run: Run) -> Iterator[None]:
+    def lock(self, run: Run, wait: bool = True) -> Iterator[bool]:
         """Hold this while making a run: two processes then never make the same one. The lock is
         released if the process dies.
+
+        wait  False: do not wait for another holder. Yields whether the lock is held.
         """
         path = self.cache / f"{run.key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path):
-            yield
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def log(self, message: str) -> None:
-        """Append a line to the progress file, which is no output of a notebook."""
-        self.progress.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.progress, "a") as file:
-            file.write(message + "\n")
+        """Append a line to the progress file, which is no output of a notebook. Where that cannot
+        be, the line goes to stderr: no run fails for want of its progress.
+        """
+        try:
+            self.progress.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.progress, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(message + "\n")
+        except OSError:
+            print(message, file=sys.stderr)
+
+
+def _look(path: Path) -> dict[str, Any] | str | None:
+    """The record in a file, or what is wrong with it; None if there is no file."""
+    try:
+        facts = path.stat()
+        stamp = facts.st_mtime_ns, facts.st_size, facts.st_ino
+        if (known := _READ.get(path)) and known[0] == stamp:
+            return known[1]
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    _READ[path] = stamp, fault(text, path.stem) or json.loads(text)
+    return _READ[path][1]
+
+
+def _require_finite(content: Any, place: str) -> None:
+    """Raise ValueError if a number in some JSON is not finite."""
+    if isinstance(content, float) and not math.isfinite(content):
+        raise ValueError(f"{content} in {place.lstrip('.')}")
+    if isinstance(content, dict | list | tuple):
+        parts = content.items() if isinstance(content, dict) else enumerate(content)
+        for name, value in parts:
+            _require_finite(value, f"{place}.{name}")
+
+
+def weights_hash(content: bytes) -> str:
+    """Hash of the values in a safetensors file, by name. The same values may lie in other files."""
+    value = hashlib.sha256()
+    for name, array in sorted(safetensors.numpy.load(content).items()):
+        value.update(name.encode() + array.tobytes())
+    return value.hexdigest()
 
 
 def weights_of(record: dict[str, Any]) -> str | None:
@@ -242,6 +338,6 @@ def fault(text: bytes, key: str) -> str | None:
             return "has a content that does not match its digest"
         if record["status"] not in ("done", "failed"):
             return f"has the unknown status {record['status']!r}"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"is not a record ({type(error).__name__}: {error})"
     return None

@@ -2,10 +2,9 @@
 resumes from the last finished epoch, with the same result.
 """
 
-import io
+import copy
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
@@ -16,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ..basics.checks import require
-from ..basics.files import write_atomically
 from ..basics.recipe import Recipe
 from ..data import Dataset, halves
 from ..models import in_mode
 from ..models.precision import autocast
 from ..quantizers import QuantizedLayer, fusing, initialise
 from ..quantizers.ewgs import by_hessian, update_deltas
+from .checkpoint import Checkpoint, not_finite
 from .learners import InitialStage, Learners, Single, Task, Together, batches, rate_factor, steps_of
 
 COMPILE_FROM = 500  # steps of a run from which on compiling, some seconds to a minute, pays
@@ -115,12 +114,14 @@ def fit(
     task: Task,
     checkpoint: Path | None = None,
     report: Callable[[dict], None] = lambda row: None,
-    inspect: Callable[[int], None] = lambda epochs: None,
+    inspect: Callable[[int], dict[str, Any]] = lambda epochs: {},
+    identity: str = "",
 ) -> list[dict]:
     """Train `model` in place; returns the curve, one row an epoch.
 
-    checkpoint  a file written after every epoch; if it is there, training goes on from it, and ends
-                with the same weights as without the interruption. It is removed by the caller once
+    checkpoint  a file written after every epoch. If it is there, training resumes from it, and ends
+                with the same weights as without the interruption. A file that is damaged, or of
+                another task or identity, is set aside with a warning. The caller removes it once
                 the result is safe.
     report      called with each new row: epoch (from 0), lr (at its start), loss, seconds,
                 cpu_seconds and, if the recipe has this epoch evaluated, test_accuracy and
@@ -129,14 +130,18 @@ def fit(
                 one. That stage reports rows of its own: initial_epoch (from 0), loss, seconds,
                 cpu_seconds.
     inspect     called with the number of finished epochs before each checkpoint is written, to look
-                at `model` as it is then; after an interruption meanwhile it is called again. It
-                must leave the network as it was.
+                at `model` as it is then. It returns what is added to the row, JSON, and must leave
+                the network as it was.
+    identity    any text that tells this training from others which the task alone does not, such
+                as a hash of the teacher's weights.
 
-    Raises FloatingPointError, naming the epoch, if the loss is no longer finite; ValueError if the
+    Raises FloatingPointError, naming the epoch, if the loss or a weight is no longer finite;
+    ValueError if the
     objective needs a teacher and the task has none, or if a network has another number of classes
     than the data set.
     """
-    session = _Session(partial(Single, model, task), [model], [task], checkpoint)
+    file = _checkpoint(checkpoint, [task], identity)
+    session = _Session(partial(Single, model, task), [model], [task], file)
     return session.run(lambda _, row: report(row), inspect)[0]
 
 
@@ -145,6 +150,7 @@ def fit_together(
     tasks: Sequence[Task],
     checkpoint: Path | None = None,
     report: Callable[[int, dict], None] = lambda number, row: None,
+    identity: str = "",
 ) -> list[list[dict]]:
     """Train students of one architecture at once, in place; returns their curves.
 
@@ -159,8 +165,20 @@ def fit_together(
     found = f"got {len(models)} students, {len(tasks)} tasks"
     good = 0 < len(models) == len(tasks)
     require(good, f"one task for each student, and at least one: {found}")
-    session = _Session(partial(Together, models, tasks), models, tasks, checkpoint)
-    return session.run(report, lambda epochs: None)
+    file = _checkpoint(checkpoint, tasks, identity)
+    session = _Session(partial(Together, models, tasks), models, tasks, file)
+    return session.run(report, lambda epochs: {})
+
+
+def _checkpoint(path: Path | None, tasks: Sequence[Task], identity: str) -> Checkpoint | None:
+    """The file of these tasks: whatever they hold but data and networks is in its identity."""
+    if path is None:
+        return None
+    words = [
+        identity,
+        *((t.data.name, t.augmentation, t.seed, t.objective, t.recipe) for t in tasks),
+    ]
+    return Checkpoint(path, "\n".join(map(str, words)))
 
 
 class _Session:
@@ -174,11 +192,10 @@ class _Session:
         learners_of: Callable[[bool], Learners],
         models: Sequence[nn.Module],
         tasks: Sequence[Task],
-        checkpoint: Path | None,
+        checkpoint: Checkpoint | None,
     ):
         first = tasks[0]
         self.models, self.tasks, self.checkpoint = models, tasks, checkpoint
-        state = _read_checkpoint(checkpoint, first.data.train_images.device)
         for model, task in zip(models, tasks, strict=True):
             _prepare(model, task)
         steps = first.recipe.epochs * len(first.data.train_images) // first.recipe.batch
@@ -187,11 +204,12 @@ class _Session:
         self.curves: list[list[dict]] = [[] for _ in models]
         self.initial = {"epochs": 0, "seconds": 0.0, "cpu_seconds": 0.0}
         self.stage = InitialStage(self.learners) if first.objective.init_epochs else None
+        state = checkpoint and checkpoint.load(first.data.train_images.device)
         if state is not None:
             self._resume(state)
 
     def run(
-        self, report: Callable[[int, dict], None], inspect: Callable[[int], None]
+        self, report: Callable[[int, dict], None], inspect: Callable[[int], dict[str, Any]]
     ) -> list[list[dict]]:
         """All epochs that are left. Returns the curves."""
         while self.initial_left():
@@ -202,17 +220,40 @@ class _Session:
         return self.curves
 
     def _resume(self, state: dict) -> None:
-        self.learners.load_state(state["learners"])
-        self.curves, self.initial = state["curves"], state["initial"]
-        steppers = self.learners.steppers if self.curves[0] else [self.stage.stepper]
-        for optimiser, saved in zip(steppers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        """Go on from a state, or start as if there were none if it does not fit."""
+        fresh = copy.deepcopy(self._state())
+        try:
+            _check_curves(state["curves"], len(self.models), self.tasks[0].recipe.epochs)
+            if broken := next(not_finite(state), None):
+                raise ValueError(f"{broken} is not finite")
+            self._load(state)
+        except Exception as error:  # whatever a state of other networks makes torch raise
+            self.checkpoint.reject(error)
+            self._load(fresh)
 
-    def _save(self, optimisers: list[torch.optim.Optimizer]) -> None:
+    def _state(self) -> dict[str, Any]:
+        """All that the epochs to come depend on."""
+        optimisers = [optimiser.state_dict() for optimiser in self._optimisers()]
+        parts = {"curves": self.curves, "initial": self.initial, "optimisers": optimisers}
+        return parts | {"learners": self.learners.state()}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.learners.load_state(state["learners"])
+        for optimiser, saved in zip(self._optimisers(), state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.curves, self.initial = state["curves"], state["initial"]
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        return [*self.learners.steppers, *([self.stage.stepper] if self.stage else [])]
+
+    def _save(self) -> None:
+        """Write the checkpoint, unless a weight or a statistic is no longer finite."""
+        state = self._state()
+        if broken := next(not_finite(state["learners"]), None):
+            done = len(self.curves[0])
+            raise FloatingPointError(f"{broken} is not finite after {done} epochs")
         if self.checkpoint is not None:
-            content = {"learners": self.learners.state(), "curves": self.curves}
-            content |= {"optimisers": [x.state_dict() for x in optimisers], "initial": self.initial}
-            save_tensors(self.checkpoint, content)
+            self.checkpoint.save(state)
 
     def initial_left(self) -> bool:
         """Whether the stage before the main one has epochs to go."""
@@ -226,10 +267,10 @@ class _Session:
         row = {"initial_epoch": done, "loss": loss, **spent}
         for name, more in (("epochs", 1), *spent.items()):
             self.initial[name] += more
-        self._save([self.stage.stepper])
+        self._save()
         return row
 
-    def epoch(self, epoch: int, inspect: Callable[[int], None]) -> list[dict]:
+    def epoch(self, epoch: int, inspect: Callable[[int], dict[str, Any]]) -> list[dict]:
         """One epoch of the main stage; returns the row of each network."""
         clock, first = _Clock(), self.tasks[0]
         _update_factors(self.models[0], first, epoch)
@@ -242,8 +283,8 @@ class _Session:
         lr = first.recipe.lr * rate_factor(first.recipe, epoch, 0, steps_of(first))
         for curve, loss, values in zip(self.curves, losses, measured, strict=True):
             curve.append({"epoch": epoch, "lr": lr, "loss": loss, **values, **spent})
-        inspect(epoch + 1)
-        self._save(self.learners.steppers)
+        self.curves[0][-1] |= inspect(epoch + 1)
+        self._save()
         return [curve[-1] for curve in self.curves]
 
     def _measured(self, epoch: int) -> list[dict[str, Any]]:
@@ -285,27 +326,9 @@ def _finite(losses: list[float], where: str) -> list[float]:
     return losses
 
 
-def save_tensors(path: Path, content: dict) -> None:
-    """torch.save, atomically."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """torch.load without unpickling anything but tensors and plain values."""
-    return torch.load(path, map_location=device, weights_only=True)
-
-
-def _read_checkpoint(path: Path | None, device: torch.device) -> dict | None:
-    if path is None or not path.exists():
-        return None
-    try:
-        state = load_tensors(path, device)
-        return {name: state[name] for name in ("learners", "optimisers", "curves", "initial")}
-    except Exception as error:  # whatever a damaged file makes torch raise: the run starts over
-        aside = path.with_name(path.name + ".rejected")
-        path.replace(aside)
-        problem = f"checkpoint {path} cannot be read ({type(error).__name__})"
-        warnings.warn(f"{problem}; set aside as {aside.name}", stacklevel=2)
-        return None
+def _check_curves(curves: list[list[dict]], networks: int, epochs: int) -> None:
+    """Raise ValueError unless there is a curve of the same first epochs for each network."""
+    numbers = [[row["epoch"] for row in curve] for curve in curves]
+    good = len(numbers) == networks and all(each == numbers[0] for each in numbers)
+    known = numbers[0] == list(range(len(numbers[0]))) and len(numbers[0]) <= epochs
+    require(good and known, f"its curves are not those of {epochs} epochs of {networks} networks")
