@@ -26,7 +26,7 @@ def slug(device: str, threads: int) -> str:
 def read(path: Path) -> dict[str, Any]:
     """A file of results. Raises ValueError, naming the file, if it is not one."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']!r}, not {SCHEMA}")
         unknown = set(content["suites"]) - set(SUITES)

@@ -38,7 +38,7 @@ def _memory(field: str) -> int:
     maximum.
     """
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field + ":")))
     except (OSError, StopIteration):
         unit = 1 if sys.platform == "darwin" else 1024
@@ -50,7 +50,7 @@ def _forget_peak() -> None:
     the peak stays.
     """
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         pass
 

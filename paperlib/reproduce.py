@@ -5,9 +5,10 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
-from traitlets import Enum
+from traitlets import Enum, Unicode
 
 from .basics.files import write_atomically
 from .reporting import results
@@ -22,24 +23,27 @@ def _execute(source: Path, target: Path, parameters: dict) -> None:
     import papermill
     from jupyter_client.manager import AsyncKernelManager
 
-    class LocalKernelManager(AsyncKernelManager):
-        """Talks to the kernel through sockets in the file system. No other user of the machine can
-        read them.
-        """
-
-        transport = Enum(["ipc"], default_value="ipc")
-
     target.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    papermill.execute_notebook(
-        source,
-        target,
-        parameters,
-        cwd=str(source.parent),
-        kernel_name="python3",
-        progress_bar=False,
-        kernel_manager_class=LocalKernelManager,
-    )
+    with TemporaryDirectory(prefix="kernel-") as folder:
+
+        class LocalKernelManager(AsyncKernelManager):
+            """Talks to the kernel through sockets in the file system. No other user of the machine
+            can read them.
+            """
+
+            transport = Enum(["ipc"], default_value="ipc")
+            ip = Unicode(f"{folder}/socket")
+
+        papermill.execute_notebook(
+            source,
+            target,
+            parameters,
+            cwd=str(source.parent),
+            kernel_name="python3",
+            progress_bar=False,
+            kernel_manager_class=LocalKernelManager,
+        )
     notebook = nbformat.read(target, as_version=4)
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)

@@ -102,7 +102,7 @@ def refresh(root: Path, methods: str | None = None) -> list[Path]:
     """
     found, known = documents(root), blocks(root, methods)
     for path in found:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         new = rewritten(text, known, path.relative_to(root))
         if new != text:
             write_atomically(path, new)
@@ -183,7 +183,7 @@ def _with_p(value: float, p: float) -> str:
 def _claims(root: Path) -> str:
     """Claim, what the paper says, verdict: of the table in results/CLAIMS.md."""
     path = root / "results/CLAIMS.md"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = [line.strip("| ").split(" | ") for line in lines if re.match(r"\| C\d \|", line)]
     shown = [[name, says, verdict] for name, says, _, verdict, *_ in rows]
     table = pd.DataFrame(shown, columns=["claim", "what the paper says", "verdict"])

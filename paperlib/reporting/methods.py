@@ -25,7 +25,7 @@ def step_costs(root: Path) -> pd.Series:
     empty if none was.
     """
     for path in sorted((root / "results" / "bench").glob("*.json")):
-        suite = json.loads(path.read_text())["suites"].get("losses")
+        suite = json.loads(path.read_text(encoding="utf-8"))["suites"].get("losses")
         if suite:
             rounds = pd.DataFrame({row["name"]: row["rounds"] for row in suite["rows"]})
             return (1 / rounds.div(rounds["kd"], axis=0)).median()

@@ -212,7 +212,7 @@ def environment(device: str) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next(line for line in lines if line.startswith("model name"))
         return model.split(":", 1)[1].strip()
     except (OSError, StopIteration):

@@ -15,7 +15,7 @@ def following(store: Store) -> Iterator[None]:
     stop = threading.Event()
 
     def follow() -> None:
-        with open(store.progress) as file:
+        with open(store.progress, encoding="utf-8") as file:
             file.seek(0, 2)
             while True:
                 last = stop.is_set()
