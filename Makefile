@@ -29,7 +29,7 @@ FIGURES_PYTHON := $(if $(READY_FIGURES),$(FIGURES_VENV)/bin/python,$(PYTHON))
 READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce run status compare figures notebooks bench lab lint test test-oldest docs lock clean
+.PHONY: help env reproduce run status compare figures notebooks bench lab lint test storm test-oldest docs lock clean
 
 help:  ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [DEVICE=$(DEVICE)] [TABLE=$(TABLE)] [DATASET=] [MODEL=] [BITS=$(BITS)] [SEEDS=$(SEEDS)] [JOBS=$(JOBS)] [RECORD=1]"; echo
@@ -85,6 +85,9 @@ WORKERS ?= 2
 test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 4 minutes on 2 cores
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadscope
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+
+storm: $(READY)  ## kills, bit flips, full disks, dying workers: is anything finished lost? 9 minutes on 2 cores
+	$(PYTHON) tests/storm.py
 
 test-oldest:  ## the tests on the oldest versions that pyproject.toml allows (needs uv): 10 minutes, 6 GB
 	uv venv --quiet --clear --python 3.11 build/oldest

@@ -173,23 +173,28 @@ class Storm:
 
 
 def kills(storm: Storm, number: int) -> None:
-    """One or two sweeps of one store, of which one is killed at a random moment."""
+    """One to three sweeps of one store, each killed at a random moment if it has not ended."""
     kind, store = "kill", storm.store()
-    for _ in range(number):
-        sweeps = [storm.sweep(store) for _ in range(storm.luck.choice((1, 1, 2)))]
-        with storm.blow(kind, store):
-            time.sleep(storm.luck.uniform(0.02, 1.5))
-            over, _ = os.waitpid(sweeps[0], os.WNOHANG)
-            if not over:
-                os.kill(sweeps[0], storm.luck.choice(SIGNALS))
-                end(sweeps[0])
-        for other in sweeps[1:]:
-            if end(other):
-                storm.fault(kind, "the other sweep did not end well", store)
+    while storm.tried.get(kind, 0) < number:
+        sweeps = [storm.sweep(store) for _ in range(storm.luck.choice((1, 1, 2, 3)))]
+        for sweep in sweeps:
+            time.sleep(storm.luck.uniform(0.02, 1.2))
+            if _ended(sweep):
+                if status := end(sweep):
+                    storm.fault(kind, f"a sweep ended by itself with {status}", store)
+                continue
+            with storm.blow(kind, store):
+                os.kill(sweep, storm.luck.choice(SIGNALS))
+                end(sweep)
         if all(key in finished(store) for key in storm.calm):
             storm.settle(kind, store)
             store = storm.store()
     storm.settle(kind, store)
+
+
+def _ended(number: int) -> bool:
+    """Whether a child has ended; it can be waited for all the same."""
+    return bool(os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
 
 def half_made(storm: Storm) -> Store:
@@ -198,7 +203,7 @@ def half_made(storm: Storm) -> Store:
         store = storm.store()
         number = storm.sweep(store)
         want = storm.luck.randrange(3, 22)
-        while not os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        while not _ended(number):
             words = store.progress.read_text() if store.progress.exists() else ""
             if words.count("epoch") >= want and list(store.cache.glob("*.epoch.pt")):
                 break
@@ -290,7 +295,7 @@ def dying_workers(storm: Storm, number: int) -> None:
             if workers:
                 break
             time.sleep(0.05)
-        if not workers or os.waitid(os.P_PID, sweep, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if not workers or _ended(sweep):
             end(sweep)
             storm.settle("dying worker", store)
             store = storm.store()
@@ -330,11 +335,11 @@ def deadly_run(storm: Storm, number: int) -> None:
 def main() -> int:
     """Let it storm; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=200, help="sweeps killed (default: 200)")
-    parser.add_argument("--damages", type=int, default=100, help="files damaged (default: 100)")
-    parser.add_argument("--full", type=int, default=20, help="full disks (default: 20)")
-    parser.add_argument("--workers", type=int, default=8, help="workers killed (default: 8)")
-    parser.add_argument("--deadly", type=int, default=2, help="runs that kill (default: 2)")
+    parser.add_argument("--kills", type=int, default=300, help="sweeps killed (default: 300)")
+    parser.add_argument("--damages", type=int, default=60, help="files damaged (default: 60)")
+    parser.add_argument("--full", type=int, default=12, help="full disks (default: 12)")
+    parser.add_argument("--workers", type=int, default=6, help="workers killed (default: 6)")
+    parser.add_argument("--deadly", type=int, default=1, help="runs that kill (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the blows (default: 0)")
     args = parser.parse_args()
     torch.set_num_threads(1)
