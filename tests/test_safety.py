@@ -497,3 +497,17 @@ def test_the_environment_of_a_failure_is_recorded(store, monkeypatch):
     with pytest.raises(SweepError):
         sweep([run], store, executor=Broken())
     assert store.load(run)["environment"].keys() == execution.environment("cpu").keys()
+
+
+def test_a_notebook_whose_kernel_dies_is_one_line(tmp_path, monkeypatch, capsys):
+    from nbclient.exceptions import DeadKernelError
+
+    from paperlib import reproduce
+
+    def dies(*_):
+        raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(reproduce, "_execute", dies)
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "--table", "tour"]) == 1
+    assert "Kernel died" in capsys.readouterr().err
