@@ -511,3 +511,16 @@ def test_a_notebook_whose_kernel_dies_is_one_line(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     assert main(["reproduce", "--table", "tour"]) == 1
     assert "Kernel died" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_was_writing_is_cleared(store):
+    """SIGKILL between writing beside a file and renaming leaves the file beside it."""
+    store.path(STUDENT).unlink()
+    left = [
+        folder / f".{STUDENT.key}.{kind}.123.tmp"
+        for folder, kind in ((store.runs, "json"), (store.cache, "epoch.pt"))
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    sweep([STUDENT], store, jobs=1)
+    assert store.done(STUDENT) and not any(path.exists() for path in left)

@@ -109,7 +109,7 @@ def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
             "cpu_seconds": time.process_time() - cpu_started,
         }
         record = _save(run, store, result, teacher, environment(device), seconds)
-    store.checkpoint(run.key).unlink(missing_ok=True)
+    store.clear(run.key)
     return record
 
 
@@ -165,7 +165,8 @@ def _make_together(runs: Sequence[StudentRun], store: Store, device: str) -> Non
         where = environment(device) | {"trained_together": len(runs)}
         for run, student, task, curve in zip(runs, students, tasks, curves, strict=True):
             _save(run, store, kinds.trained(run, student, task, curve, store), facts, where, {})
-    checkpoint.unlink(missing_ok=True)
+    for key in (name, *(run.key for run in runs)):
+        store.clear(key)
 
 
 @contextlib.contextmanager

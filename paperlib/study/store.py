@@ -119,6 +119,15 @@ class Store:
         """The path of a training's state after its last finished epoch. key  a run's, or a name."""
         return self.cache / f"{key}.epoch.pt"
 
+    def clear(self, key: str) -> None:
+        """Remove what a finished run needs no more: its checkpoint, and temporary files of processes
+        that were killed. The caller holds the run's lock, so nobody writes them now.
+        """
+        self.checkpoint(key).unlink(missing_ok=True)
+        for folder in (self.cache, self.runs):
+            for path in folder.glob(f".{key}.*.tmp"):
+                path.unlink(missing_ok=True)
+
     def predictions_path(self, run: Run) -> Path:
         return self.runs / f"{run.key}.predictions.safetensors"
 
