@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from paperlib.models import MODELS, build
+from paperlib.models import MODELS, build, in_mode
 from paperlib.quantizers import initialise, layers_to_quantize, quantize
 from paperlib.training.packing import Pack
 
@@ -232,3 +232,13 @@ def test_bad_arguments_are_named():
         build("resnet9", 3)
     with pytest.raises(ValueError, match="1"):
         build("resnet8", 1)
+
+
+def test_every_module_gets_its_own_mode_back():
+    """A frozen BatchNorm stays frozen after a block in either mode."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()).train()
+    network[1].eval()
+    for training in (True, False):
+        with in_mode(network, training):
+            assert all(module.training == training for module in network.modules())
+        assert [module.training for module in network] == [True, False, True]

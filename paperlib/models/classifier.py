@@ -25,13 +25,16 @@ def full_precision(x: Tensor) -> torch.autocast:
 
 @contextmanager
 def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
-    """A block in which the network is in train mode or in eval mode; then it is as it was."""
-    before = network.training
+    """A block in which the network is in train mode or in eval mode; then each of its modules is as
+    it was, a BatchNorm that was frozen by `.eval()` too.
+    """
+    before = {module: module.training for module in network.modules()}
     network.train(training)
     try:
         yield
     finally:
-        network.train(before)
+        for module, mode in before.items():
+            module.training = mode
 
 
 class Classifier(nn.Module):
