@@ -23,6 +23,7 @@ from paperlib.augment import (
     generator,
 )
 from paperlib.data import Dataset, resized
+from paperlib.losses import objective
 
 
 def pictures(seed, count, height, width):
@@ -297,7 +298,7 @@ def test_training_scoring_and_testing_use_the_size():
     training.accuracy(Net(), data)
     assert set(seen) == {(32, 32)}
     batches = training.batches(
-        training.Task(data, "none", None, Recipe(1, 25, 0.1, 0.0), seed=0), 0
+        training.Task(data, "none", objective("ce"), Recipe(1, 25, 0.1, 0.0), seed=0), 0
     )
     assert [tuple(x.shape) for x, *_ in batches] == [
         (25, 3, 28, 28),

@@ -929,11 +929,11 @@ def test_bad_arguments_are_named():
         "temperature": lambda: kd(ZS, ZT, 0.0),
         r"\(6, 5\)": lambda: kd(ZS, ZT[:, :4]),
         "1 classes": lambda: dkd(ZS[:, :1], ZT[:, :1], 0 * LABELS),
-        r"\(2, 3, 4, 4\)": lambda: attention(torch.ones(2, 3, 4, 4), torch.ones(3, 3, 4, 4)),
+        r"\(3, 3, 4, 4\)": lambda: attention(torch.ones(2, 3, 4, 4), torch.ones(3, 3, 4, 4)),
         r"\(6, 4\)": lambda: hint(ZS, ZT[:, :4]),
         r"\(1, 5\)": lambda: correlation(ZS[:1], ZT[:1]),
         "got 9": lambda: kdsvd([randn(1, 3, 2, 2)] * 2, [randn(1, 3, 2, 2)] * 2, k=9),
-        "got 1 and 1": lambda: kdsvd([randn(1, 3, 2, 2)], [randn(1, 3, 2, 2)]),
+        "got 1: ": lambda: kdsvd([randn(1, 3, 2, 2)], [randn(1, 3, 2, 2)]),
     }
     for text, call in wrong.items():
         with pytest.raises(ValueError, match=text.replace("{", r"\{")):

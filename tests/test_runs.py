@@ -237,10 +237,27 @@ def test_a_worker_that_dies_does_not_take_the_others_with_it(tmp_path):
 
 def test_one_failure_does_not_stop_the_others(made, tmp_path):
     store = Store("quick", root=tmp_path)
-    bad = replace(STUDENT, method="awq")
-    with pytest.raises(SweepError, match="awq"):
+    bad = replace(STUDENT, method_options={"delta": -1.0})
+    with pytest.raises(SweepError, match="delta"):
         sweep([bad, TEACHER], store, jobs=1)
     assert store.done(TEACHER) and store.load(bad)["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        {"method": "awq"},
+        {"loss": "kl"},
+        {"augmentation": "mixup"},
+        {"data": replace(STUDENT.data, name="mnist")},
+        {"teacher": replace(STUDENT.teacher, model="vgg99")},
+    ),
+)
+def test_an_unknown_name_is_refused_before_any_work(name, tmp_path):
+    store = Store("quick", root=tmp_path)
+    with pytest.raises(ValueError, match="unknown .*(awq|kl|mixup|mnist|vgg99)"):
+        sweep([TEACHER, replace(STUDENT, **name)], store, jobs=1)
+    assert not store.done(TEACHER)
 
 
 KILLED = """

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..basics.checks import one_of, require
-from ..data import check_images
+from ..basics.checks import arrays, checked, choice
+from ..data.checks import floats, uint8_images
 
 CPU_BLOCK = 64 * 32 * 32  # pixels that a kernel works on at a time on the CPU
 
@@ -41,6 +41,9 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+@checked(
+    images=uint8_images, op=lambda *given: choice(OPS)(*given), magnitudes=floats("N", door=True)
+)
 def apply_op(images: Tensor, op: str, magnitudes: Tensor, interpolation: str = "nearest") -> Tensor:
     """One operation on every image, each with its own magnitude.
 
@@ -62,14 +65,16 @@ def apply_op(images: Tensor, op: str, magnitudes: Tensor, interpolation: str = "
     ...     torch.tensor([128.0]))[0, 0]
     tensor([[10, 55]], dtype=torch.uint8)
     """
-    check_images(images)
-    one_of("operation", op, OPS)
-    shape, wanted = tuple(magnitudes.shape), f"{len(images)} images need as many magnitudes"
-    require(shape == (len(images),), f"{wanted}, got shape {shape}")
     m = magnitudes.detach().cpu().double().numpy()[:, None]
     return apply_chains(images, np.full(m.shape, OPS.index(op)), m, interpolation)
 
 
+@checked(
+    images=uint8_images,
+    ops=lambda *given: arrays("i", "N links", 0, len(OPS) - 1)(*given),
+    magnitudes=arrays("f", "N links"),
+    interpolation=choice(("nearest", "bilinear")),
+)
 def apply_chains(
     images: Tensor, ops: np.ndarray, magnitudes: np.ndarray, interpolation: str = "nearest"
 ) -> Tensor:
@@ -89,10 +94,6 @@ def apply_chains(
     ...     np.array([[0.0, 2.0]])).flatten()
     tensor([192, 128,   0], dtype=torch.uint8)
     """
-    one_of("interpolation", interpolation, ("nearest", "bilinear"))
-    finite = np.isfinite(magnitudes)
-    if not finite.all():
-        raise ValueError(f"magnitudes must be finite, got {magnitudes[~finite][0]}")
     kinds = _KINDS[ops]
     order = kinds.argsort(axis=0, kind="stable").T  # the images of every link, kind by kind
     places = order.argsort(axis=1)  # of every image in that order

@@ -10,14 +10,16 @@ draws of any number of batches to all their pixels at once.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..basics.checks import at_least, optional, require
-from ..data import Dataset, check_images, check_labels
+from ..basics.checks import arrays, checked, kind_of, natural, require, several
+from ..data import Dataset
+from ..data.checks import labels_of, uint8_images
 from . import base, policies
 from .ops import apply_chains, choose, packed, to_device, unpacked
 from .policies import POLICIES, Draw, Policy
@@ -28,6 +30,7 @@ PAIR_NAME = re.compile(r"pair\d+(-\d+)*")
 AUGMENTATIONS: tuple[str, ...] = (*POLICIES, *(name + CUTMIX for name in POLICIES))
 
 
+@checked(augmentation=kind_of(str))
 def parse(augmentation: str) -> tuple[str, bool]:
     """Name -> (policy, whether CutMix follows). Raises ValueError for an unknown name.
 
@@ -39,6 +42,16 @@ def parse(augmentation: str) -> tuple[str, bool]:
     good = policy in POLICIES or PAIR_NAME.fullmatch(policy)
     require(good, f"unknown augmentation {augmentation!r}; known: {known}")
     return policy, augmentation.endswith(CUTMIX)
+
+
+def augmentation_name(name: str, value: Any, seen: dict | None = None) -> None:
+    """A name that `parse` knows."""
+    parse(value)
+
+
+augmentation_names = several(augmentation_name)
+rng_kind = kind_of(np.random.Generator)
+FEW_LABELS = labels_of(door=False)  # their data set was checked when it was made
 
 
 def policy_of(name: str) -> Policy:
@@ -73,6 +86,8 @@ def generator(*key: int) -> np.random.Generator:
     """Random numbers for a key such as (seed, epoch, batch); another key of the same length gives
     an independent stream.
     """
+    for part in key:
+        natural("each number of a key", part)
     return np.random.default_rng([int(k) for k in key])
 
 
@@ -117,6 +132,9 @@ def cutmix_draw(rng: np.random.Generator, count: int, height: int, width: int) -
     return np.tile(box, (count, 1)), partners
 
 
+@checked(
+    images=uint8_images, labels=FEW_LABELS, boxes=arrays("i", "N 4", 0), partners=arrays("i", "N")
+)
 def cutmix(
     images: Tensor, labels: Tensor, classes: int, boxes: np.ndarray, partners: np.ndarray
 ) -> tuple[Tensor, Tensor]:
@@ -127,7 +145,10 @@ def cutmix(
     -> mixed images, and (N, classes) float32 soft labels: the weight of the partner's label is the
     share of the box. Neither input is modified.
     """
-    partner = to_device(np.arange(len(partners)) - partners, images.device)
+    places = np.arange(len(partners)) - partners
+    inside = f"partners must lie in the batch, got {partners.tolist()}"
+    require(places.min() >= 0 and places.max() < len(places), inside)
+    partner = to_device(places, images.device)
     mixed = choose(policies.inside(boxes, images), images.index_select(0, partner), images)
     top, left, bottom, right = boxes.T
     share = (bottom - top) * (right - left) / (images.shape[-2] * images.shape[-1])
@@ -137,6 +158,7 @@ def cutmix(
     return mixed, own * own_share + own.index_select(0, partner) * its_share
 
 
+@checked(images=uint8_images, rng=rng_kind)
 def augment(
     images: Tensor,
     labels: Tensor,
@@ -172,6 +194,13 @@ def augment(
     return augment_batches(images, labels, augmentation, [rng], len(images), classes, *base_views)
 
 
+@checked(
+    images=uint8_images,
+    labels=FEW_LABELS,
+    augmentation=augmentation_name,
+    rngs=several(rng_kind, 0),
+    batch=natural,
+)
 def augment_batches(
     images: Tensor,
     labels: Tensor,
@@ -206,14 +235,9 @@ def augment_batches(
     (True, True)
     """
     name, mix = parse(augmentation)
-    check_images(images)
-    # On a GPU a look at the labels would wait for the device. Data sets are checked when made.
-    if labels.device.type == "cpu":
-        check_labels(labels, len(images), classes)
     good = batch >= 1 and len(rngs) == -(-len(images) // batch)
     wanted = f"{len(images)} images in batches of {batch} need one generator each"
     require(good, f"{wanted}, got {len(rngs)}")
-    optional(at_least, "size", size, 1)
     policy, before = policy_of(name), images.shape[-2:]
     if size is None:
         after, first = before, partial(crop_draw, padding=padding, mirror=mirror)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from .checks import at_least, optional, positive, require
-from .checks import one_of as require_known
+from .checks import check_fields, choice, count, number, require
+from .checks import one_of as require_known  # noqa: F401  read from here by the study
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -40,15 +40,9 @@ class Recipe:
     threads: int | None = None
 
     def __post_init__(self):
-        require_known("optimiser", self.optimiser, ("sgd", "sgd_nesterov", "adam"))
-        require_known("schedule", self.schedule, ("epoch", "step"))
-        require_known("precision", self.precision, PRECISIONS)
-        least = {"epochs": 1, "batch": 2, "weight_decay": 0, "quantizer_lr": 0}
-        least |= {"warmup_steps": 0, "evaluate_every": 1}
-        for name, bound in least.items():
-            at_least(name, getattr(self, name), bound)
-        positive("lr", self.lr)
-        optional(at_least, "threads", self.threads, 1)
+        optimisers, batch = ("sgd", "sgd_nesterov", "adam"), number("[2, inf)", whole=True)
+        known = {"optimiser": choice(optimisers), "schedule": choice(("epoch", "step"))}
+        check_fields(self, epochs=count, batch=batch, **known)
         useful = self.schedule == "step" or not self.warmup_steps
         require(useful, f"warmup_steps = {self.warmup_steps} need schedule 'step'")
         if self.quantizer_lr and self.optimiser == "sgd_nesterov":

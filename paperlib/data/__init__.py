@@ -13,13 +13,16 @@ ever unpickled but the archives whose checksum torchvision verifies.
 import os
 from pathlib import Path
 
+from ..basics.checks import checked, kind_of
 from ..basics.registry import import_all
-from .dataset import DATASETS, Dataset, Source, check_images, check_labels, check_targets, normalise
+from .checks import check_images, check_labels, check_targets
+from .dataset import DATASETS, Dataset, Source, normalise
 from .subsets import balanced_indices, choosing_images, halves, resized, subset, validation_split
 
 import_all(__name__, __path__)
 
 
+@checked(root=kind_of(str, os.PathLike))
 def load(name: str, root: str | Path | None = None, download: bool = True) -> Dataset:
     """A data set by name, on the CPU.
 

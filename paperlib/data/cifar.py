@@ -133,7 +133,7 @@ def cifar(name: str, root: Path, download: bool) -> Dataset:
         images, labels, found = _canonical(*(arrays[part] for part in parts))
         if len(images) != complete:
             text = f"{path} holds {len(images)} of {name}'s {complete} {split} images"
-            warnings.warn(text, stacklevel=4)
+            warnings.warn(text, stacklevel=5)
         elif found != expected:
             source = path if path.exists() else root / facts.folder
             wrong = f"the labelled {split} images are not those of {name}"

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..basics.checks import at_least, kind_of, optional, require
+from ..basics.checks import check_fields, checked, several, word
 from ..basics.registry import Registry
+from .checks import check_images, check_labels, uint8_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,8 @@ class Dataset:
     train_images, test_images  (N, 3, H, W) uint8.
     train_labels, test_labels  (N,) int64, 0 .. classes - 1.
     classes                    their names, in label order.
-    mean, std                  of the channels, on the scale 0 .. 1, for the normalisation.
+    mean, std                  of the channels, on the scale 0 .. 1, for the normalisation; std
+                               above 0.
     mirror                     whether a mirrored image keeps its class: true of photographs, not of
                                digits.
     size                       None: training views are crops of the padded images, as large as the
@@ -42,7 +44,7 @@ class Dataset:
     size: int | None = None
 
     def __post_init__(self):
-        optional(at_least, "size", self.size, 1)
+        check_fields(self, classes=several(word))
         for images, labels in (
             (self.train_images, self.train_labels),
             (self.test_images, self.test_labels),
@@ -100,41 +102,6 @@ class Source:
 DATASETS: Registry[Source] = Registry("data set")
 
 
-def check_images(images: Tensor) -> None:
-    """Raise unless `images` is a non-empty (N, 3, H, W) uint8 tensor."""
-    kind_of("images", images, Tensor)
-    good = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3
-    wanted = "images must be a non-empty uint8 tensor (N, 3, H, W)"
-    require(good and 0 not in images.shape, f"{wanted}, got {images.dtype} {tuple(images.shape)}")
-
-
-def check_labels(labels: Tensor, images: int, classes: int) -> None:
-    """Raise unless `labels` is (images,) int64 with values 0 .. classes - 1."""
-    kind_of("labels", labels, Tensor)
-    good = labels.dtype == torch.int64 and labels.shape == (images,)
-    wanted = f"labels must be int64 of shape ({images},)"
-    require(good, f"{wanted}, got {labels.dtype} {tuple(labels.shape)}")
-    low, high = int(labels.min()), int(labels.max())
-    wanted = f"labels must lie in 0..{classes - 1}"
-    require(0 <= low and high < classes, f"{wanted}, found {low if low < 0 else high}")
-
-
-def check_targets(targets: Tensor, images: int, classes: int) -> None:
-    """Raise unless `targets` are labels as for `check_labels`, or soft ones: (images, classes)
-    float, at least 0, with rows that sum to 1.
-    """
-    if not targets.is_floating_point():
-        return check_labels(targets, images, classes)
-    shape = tuple(targets.shape)
-    require(shape == (images, classes), f"soft labels must be ({images}, {classes}), got {shape}")
-    totals = targets.double().sum(1)
-    wrong = ~((totals - 1).abs() < 1e-3) | ~(targets >= 0).all(1)
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        found = f"found {totals[row].item()} in row {row}"
-        raise ValueError(f"soft labels must be non-negative and sum to 1, {found}")
-
-
 @lru_cache(maxsize=64)  # made anew, they would be copied from the host for every batch
 def _scaled(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Numbers on the scale 0 .. 1, one per channel -> (1, C, 1, 1) float32 on the scale 0 .. 255.
@@ -143,6 +110,7 @@ def _scaled(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(1, -1, 1, 1) * 255
 
 
+@checked(images=uint8_images)
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(N, 3, H, W) uint8 -> float32 of the same shape and memory format, (x / 255 - mean) / std per
     channel.

@@ -8,12 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..basics.checks import require
+from ..basics.checks import checked, count, kind_of, require
+from .checks import labels_of
 from .dataset import Dataset
 
 HALVES_SEED = 2  # of `halves`: never to be changed, committed records were judged by these halves
 
 
+_LABELS, _DATA = labels_of(), kind_of(Dataset)
+
+
+@checked(labels=_LABELS)
 def balanced_indices(labels: Tensor, count: int, seed: int) -> Tensor:
     """Indices of `count` images, chosen at random with every class as often as the others, or once
     more.
@@ -41,6 +46,7 @@ def balanced_indices(labels: Tensor, count: int, seed: int) -> Tensor:
     return torch.from_numpy(rng.permutation(np.concatenate(chosen)))
 
 
+@checked(data=_DATA)
 def subset(
     data: Dataset, train: int | None = None, test: int | None = None, seed: int = 0
 ) -> Dataset:
@@ -52,15 +58,16 @@ def subset(
     200
     """
     parts = {}
-    for part, count in (("train", train), ("test", test)):
-        if count is not None:
+    for part, wanted in (("train", train), ("test", test)):
+        if wanted is not None:
             labels = getattr(data, f"{part}_labels")
-            chosen = balanced_indices(labels, count, seed).to(labels.device)
+            chosen = balanced_indices(labels, wanted, seed).to(labels.device)
             names = f"{part}_images", f"{part}_labels"
             parts |= {name: getattr(data, name)[chosen] for name in names}
     return replace(data, **parts)
 
 
+@checked(data=_DATA, images=count)
 def validation_split(data: Dataset, images: int, seed: int = 0) -> Dataset:
     """The data set to make choices on: `images` of the training images take the place of the test
     images.
@@ -85,6 +92,7 @@ def validation_split(data: Dataset, images: int, seed: int = 0) -> Dataset:
     )
 
 
+@checked(labels=_LABELS)
 def halves(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The two fixed halves of the test images: the choosing half, for what chooses by held-out
     images, and the judging half.
@@ -102,6 +110,7 @@ def halves(labels: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(half.to(labels.device) for half in halves)
 
 
+@checked(data=_DATA)
 def choosing_images(data: Dataset) -> Dataset:
     """The data set with the choosing half of its test images in the place of the training images.
 
@@ -115,6 +124,7 @@ def choosing_images(data: Dataset) -> Dataset:
     )
 
 
+@checked(data=_DATA)
 def resized(data: Dataset, size: int | None) -> Dataset:
     """The same images, with training views of (size, size) by the base augmentation of
     `paperlib.augment.base`, and test views to match (`Dataset.test_views`). None: views as large as

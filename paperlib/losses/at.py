@@ -3,10 +3,13 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..basics.checks import checked
+from ..data.checks import maps
 from .features import same_size
 from .registry import OBJECTIVES, Entry
 
 
+@checked(fs=maps, ft=maps)
 def attention(fs: Tensor, ft: Tensor) -> Tensor:
     """Attention transfer (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928, eq. 2 with squared
     activations).
@@ -23,8 +26,8 @@ def attention(fs: Tensor, ft: Tensor) -> Tensor:
     >>> loss.detach(), fs.grad
     (tensor(0.0355), tensor([[[[-0.1243,  0.0622]]]]))
     """
-    maps = [F.normalize(f.square().mean(1).flatten(1)) for f in same_size(fs, ft)]
-    return (maps[0] - maps[1]).square().mean()
+    s, t = (F.normalize(f.square().mean(1).flatten(1)) for f in same_size(fs, ft))
+    return (s - t).square().mean()
 
 
 OBJECTIVES["at"] = Entry(

@@ -4,11 +4,16 @@ import math
 
 from torch import Tensor, nn
 
+from ..basics.checks import checked
+from ..data.checks import floats
 from .distillers import Distiller, Sizes
 from .features import expected
 from .registry import OBJECTIVES, Entry
 
+_SAME = floats("N D ...")
 
+
+@checked(fs=_SAME, ft=_SAME)
 def correlation(fs: Tensor, ft: Tensor) -> Tensor:
     """Correlation congruence (Peng et al., ICCV 2019, arXiv 1904.01802) in the form that
     RepDistiller and SQAKD run.
@@ -41,6 +46,7 @@ class Correlation(Distiller):
     dim  width of the embeddings. Maps are flattened.
     """
 
+    @checked()
     def build(self, student: Sizes, teacher: Sizes, *, dim: int = 128) -> None:
         self.student_heads = nn.ModuleList(nn.Linear(math.prod(s[1:]), dim) for s in student)
         self.teacher_heads = nn.ModuleList(nn.Linear(math.prod(t[1:]), dim) for t in teacher)

@@ -3,11 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..basics.checks import below_one
-from ..data import check_targets
+from ..basics.checks import checked
+from ..data.checks import floats, labels_of
 from .registry import OBJECTIVES, Entry
 
 
+@checked(logits=floats("N C"), targets=labels_of(soft=True, door=False))
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean over the batch of -sum_c t_c log softmax(logits)_c, in nats.
 
@@ -29,9 +30,6 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
     >>> loss.detach(), logits.grad
     (tensor(1.3863), tensor([[ 0.2500, -0.7500,  0.2500,  0.2500]]))
     """
-    below_one("smoothing", smoothing)
-    if targets.device.type == "cpu":
-        check_targets(targets, *logits.shape)
     smoothing = 0.0 if targets.is_floating_point() else smoothing
     return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 

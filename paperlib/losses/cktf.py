@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..basics.checks import at_least
+from ..basics.checks import checked
 from .crd import CRD, OWN_PLACE
 from .distillers import Sizes
 from .features import unit
@@ -33,6 +33,7 @@ class CKTF(CRD):
     (tensor(6.6273), tensor([[-0.9806,  0.7354]]), tensor([[-1.9611,  1.4708]]))
     """
 
+    @checked()
     def build(
         self,
         student: Sizes,
@@ -44,7 +45,6 @@ class CKTF(CRD):
         momentum: float = 0.5,
         dim: int = 128,
     ) -> None:
-        at_least("theta", theta, 0)
         self.theta = theta
         pooled = ([(size[0], size[1]) for size in sizes] for sizes in (student, teacher))
         options = {"temperature": temperature, "momentum": momentum, "dim": dim}

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..basics.checks import at_least, below_one, positive, require
-from ..data import check_labels
+from ..basics.checks import checked, number, require
+from ..data.checks import labels_of
 from .distillers import Distiller, Sizes, seeded
 from .features import unit
 from .registry import OBJECTIVES, Entry
@@ -80,10 +80,9 @@ class Negatives(nn.Module):
     1.
     """
 
+    @checked(classes=number("[2, inf)", whole=True, binds="C"), labels=labels_of())
     def __init__(self, labels: Tensor, classes: int, count: int, seed: int = 0):
         super().__init__()
-        check_labels(labels, len(labels), classes)
-        at_least("the number of negatives", count, 1)
         sizes = torch.bincount(labels, minlength=classes)
         only = f"all {len(labels)} are of class {int(labels[0])}"
         require(int(sizes.max()) < len(labels), f"no image of another class: {only}")
@@ -209,6 +208,7 @@ class CRD(Distiller):
     (tensor(4.4182), tensor([[-1.9611,  1.4708]]), tensor([0.8944, 0.4472]))
     """
 
+    @checked()
     def build(
         self,
         student: Sizes,
@@ -220,8 +220,6 @@ class CRD(Distiller):
         dim: int = 128,
     ) -> None:
         require(self.labels is not None, "CRD draws other classes: labels are needed, got None")
-        positive("the temperature", temperature)
-        below_one("the momentum", momentum)
         self.negatives = Negatives(self.labels, self.classes, negatives, self.seed)
         self.memories = nn.ModuleList(
             Memory(s, t, len(self.labels), dim, temperature, momentum, self.seed + number)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..basics.checks import require
+from ..basics.checks import checked, count, number, require, several
+from ..data.checks import labels_of
 from ..models.precision import widen
 from .features import expected
 
@@ -49,6 +50,12 @@ class Distiller(nn.Module):
     pretrains = ""
     capturable = True
 
+    @checked(
+        student=several(several(count, 2)),
+        teacher=several(several(count, 2)),
+        classes=number("[1, inf)", whole=True, binds="C"),
+        labels=labels_of(),
+    )
     def __init__(
         self,
         student: Sizes,

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from ..basics.checks import require
-from ..data import check_targets
-from .kd import check_logits
+from ..basics.checks import checked, require
+from ..data.checks import labels_of
+from .kd import logits
 from .registry import OBJECTIVES, Entry
 
 
+@checked(student_logits=logits, teacher_logits=logits, labels=labels_of(soft=True, door=False))
 def dkd(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -41,11 +42,8 @@ def dkd(
     >>> loss.detach(), logits.grad
     (tensor(1.2484), tensor([[-0.3436, -1.8179,  2.1614]]))
     """
-    check_logits(student_logits, teacher_logits, temperature)
     images, classes = student_logits.shape
     require(classes > 1, f"without the label's class nothing is left of {classes} classes")
-    if labels.device.type == "cpu":
-        check_targets(labels, images, classes)
     every = torch.arange(classes, device=labels.device)
     if labels.is_floating_point():  # K = C cases an image, one for each label: (C, C), (N, C)
         own, weights = every[:, None] == every, labels

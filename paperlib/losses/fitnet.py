@@ -3,11 +3,16 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..basics.checks import checked
+from ..data.checks import floats
 from .distillers import Distiller, Sizes, as_map
-from .features import check_pair, expected, same_size
+from .features import same_size
 from .registry import OBJECTIVES, Entry
 
+_WIDTH = floats("N C ...")
 
+
+@checked(fs=_WIDTH, ft=_WIDTH)
 def hint(fs: Tensor, ft: Tensor) -> Tensor:
     """The hint of FitNets (Romero et al., ICLR 2015, arXiv 1412.6550, eq. 3): the mean squared
     difference.
@@ -21,8 +26,6 @@ def hint(fs: Tensor, ft: Tensor) -> Tensor:
     >>> loss.detach(), fs.grad
     (tensor(2.5000), tensor([[-1., -2.]]))
     """
-    check_pair(fs, ft)
-    expected(fs.shape[1] == ft.shape[1], "features of one width", fs.shape, ft.shape)
     return F.mse_loss(*(same_size(fs, ft) if fs.ndim == 4 else (fs, ft)))
 
 

@@ -6,11 +6,14 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..basics.checks import checked, require
+from ..data.checks import several_maps
 from .distillers import Consecutive
 from .features import expected, same_size
 from .registry import OBJECTIVES, Entry
 
 
+@checked(fs_pair=several_maps, ft_pair=several_maps)
 def fsp(fs_pair: Sequence[Tensor], ft_pair: Sequence[Tensor]) -> Tensor:
     """The flow of solution procedure (Yim et al., CVPR 2017, eqs. 1 and 2), of one pair of layers.
 
@@ -29,6 +32,8 @@ def fsp(fs_pair: Sequence[Tensor], ft_pair: Sequence[Tensor]) -> Tensor:
     >>> loss.detach(), fs.grad.flatten()
     (tensor(2.5000), tensor([-2., -1.]))
     """
+    two = f"two maps each, got {len(fs_pair)} and {len(ft_pair)}"
+    require(len(fs_pair) == len(ft_pair) == 2, two)
     s, t = _flow(*fs_pair), _flow(*ft_pair)
     expected(s.shape == t.shape, "flows between layers of the same widths", s.shape, t.shape)
     return F.mse_loss(s, t)

@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..basics.checks import share
+from ..basics.checks import checked
+from ..data.checks import maps
 from ..models.precision import widen
 from .distillers import Distiller, Sizes, as_map, in_full_precision
 from .features import same_size
 from .registry import BOTH, OBJECTIVES, Entry
 
 
+@checked(factor_s=maps, factor_t=maps)
 def factor(factor_s: Tensor, factor_t: Tensor, p1: int = 2, p2: int = 1) -> Tensor:
     """Factor transfer (Kim et al., NeurIPS 2018, arXiv 1802.04977, section 3) in the form that
     RepDistiller and SQAKD run.
@@ -50,8 +52,8 @@ class FactorTransfer(Distiller):
 
     pretrains = "own"
 
+    @checked()
     def build(self, student: Sizes, teacher: Sizes, *, rate: float = 0.5) -> None:
-        share("the rate", rate)
         widths = [max(1, int(rate * size[1])) for size in teacher]
         self.translators = nn.ModuleList(
             _stack(nn.Conv2d, s[1], f, norm=True) for s, f in zip(student, widths, strict=True)

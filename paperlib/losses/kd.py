@@ -3,18 +3,14 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..basics.checks import positive, require
+from ..basics.checks import checked
+from ..data.checks import floats
 from .registry import OBJECTIVES, Entry
 
-
-def check_logits(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> None:
-    """Raise ValueError unless both are (N, C) alike and the temperature is positive."""
-    student, teacher = tuple(student_logits.shape), tuple(teacher_logits.shape)
-    good = student == teacher and len(student) == 2
-    require(good, f"logits must both be (N, C), got {student} and {teacher}")
-    positive("the temperature", temperature)
+logits = floats("N C")
 
 
+@checked(student_logits=logits, teacher_logits=logits)
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
     """Knowledge distillation (Hinton et al., 2015, arXiv 1503.02531): T^2 mean_x KL(p_teacher ||
     p_student).
@@ -33,7 +29,6 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0)
     >>> loss.detach(), logits.grad
     (tensor(0.3278), tensor([[-0.3808,  0.3808]]))
     """
-    check_logits(student_logits, teacher_logits, temperature)
     student, teacher = (F.log_softmax(z / temperature, 1) for z in (student_logits, teacher_logits))
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 

@@ -6,9 +6,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..basics.checks import within
+from ..basics.checks import checked, require
+from ..data.checks import several_maps
 from .distillers import Consecutive, Sizes
-from .features import check_pair, expected, unit
+from .features import expected, unit
 from .registry import OBJECTIVES, Entry
 
 # of 1 / (difference of eigenvalues), relative to the largest: bounds the gradient of singular
@@ -16,6 +17,7 @@ from .registry import OBJECTIVES, Entry
 BROADENING = 1e-4
 
 
+@checked(fs=several_maps, ft=several_maps)
 def kdsvd(fs: Sequence[Tensor], ft: Sequence[Tensor], k: int = 1) -> Tensor:
     """Distillation of singular vectors (Lee et al., ECCV 2018, arXiv 1807.06819, section 3), in
     RepDistiller's form.
@@ -47,7 +49,7 @@ def kdsvd(fs: Sequence[Tensor], ft: Sequence[Tensor], k: int = 1) -> Tensor:
     >>> loss.detach(), fs.grad.flatten()
     (tensor(0.0244), tensor([-0.0350,  0.0262]))
     """
-    expected(1 < len(fs) == len(ft), "two layers or more of both networks", len(fs), len(ft))
+    expected(len(fs) == len(ft), "as many layers of both networks", len(fs), len(ft))
     vectors = [_aligned_vectors(s, t, k) for s, t in zip(fs, ft, strict=True)]
 
     def relation(a: Tensor, b: Tensor) -> Tensor:
@@ -59,9 +61,9 @@ def kdsvd(fs: Sequence[Tensor], ft: Sequence[Tensor], k: int = 1) -> Tensor:
 
 def _aligned_vectors(fs: Tensor, ft: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k vectors of student and teacher, weighed, (N, C, k) each."""
-    check_pair(fs, ft, 4)
     expected(fs.shape[1] == ft.shape[1], "maps of one width", fs.shape, ft.shape)
-    within("k", k, 1, min(ft.shape[1], ft[0, 0].numel()))
+    most = min(ft.shape[1], ft[0, 0].numel())
+    require(k <= most, f"k must be at most {most}, got {k}")
     values, teacher = right_singular_vectors(ft.detach(), k)
     largest = teacher.abs().argmax(1, keepdim=True)
     teacher = teacher * teacher.gather(1, largest).sign()
@@ -104,6 +106,7 @@ class KDSVD(Consecutive):
 
     capturable = False  # a singular value decomposition waits for the device
 
+    @checked()
     def build(self, student: Sizes, teacher: Sizes, *, k: int = 1) -> None:
         super().build(student, teacher)
         self.k = k

@@ -2,10 +2,13 @@
 
 from torch import Tensor
 
+from ..basics.checks import checked
+from ..data.checks import maps
 from .features import same_size, unit
 from .registry import OBJECTIVES, Entry
 
 
+@checked(fs=maps, ft=maps)
 def nst(fs: Tensor, ft: Tensor) -> Tensor:
     """Neuron selectivity transfer (Huang & Wang, 2017, arXiv 1707.01219, section 4), polynomial
     kernel of degree 2, c = 0.

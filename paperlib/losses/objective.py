@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..basics.checks import at_least, below_one, optional, positive, require
+from ..basics.checks import check_fields, require, several, word
 from ..models.precision import widen
 from .ce import cross_entropy
 from .distillers import Distiller, Layerwise
@@ -87,14 +87,11 @@ class Objective:
     def __post_init__(self):
         # Lists and mappings, as JSON and notebooks have them, become what can be compared and
         # hashed.
+        several(word, 0)("layers", self.layers)
         object.__setattr__(self, "layers", tuple(self.layers))
         pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
         object.__setattr__(self, "options", tuple((name, value) for name, value in pairs))
-        for name in ("gamma", "alpha", "beta", "warmup", "init_epochs"):
-            at_least(name, getattr(self, name), 0)
-        positive("the temperature", self.temperature)
-        below_one("smoothing", self.smoothing)
-        optional(positive, "init_lr", self.init_lr)
+        check_fields(self)
         self._check_effects()
         known = (*self._logit_options, *self._feature_options)
         for name, _ in self.options:

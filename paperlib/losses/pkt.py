@@ -2,10 +2,13 @@
 
 from torch import Tensor
 
-from .features import check_pair, unit
+from ..basics.checks import checked
+from ..data.checks import features
+from .features import unit
 from .registry import OBJECTIVES, Entry
 
 
+@checked(fs=features, ft=features)
 def pkt(fs: Tensor, ft: Tensor) -> Tensor:
     """Probabilistic knowledge transfer (Passalis & Tefas, ECCV 2018, arXiv 1803.10837, section 3).
 
@@ -20,7 +23,6 @@ def pkt(fs: Tensor, ft: Tensor) -> Tensor:
     (tensor(0.0167), tensor([[ 0.0000,  0.0263],
             [ 0.0132, -0.0132]]))
     """
-    check_pair(fs, ft)
     s, t = (_affinities(f.flatten(1)) for f in (fs, ft))
     return (t * ((t + 1e-7) / (s + 1e-7)).log()).mean()
 

@@ -4,10 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .features import check_pair
+from ..basics.checks import checked
+from ..data.checks import features
 from .registry import OBJECTIVES, Entry
 
 
+@checked(fs=features, ft=features)
 def rkd(
     fs: Tensor, ft: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0
 ) -> Tensor:
@@ -28,7 +30,6 @@ def rkd(
     >>> loss.detach(), fs.grad.flatten()
     (tensor(0.3472), tensor([-1.0417,  2.0833, -1.0417]))
     """
-    check_pair(fs, ft)
     (distances_s, units_s), (distances_t, units_t) = _relations(fs), _relations(ft)
     distance = F.smooth_l1_loss(distances_s, distances_t)
     angle = F.smooth_l1_loss(units_s @ units_s.mT, units_t @ units_t.mT)

@@ -2,10 +2,13 @@
 
 from torch import Tensor
 
-from .features import check_pair, unit
+from ..basics.checks import checked
+from ..data.checks import features
+from .features import unit
 from .registry import OBJECTIVES, Entry
 
 
+@checked(fs=features, ft=features)
 def similarity(fs: Tensor, ft: Tensor) -> Tensor:
     """Similarity-preserving distillation (Tung & Mori, ICCV 2019, arXiv 1907.09682, eq. 4), of one
     layer.
@@ -22,7 +25,6 @@ def similarity(fs: Tensor, ft: Tensor) -> Tensor:
     (tensor(0.1992), tensor([[-0.0873,  0.2662],
             [ 0.1768, -0.0894]]))
     """
-    check_pair(fs, ft)
     s, t = (unit(f.flatten(1) @ f.flatten(1).T) for f in (fs, ft))
     return (s - t).square().mean()
 

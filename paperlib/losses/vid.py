@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..basics.checks import require
+from ..basics.checks import checked, number
 from .distillers import Distiller, Sizes, as_map
 from .features import same_size
 from .registry import OBJECTIVES, Entry
+
+FLOOR = 1e-5  # of the variance
 
 
 class VID(Distiller):
@@ -35,21 +37,19 @@ class VID(Distiller):
     (tensor(0.9716), tensor([-0.2500, -0.5000]), tensor([-0.0540]))
     """
 
-    floor = 1e-5
-
+    @checked(variance=number(f"({FLOOR}, inf)"))
     def build(self, student: Sizes, teacher: Sizes, *, variance: float = 5.0) -> None:
-        require(variance > self.floor, f"the variance must be above {self.floor}, got {variance}")
         self.regressors = nn.ModuleList(
             _regressor(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
         )
-        raw = math.log(math.expm1(variance - self.floor))
+        raw = math.log(math.expm1(variance - FLOOR))
         self.scales = nn.ParameterList(torch.full((size[1],), raw) for size in teacher)
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
         total = 0
         for regressor, scale, s, t in zip(self.regressors, self.scales, fs, ft, strict=True):
             s, t = same_size(as_map(s), as_map(t))
-            variance = (F.softplus(scale) + self.floor)[:, None, None]
+            variance = (F.softplus(scale) + FLOOR)[:, None, None]
             total = total + 0.5 * ((regressor(s) - t).square() / variance + variance.log()).mean()
         return total
 

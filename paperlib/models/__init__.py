@@ -12,7 +12,7 @@ entry in `MODELS`.
 
 import torch
 
-from ..basics.checks import at_least
+from ..basics.checks import checked, kind_of, natural, number
 from ..basics.registry import import_all
 from .classifier import MODELS, Classifier, Network, in_mode
 from .imagenet import Staged
@@ -22,6 +22,7 @@ from .vgg import VGG
 import_all(__name__, __path__)
 
 
+@checked(classes=number("[2, inf)", whole=True))
 def build(name: str, classes: int, seed: int = 0) -> Classifier:
     """A freshly initialised network.
 
@@ -35,7 +36,6 @@ def build(name: str, classes: int, seed: int = 0) -> Classifier:
     269850
     """
     network = MODELS[name]
-    at_least("the number of classes", classes, 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return network.make(classes)

@@ -12,8 +12,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..basics.checks import require
+from ..basics.checks import checked, kind_of, require, several
 from ..basics.registry import import_all
+from ..data.checks import floats, module
 from ..models import in_mode
 from .functional import (
     dorefa_activation,
@@ -53,12 +54,14 @@ def layers_to_quantize(model: nn.Module, keep: tuple[str, ...] | None = None) ->
         keep = getattr(model, "full_precision", tuple(candidates[:1] + candidates[-1:]))
     names = dict(model.named_modules())
     for name in keep:
-        require(name in names, f"the model has no module {name!r} to keep in full precision")
+        has = f"the model has no module {name!r} to keep in full precision"
+        require(name and name in names, has)
     chosen = [c for c in candidates if not any(c == k or c.startswith(k + ".") for k in keep)]
     require(chosen, f"nothing to quantize: all layers, {candidates}, are kept in full precision")
     return chosen
 
 
+@checked(model=module, keep=several(kind_of(str), 0))
 def quantize(
     model: nn.Module,
     method: str,
@@ -120,15 +123,19 @@ def quantize(
     return student
 
 
+@checked(student=module, images=floats("N _ ...", door=True))
 @torch.no_grad()
 def initialise(student: nn.Module, images: Tensor) -> None:
     """Set all quantizer parameters from one batch: a forward pass in train mode, BatchNorm
     statistics included.
 
     student  as `quantize` made it, changed in place. images (N, ...) float, as the network takes
-    them.
+    them. Raises ValueError for a network without quantized layers, and for a layer whose
+    parameters would not be finite, as that of a weight which is NaN.
     """
-    layers = [m for m in student.modules() if isinstance(m, QuantizedLayer)]
+    named = {name: m for name, m in student.named_modules() if isinstance(m, QuantizedLayer)}
+    require(named, "the student has no quantized layer: quantize(model, ...) makes one")
+    layers = named.values()
     for layer in layers:
         layer.initialising = True
     try:
@@ -137,6 +144,10 @@ def initialise(student: nn.Module, images: Tensor) -> None:
     finally:
         for layer in layers:
             layer.initialising = False
+    for name, layer in named.items():
+        for value in (*layer.parameters(), *layer.buffers()):
+            broken = f"layer {name!r} has a weight or a quantizer that is not finite"
+            require(torch.isfinite(value).all(), broken)
 
 
 def quantizer_parameters(student: nn.Module) -> list[nn.Parameter]:
@@ -144,9 +155,9 @@ def quantizer_parameters(student: nn.Module) -> list[nn.Parameter]:
     of its own.
     """
     parameters = []
-    for module in student.modules():
-        if isinstance(module, Quantizer):
-            parameters += list(module.parameters(recurse=False))
-        elif isinstance(module, QuantizedLayer) and module.output_scale is not None:
-            parameters.append(module.output_scale)
+    for part in student.modules():
+        if isinstance(part, Quantizer):
+            parameters += list(part.parameters(recurse=False))
+        elif isinstance(part, QuantizedLayer) and part.output_scale is not None:
+            parameters.append(part.output_scale)
     return parameters

@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..basics.checks import require
+from ..basics.checks import require, weight
 from ..models import in_mode
-from .functional import centred, interval_codes, over_channels
+from .functional import centred, divisor, interval_codes, over_channels, spread
 from .fusion import fusing
 from .layers import QuantizedLayer, Quantizer
 from .registry import METHODS, Method
@@ -35,8 +35,7 @@ class EwgsQuantizer(Quantizer):
         super().__init__(bits, shape)
         self.levels, self.signed, self.by_hessian = 2**bits, signed, delta == "hessian"
         if not self.by_hessian:
-            good = isinstance(delta, int | float) and delta >= 0
-            require(good, f"delta must be 'hessian' or at least 0, got {delta!r}")
+            weight("delta, unless 'hessian',", delta)
         # A tensor, so that a new factor reaches a captured CUDA graph; none where the factor is 0
         # for good.
         value = None if delta == 0 else torch.tensor(0.0 if self.by_hessian else float(delta))
@@ -54,14 +53,15 @@ class EwgsQuantizer(Quantizer):
         Activations that lie further from 0 than they spread, as in squeeze-and-excitation, would
         get an upper bound below the lower one: theirs is the maximum.
         """
-        std = over_channels(torch.std, x, self.per_channel)
+        std = over_channels(spread, x, self.per_channel)
         if self.signed:
-            self.lower.copy_(-3 * std)
-            self.upper.copy_(3 * std)
+            self.upper.copy_(divisor(3 * std))
+            self.lower.copy_(-self.upper)
         else:
             low, high = x.min(), 3 * std / math.sqrt(1 - 2 / math.pi)
             self.lower.copy_(low)
-            self.upper.copy_(torch.where(high > low, high, torch.maximum(x.max(), low + 1e-6)))
+            least = 1e-6 * low.abs().clamp(min=1)
+            self.upper.copy_(torch.where(high > low, high, torch.maximum(x.max(), low + least)))
 
     def codes(self, x: Tensor) -> tuple[Tensor, float]:
         delta = 0.0 if self.delta is None else self.delta

@@ -18,9 +18,15 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..basics.checks import at_least, positive, require, whole
+from ..basics.checks import above, checked, integer
+from ..data.checks import floats, scalars
 from ..models.precision import widen
 from .fusion import fusible
+
+TINY = torch.finfo(torch.float32).tiny
+any_shape, step_size = floats("..."), scalars("(0, inf)")
+grid = {"qmin": integer, "qmax": above("qmin", integer)}
+interval = {"lower": scalars(), "upper": scalars(above="lower")}
 
 
 def _summed(x: Tensor, like: Tensor) -> Tensor:
@@ -33,15 +39,17 @@ def _summed(x: Tensor, like: Tensor) -> Tensor:
 def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    dtype = widen(like[:0]).dtype
+    dtype = widen(like.new_empty(0)).dtype
     return torch.full((), value, dtype=dtype, device=like.device)  # a fill, no copy from the host
 
 
-def _positive_scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    """A learned scalar. Only a number is checked: to look at a tensor would wait for the device."""
-    if not isinstance(value, Tensor):
-        positive(name, value)
-    return _scalar(value, like)
+def divisor(size: Tensor) -> Tensor:
+    """A size to divide by: 1 in the place of 0, as of a weight of zeros.
+
+    >>> divisor(torch.tensor([0.0, 0.5]))
+    tensor([1.0000, 0.5000])
+    """
+    return size.masked_fill(size < TINY, 1)
 
 
 def with_gradient(forward: Callable[..., Tensor], backward: Callable[..., tuple]) -> Callable:
@@ -126,8 +134,7 @@ def interval_codes(
 
     With q = codes / (L - 1) and n the clipped ratio, the gradient of n is dq (1 + delta sign(dq) (n
     - q)); x, lower and upper receive it where lower <= x <= upper, bounds included.
-    Raises ValueError for levels or delta out of range or, where they are numbers, lower >= upper;
-    tensors are not looked at, which would wait for the device.
+    What is allowed is checked where a value comes in, by `ewgs_activation` and the quantizers.
 
     >>> x = torch.tensor([-1.0, 0.0, 1.9, 5.0], requires_grad=True)
     >>> q = interval_codes(x, 0.0, 4.0, levels=4)
@@ -135,12 +142,8 @@ def interval_codes(
     >>> q.detach(), x.grad
     (tensor([0., 0., 1., 3.]), tensor([0.0000, 0.7500, 0.7500, 0.0000]))
     """
-    whole("levels", levels, 2, 256)
     if not isinstance(delta, Tensor):
-        at_least("delta", delta, 0)
         delta = _scalar(delta, x) if delta else None
-    if not isinstance(lower, Tensor) and not isinstance(upper, Tensor):
-        require(lower < upper, f"lower must be below upper, got {lower} and {upper}")
     return _interval(x, _scalar(lower, x), _scalar(upper, x), delta, levels - 1)
 
 
@@ -164,6 +167,7 @@ def ewgs_round(x: Tensor, levels: int, delta: float = 0.0) -> Tensor:
     return ewgs_activation(x, 0.0, 1.0, levels, delta)
 
 
+@checked(x=any_shape, **interval)
 def ewgs_activation(
     x: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: float = 0.0
 ) -> Tensor:
@@ -185,6 +189,7 @@ def ewgs_activation(
     return interval_codes(x, lower, upper, levels, delta) / (levels - 1)
 
 
+@checked(w=any_shape, **interval)
 def ewgs_weight(
     w: Tensor, lower: Tensor | float, upper: Tensor | float, levels: int, delta: float = 0.0
 ) -> Tensor:
@@ -206,6 +211,16 @@ def centred(codes: Tensor, levels: int) -> Tensor:
     tensor([-3., -1.,  1.,  3.])
     """
     return 2 * codes - (levels - 1)
+
+
+def spread(x: Tensor, dim: tuple[int, ...], keepdim: bool = False) -> Tensor:
+    """The unbiased standard deviation; of a single value 0.
+
+    >>> spread(torch.tensor([[2.0]]), (1,))
+    tensor([0.])
+    """
+    alone = all(x.shape[axis] == 1 for axis in dim)
+    return torch.amax(x - x, dim, keepdim) if alone else torch.std(x, dim, keepdim=keepdim)
 
 
 def over_channels(function: Callable[..., Tensor], x: Tensor, per_channel: bool) -> Tensor:
@@ -246,17 +261,17 @@ def dorefa_weight_codes(
     per_channel  mean and maximum over each w[c] instead of all of w; the scale at one bit is then
     (C, 1, ...).
     """
-    whole("bits", bits, 1, 8)
     if bits == 1:
-        scale = over_channels(torch.mean, widen(w.detach()).abs(), per_channel)
-        signs = torch.where(w.detach() >= 0, 1.0, -1.0).to(w.dtype)
-        return straight_through(w, signs, scale), scale
+        size = over_channels(torch.mean, widen(w.detach()).abs(), per_channel)
+        signs, scale = torch.where(w.detach() >= 0, 1.0, -1.0) * (size >= TINY), divisor(size)
+        return straight_through(w, signs.to(w.dtype), scale), scale
     t = torch.tanh(widen(w))
-    largest = over_channels(torch.amax, t.detach().abs(), per_channel)
+    largest = divisor(over_channels(torch.amax, t.detach().abs(), per_channel))
     codes = interval_codes(t / (2 * largest) + 0.5, 0.0, 1.0, 2**bits)
     return centred(codes, 2**bits).to(w.dtype), 1 / (2**bits - 1)
 
 
+@checked(w=any_shape)
 def dorefa_weight(w: Tensor, bits: int) -> Tensor:
     """DoReFa-Net for weights (Zhou et al., 2016, arXiv 1606.06160, eqs. 8 and 9), any shape, per
     tensor.
@@ -264,6 +279,7 @@ def dorefa_weight(w: Tensor, bits: int) -> Tensor:
     bits > 1  2 round((2^b - 1) (tanh(w) / (2 max|tanh(w)|) + 1/2)) / (2^b - 1) - 1, in [-1, 1]; the
               maximum counts as a constant in the gradient.
     bits = 1  mean|w| sign(w), straight-through; the mean counts as a constant.
+    Where all weights are 0 the maximum counts as 1, and the one-bit value is 0.
     Raises ValueError unless bits is 1 to 8.
 
     >>> x = torch.tensor([-1.0, 0.1, 0.5], requires_grad=True)
@@ -278,7 +294,6 @@ def dorefa_weight(w: Tensor, bits: int) -> Tensor:
 
 def dorefa_activation_codes(x: Tensor, bits: int) -> tuple[Tensor, float]:
     """The codes 0 .. 2^b - 1 and the scale of `dorefa_activation`."""
-    whole("bits", bits, 1, 8)
     if bits == 1:
         return _ceil(x), 1.0
     return interval_codes(x, 0.0, 1.0, 2**bits), 1 / (2**bits - 1)
@@ -288,6 +303,7 @@ def dorefa_activation_codes(x: Tensor, bits: int) -> tuple[Tensor, float]:
 _ceil = with_gradient(lambda x: (x > 0).to(x), lambda g, x: (g * ((x >= 0) & (x <= 1)),))
 
 
+@checked(x=any_shape)
 def dorefa_activation(x: Tensor, bits: int) -> Tensor:
     """DoReFa-Net for activations (arXiv 1606.06160, eq. 11): round((2^b - 1) clip(x, 0, 1)) / (2^b
     - 1).
@@ -326,17 +342,18 @@ _pact = with_gradient(_pact_forward, _pact_backward)
 
 def pact_codes(x: Tensor, alpha: Tensor | float, bits: int) -> tuple[Tensor, Tensor]:
     """The codes 0 .. 2^b - 1 and the scale alpha / (2^b - 1) of `pact_activation`."""
-    whole("bits", bits, 1, 8)
-    alpha = _positive_scalar("alpha", alpha, x)
+    alpha = _scalar(alpha, x)
     return _pact(x, alpha, 2**bits - 1), alpha.detach() / (2**bits - 1)
 
 
+@checked(x=any_shape, alpha=step_size)
 def pact_activation(x: Tensor, alpha: Tensor | float, bits: int) -> Tensor:
     """PACT for activations (Choi et al., 2018, arXiv 1805.06085, eqs. 1 to 3), any shape, unsigned.
 
     Forward   round(clip(x, 0, alpha) (2^b - 1) / alpha) alpha / (2^b - 1).
     Backward  to x: g where 0 <= x < alpha; to alpha: the sum of g where x >= alpha.
-    Raises ValueError unless bits is 1 to 8, or for a number alpha that is not positive.
+    Raises ValueError unless bits is 1 to 8; for an alpha that is not positive and finite, where it
+    is a number or on the CPU.
 
     >>> x = torch.tensor([-1.0, 1.1, 9.0], requires_grad=True)
     >>> alpha = torch.tensor(3.0, requires_grad=True)
@@ -383,12 +400,11 @@ def lsq_codes(
     x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The codes qmin .. qmax and the scale, the step, of `lsq`."""
-    good = int(qmin) == qmin and int(qmax) == qmax and qmin < qmax
-    require(good, f"qmin and qmax must be integers with qmin < qmax, got {qmin} and {qmax}")
-    step = _positive_scalar("step", step, x)
-    return _lsq(x, step, int(qmin), int(qmax), float(grad_scale)), step.detach()
+    step = _scalar(step, x)
+    return _lsq(x, step, qmin, qmax, float(grad_scale)), step.detach()
 
 
+@checked(x=any_shape, step=step_size, **grid)
 def lsq(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0) -> Tensor:
     """Learned Step Size Quantization (Esser et al., ICLR 2020, arXiv 1902.08153, eqs. 1 to 5), any
     shape, per tensor.
@@ -398,8 +414,8 @@ def lsq(x: Tensor, step: Tensor | float, qmin: int, qmax: int, grad_scale: float
               (round(v) - v) inside, g qmin where v <= qmin, g qmax where v >= qmax. Inside is
               decided by v, before rounding.
     grad_scale  the paper's 1 / sqrt(N qmax), N the number of weights or of features.
-    Raises ValueError unless qmin < qmax are integers and the step is positive (when it is a
-    number).
+    Raises ValueError unless qmin < qmax are integers and the step is positive and finite, where it
+    is a number or on the CPU.
 
     >>> x = torch.tensor([-3.0, 0.4, 1.4, 9.0], requires_grad=True)
     >>> step = torch.tensor(1.0, requires_grad=True)
@@ -436,10 +452,11 @@ def fake_quantize_codes(
     x: Tensor, scale: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The codes qmin .. qmax and the scale of `fake_quantize`."""
-    scale = _positive_scalar("scale", scale, x)
-    return _fake(x, scale, int(qmin), int(qmax), float(grad_scale)), scale.detach()
+    scale = _scalar(scale, x)
+    return _fake(x, scale, qmin, qmax, float(grad_scale)), scale.detach()
 
 
+@checked(x=any_shape, scale=step_size, **grid)
 def fake_quantize(
     x: Tensor, scale: Tensor | float, qmin: int, qmax: int, grad_scale: float = 1.0
 ) -> Tensor:
@@ -450,7 +467,7 @@ def fake_quantize(
     Backward  with r = round(x / scale): to x, g where qmin <= r <= qmax; to the scale, grad_scale
               times the sum of g (r - x / scale) there, g qmin below, g qmax above. `lsq` differs by
               deciding before it rounds.
-    Raises ValueError for a number scale that is not positive.
+    Raises ValueError as `lsq`.
 
     >>> x = torch.tensor([-3.0, 0.4, 1.4, 9.0], requires_grad=True)
     >>> scale = torch.tensor(1.0, requires_grad=True)
@@ -463,6 +480,7 @@ def fake_quantize(
     return codes * scale.to(codes)
 
 
+@checked(x=any_shape, step=step_size, offset=scalars(), **grid)
 def lsq_plus(
     x: Tensor,
     step: Tensor | float,

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..basics.checks import whole
+from ..basics.checks import number
+from .functional import divisor
 
 
 class Quantizer(nn.Module, ABC):
@@ -27,7 +28,7 @@ class Quantizer(nn.Module, ABC):
     def __init__(self, bits: int | None = None, shape: tuple[int, ...] = ()):
         super().__init__()
         if bits is not None:
-            whole("bits", bits, self.fewest_bits, self.most_bits)
+            number(f"[{self.fewest_bits}, {self.most_bits}]", whole=True)("bits", bits)
         self.bits, self.per_channel = bits, bool(shape)
         # Of an activation's grid from 0, if it has one: value = scale codes + offset.
         self.register_parameter("offset", None)
@@ -124,7 +125,7 @@ class QuantizedLayer(nn.Module):
         exact = self.operation(x, self.weight) + bias
         low_bit = self.activation_quantizer(x), self.weight_quantizer(self.weight)
         quantized = self.operation(*low_bit) + bias
-        self.output_scale.copy_(self._mean_size(exact) / self._mean_size(quantized))
+        self.output_scale.copy_(self._mean_size(exact) / divisor(self._mean_size(quantized)))
 
     def _mean_size(self, y: Tensor) -> Tensor:
         """mean|y|, over everything or over everything but the channels, as the output scale is

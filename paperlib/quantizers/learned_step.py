@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.precision import widen
-from .functional import lsq_codes, lsq_plus, over_channels
+from .functional import divisor, lsq_codes, lsq_plus, over_channels, spread
 from .layers import Quantizer
 from .registry import METHODS, Method
 
@@ -37,7 +37,7 @@ class LsqQuantizer(Quantizer):
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
         size = over_channels(torch.mean, x.abs(), self.per_channel)
-        self.step.copy_(2 * size / math.sqrt(self.qmax))
+        self.step.copy_(divisor(2 * size / math.sqrt(self.qmax)))
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return lsq_codes(x, self.step, self.qmin, self.qmax, self._grad_scale(x))
@@ -53,8 +53,9 @@ class LsqPlusWeight(LsqQuantizer):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        mean, std = (over_channels(f, x, self.per_channel) for f in (torch.mean, torch.std))
-        self.step.copy_(torch.maximum((mean - 3 * std).abs(), (mean + 3 * std).abs()) / -self.qmin)
+        mean, std = (over_channels(f, x, self.per_channel) for f in (torch.mean, spread))
+        widest = torch.maximum((mean - 3 * std).abs(), (mean + 3 * std).abs())
+        self.step.copy_(divisor(widest / -self.qmin))
 
 
 class LsqPlusActivation(LsqQuantizer):

@@ -5,7 +5,7 @@ DoReFa's.
 import torch
 from torch import Tensor, nn
 
-from ..basics.checks import positive
+from ..basics.checks import checked, positive
 from .dorefa import DorefaWeight
 from .functional import pact_codes
 from .layers import Quantizer
@@ -15,9 +15,9 @@ from .registry import METHODS, Method
 class PactActivation(Quantizer):
     """alpha starts at `alpha`, 6.0 as in the released configuration, and is learned."""
 
+    @checked(alpha=positive)
     def __init__(self, bits: int, alpha: float = 6.0):
         super().__init__(bits)
-        positive("alpha", alpha)
         self.alpha = nn.Parameter(torch.tensor(float(alpha)))
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:

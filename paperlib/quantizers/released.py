@@ -11,9 +11,9 @@ so 2 bits or more are needed.
 import torch
 from torch import Tensor
 
-from ..basics.checks import positive
+from ..basics.checks import checked, positive
 from ..models.precision import widen
-from .functional import fake_quantize_codes, over_channels
+from .functional import divisor, fake_quantize_codes, over_channels
 from .layers import Quantizer
 from .learned_step import LsqQuantizer
 from .registry import METHODS, Method
@@ -61,7 +61,8 @@ class ReleasedDorefa(SignedQuantizer):
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
         size = squash(x, self.per_channel).abs()
-        self.scale.copy_(over_channels(torch.amax, size, self.per_channel) / self.half)
+        largest = over_channels(torch.amax, size, self.per_channel)
+        self.scale.copy_(divisor(largest / self.half))
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         squashed = squash(x, self.per_channel)
@@ -79,9 +80,9 @@ class ReleasedPact(SignedQuantizer):
     (tensor([-8.,  0.,  4.,  4.]), tensor([1., 1., 1., 0.]))
     """
 
+    @checked(alpha=positive)
     def __init__(self, bits: int, alpha: float = 6.0):
         super().__init__(bits)
-        positive("alpha", alpha)
         self.register_buffer("scale", torch.tensor(alpha / self.half))
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,10 @@ learned but the weights.
 import torch
 from torch import Tensor
 
+from ..basics.checks import checked
 from ..models.precision import widen
 from .dorefa import DorefaActivation
-from .functional import over_channels, straight_through
+from .functional import any_shape, divisor, over_channels, straight_through
 from .layers import Quantizer
 from .registry import METHODS, Method
 
@@ -19,10 +20,11 @@ def ternary_codes(w: Tensor, per_channel: bool = False) -> tuple[Tensor, Tensor]
     size = widen(w.detach()).abs()
     kept = size > THRESHOLD * over_channels(torch.mean, size, per_channel)
     total, count = (over_channels(torch.sum, x, per_channel) for x in (size * kept, kept))
-    scale = total / count.clamp(min=1)
+    scale = divisor(total / count.clamp(min=1))  # where all are 0, so are the codes
     return straight_through(w, torch.where(kept, w.detach().sign(), 0.0).to(w.dtype), scale), scale
 
 
+@checked(w=any_shape)
 def ternary_weight(w: Tensor, per_channel: bool = False) -> Tensor:
     """a sign(w) where |w| > 0.7 mean|w|, else 0; a is the mean of the |w| above the threshold (eqs.
     3 to 6).

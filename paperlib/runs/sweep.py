@@ -18,6 +18,7 @@ from ..basics.recipe import require
 from ..study.config import Run, TeacherRun
 from ..study.store import Store
 from .execution import alike, count_cores, ensure_teacher, environment, execute, execute_together
+from .names import check_names
 from .pool import Outcome, Pool, WorkerDied
 
 Unit = tuple[Run, ...]  # what one call makes: a run, or students trained together
@@ -54,9 +55,11 @@ def sweep(
 
     Progress goes to `store.progress`, a line an epoch. A failed run does not stop the others.
     Raises SweepError at the end if some failed. Raises ValueError for a negative number of jobs,
-    fewer than one student together, or a device that is not there.
+    fewer than one student together, a device that is not there, or a name that is not known.
     """
     _check(device, jobs, together)
+    for run in runs:
+        check_names(run)
     todo = missing(runs, store)
     if not todo:
         return

@@ -30,8 +30,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ..augment import generator
-from ..basics.checks import require
-from ..data import check_labels, check_targets
+from ..basics.checks import arrays, checked, count, require, several
+from ..data.checks import distributions, floats, labels_of
 
 TINY = 1e-300  # below the smallest probability a float64 softmax gives: keeps 0 log 0 = 0
 
@@ -49,15 +49,6 @@ class Score:
     cross_entropy: float
 
 
-def _check_probabilities(p: Tensor) -> None:
-    found = f"{getattr(p, 'dtype', type(p).__name__)} {tuple(getattr(p, 'shape', ()))}"
-    good = isinstance(p, Tensor) and p.is_floating_point() and p.ndim == 2 and 0 not in p.shape
-    require(good, f"expected a non-empty (N, C) float tensor, got {found}")
-    finite = torch.isfinite(p)
-    if not finite.all():
-        raise ValueError(f"found {p[~finite][0].item()} where finite numbers are expected")
-
-
 def check_counts(counts: Tensor) -> None:
     """Raise ValueError for a class without an image. counts  (C,) images of each class."""
     empty = counts <= 0
@@ -65,13 +56,17 @@ def check_counts(counts: Tensor) -> None:
         raise ValueError(f"class {int(empty.nonzero()[0])} has no image: it has no centroid")
 
 
+PASS = {"logits": floats("N C", door=True), "targets": labels_of(soft=True)}
+CENTROIDS = floats("C C", door=True)
+
+
 def soft_labels(targets: Tensor, images: int, classes: int) -> Tensor:
-    """Hard (N,) or soft (N, C) targets -> checked (N, C) float64."""
-    check_targets(targets, images, classes)
+    """Hard (N,) or soft (N, C) targets -> (N, C) float64."""
     soft = targets.is_floating_point()
     return (targets if soft else torch.nn.functional.one_hot(targets, classes)).double()
 
 
+@checked(probabilities=distributions("N C"), targets=PASS["targets"])
 def class_centroids(probabilities: Tensor, targets: Tensor, transposed: bool = False) -> Tensor:
     """Mean prediction of each class: Q_y = sum_x t_x[y] P_x / sum_x t_x[y].
 
@@ -88,7 +83,6 @@ def class_centroids(probabilities: Tensor, targets: Tensor, transposed: bool = F
     tensor([[0.7500, 0.2500],
             [0.0000, 1.0000]])
     """
-    _check_probabilities(probabilities)
     t = soft_labels(targets, *probabilities.shape)
     return _centroids(probabilities.double(), t, transposed).to(probabilities.dtype)
 
@@ -100,9 +94,9 @@ def _centroids(p: Tensor, t: Tensor, transposed: bool = False) -> Tensor:
     return sums / counts.unsqueeze(1)
 
 
+@checked(logits=PASS["logits"])
 def log_softmax(logits: Tensor) -> Tensor:
     """(N, C) float logits -> (N, C) float64 logarithms of probabilities; ValueError for NaN."""
-    _check_probabilities(logits)
     return logits.double().log_softmax(1)
 
 
@@ -111,6 +105,7 @@ def _divergences(log_p: Tensor, t: Tensor, q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - (t @ q).clamp(min=TINY).log())).sum(1)
 
 
+@checked(**PASS, centroids=CENTROIDS)
 def cmi(logits: Tensor, targets: Tensor, centroids: Tensor | None = None) -> Tensor:
     """Contextual mutual information, mean_x KL(P_x || Q_t) with Q_t = sum_y t_y Q_y; scalar, nats,
     at least 0.
@@ -128,17 +123,14 @@ def cmi(logits: Tensor, targets: Tensor, centroids: Tensor | None = None) -> Ten
     """
     log_p = log_softmax(logits)
     t = soft_labels(targets, *logits.shape)
-    if centroids is not None:
-        _check_probabilities(centroids)
     q = _centroids(log_p.exp(), t) if centroids is None else centroids.double()
-    square = (logits.shape[1],) * 2
-    require(q.shape == square, f"centroids must be {square}, got {tuple(q.shape)}")
     # Rounding can take a divergence of identical distributions below 0. The transposed centroids
     # are no distributions: theirs may be negative in earnest, and stays so.
     value = _divergences(log_p, t, q).mean()
     return (value.clamp(min=0) if centroids is None else value).to(logits.dtype)
 
 
+@checked(centroids=CENTROIDS)
 def centroid_divergence(centroids: Tensor) -> Tensor:
     """D = mean_y -log Q_y[y] = mean_y KL(onehot_y || Q_y); scalar, nats, at least 0.
 
@@ -148,9 +140,6 @@ def centroid_divergence(centroids: Tensor) -> Tensor:
     >>> centroid_divergence(torch.eye(3))
     tensor(0.)
     """
-    _check_probabilities(centroids)
-    rows, columns = centroids.shape
-    require(rows == columns, f"centroids must be square, got {(rows, columns)}")
     own = centroids.diagonal().double()
     wrong = (own < 0) | (own > 1 + 1e-6)
     if wrong.any():
@@ -159,6 +148,7 @@ def centroid_divergence(centroids: Tensor) -> Tensor:
     return own.clamp(TINY, 1).log().neg().mean().abs().to(centroids.dtype)  # abs: no negative zero
 
 
+@checked(**PASS, centroids=CENTROIDS)
 def score(
     logits: Tensor, targets: Tensor, cmi_weight: float = 1.0, centroids: Tensor | None = None
 ) -> Score:
@@ -191,6 +181,7 @@ def _score(log_p: Tensor, t: Tensor, q: Tensor, cmi_weight: float) -> Score:
     )
 
 
+@checked(probabilities=distributions("N C"), group_sizes=several(count, 2))
 def teacher_stddev(probabilities: Tensor, group_sizes: Sequence[int]) -> Tensor:
     """T. stddev (Wang et al., NeurIPS 2022): how much the mean prediction varies from group to
     group; lower is better.
@@ -205,15 +196,13 @@ def teacher_stddev(probabilities: Tensor, group_sizes: Sequence[int]) -> Tensor:
     >>> teacher_stddev(torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.5, 0.5]]), [2, 1])
     tensor(0.2121)
     """
-    _check_probabilities(probabilities)
-    sizes, images = [int(size) for size in group_sizes], len(probabilities)
-    good = len(sizes) > 1 and min(sizes) > 0
-    require(good, f"T. stddev needs two groups or more of one image or more, got sizes {sizes}")
+    sizes, images = list(group_sizes), len(probabilities)
     require(sum(sizes) <= images, f"the groups hold {sum(sizes)} images, there are {images}")
     parts = probabilities[: sum(sizes)].double().split(sizes)
     return torch.stack([part.mean(0) for part in parts]).std(0).mean().to(probabilities.dtype)
 
 
+@checked(**PASS, replicates=count)
 def bootstrap(
     logits: Tensor, targets: Tensor, replicates: int = 200, seed: int = 0, cmi_weight: float = 1.0
 ) -> dict[str, np.ndarray]:
@@ -247,6 +236,7 @@ def bootstrap(
     return {"score": values["divergence"] - cmi_weight * values["cmi"], **values}
 
 
+@checked(replicates=arrays("f", "R"))
 def interval(estimate: float, replicates: np.ndarray) -> tuple[float, float]:
     """95 % interval of an estimate: the middle 95 % of its replicates, moved so that their mean is
     the estimate.
@@ -261,6 +251,7 @@ def interval(estimate: float, replicates: np.ndarray) -> tuple[float, float]:
     return float(estimate + low), float(estimate + high)
 
 
+@checked(**PASS)
 def evaluate(
     logits: Tensor, targets: Tensor, cmi_weight: float, replicates: int, seed: int
 ) -> dict[str, float]:
@@ -286,6 +277,7 @@ def evaluate(
     return row | {"images": len(logits)}
 
 
+@checked(logits=PASS["logits"], labels=labels_of())
 def calibrating_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature T that minimises the cross-entropy of softmax(logits / T) (Guo et al., ICML
     2017), within 0.05 .. 20.
@@ -297,8 +289,6 @@ def calibrating_temperature(logits: Tensor, labels: Tensor) -> float:
     ...     torch.tensor([0, 0, 1])) > 5
     True
     """
-    _check_probabilities(logits)
-    check_labels(labels, *logits.shape)
     wide = logits.double()
 
     def loss(log_temperature: float) -> float:

@@ -48,9 +48,11 @@ from torch import Tensor, nn
 
 from .. import data as datasets
 from ..augment import AUGMENTATIONS, augmented, cutmix, cutmix_draw, generator, parse
-from ..basics.checks import at_least, require, share, within
+from ..augment.pipeline import augmentation_names
+from ..basics.checks import checked, number, require
+from ..data.checks import module
 from ..models import in_mode
-from .metrics import TINY, check_counts, log_softmax, soft_labels
+from .metrics import PASS, TINY, check_counts, log_softmax, soft_labels
 from .ranking import Scoring, logits_of
 
 BOX = 5  # images that share a CutMix box
@@ -77,6 +79,7 @@ class Estimate:
     influences: np.ndarray
 
 
+@checked(**PASS)
 def estimate(logits: Tensor, targets: Tensor, population: int, cmi_weight: float = 1.0) -> Estimate:
     """The score that `population` images would give by `scoring.score`, estimated from the first of
     them by the jackknife.
@@ -319,6 +322,7 @@ def nested_order(labels: Tensor, seed: int = 0) -> Tensor:
     return torch.from_numpy(place.argsort())
 
 
+@checked(teacher=module, augmentations=augmentation_names, growth=number("(1, inf)"))
 def rank_within(
     teacher: nn.Module,
     data: datasets.Dataset | tuple[Tensor, Tensor],
@@ -363,16 +367,12 @@ def rank_within(
     >>> table.attrs["share"] <= 0.1, table["images"].tolist()
     (True, [40, 40])
     """
-    for name in augmentations:
-        parse(name)
     how = Scoring(**options)
     data = how.dataset(data)
     images, candidates, classes = len(data.train_images), len(augmentations), len(data.classes)
-    require(candidates > 0, "no augmentations to rank, got []")
-    within("top", top, 1, candidates)
-    require(0 < confidence < 1, f"confidence must lie between 0 and 1, got {confidence}")
-    require(growth > 1, f"growth must be above 1, got {growth}")
-    at_least(f"batch ({BOX} images share a CutMix box)", how.batch, BOX)
+    require(top <= candidates, f"top must lie in 1..{candidates}, got {top}")
+    least = f"batch must be at least {BOX}, the images that share a CutMix box, got {how.batch}"
+    require(how.batch >= BOX, least)
     check_counts(torch.bincount(data.train_labels, minlength=classes))
     allowed, first = _first_round(budget, start, images, candidates, classes)
     look = _Looks(teacher, data, augmentations, how, allowed)
@@ -389,13 +389,13 @@ def _first_round(
     budget: float, start: int | None, images: int, candidates: int, classes: int
 ) -> tuple[int, int]:
     """Images that may pass through in all, and images a candidate in the first round."""
-    share("budget", budget)
     allowed = int(budget * images * candidates + 1e-9)
     most, least = allowed // candidates, max(2 * classes, 4 * BOX)
     lets = f"a budget of {budget} lets {most} of {images} images a candidate through"
     require(most >= least, f"{lets}; {classes} classes need at least {least}")
     first = max(min(max(most // 4, 10 * classes), most), least) if start is None else start
-    within("start, with this budget,", first, least, most)
+    good = f"start must lie in {least}..{most} with this budget, got {first}"
+    require(least <= first <= most, good)
     return allowed, max(first // BOX, 4) * BOX if first < images else images
 
 
@@ -445,9 +445,9 @@ class _Looks:
 
         logits, targets = [], []
         passed = augmented(data, images, policy, batch, rng_of, how.padding)
-        for number, (views, target, part) in enumerate(passed):
+        for nth, (views, target, part) in enumerate(passed):
             if mix:
-                rng = rng_of(number, BOXES)
+                rng = rng_of(nth, BOXES)
                 draws = [cutmix_draw(rng, len(few), *views.shape[-2:]) for few in part.split(BOX)]
                 drawn = map(np.concatenate, zip(*draws, strict=True))
                 views, target = cutmix(views, target, len(data.classes), *drawn)

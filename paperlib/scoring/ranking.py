@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from .. import data as datasets
 from ..augment import AUGMENTATIONS, CUTMIX, augmented, generator, parse, to_device
-from ..basics.checks import at_least, positive, require, within
+from ..augment.pipeline import augmentation_name, augmentation_names
+from ..basics.checks import check_fields, checked, kind_of, require
 from ..basics.confidence import warning
+from ..data.checks import module
 from ..models import in_mode
 from ..models.precision import autocast
 from .metrics import class_centroids, evaluate, paired_stddev, score
@@ -40,6 +42,10 @@ def scoring_order(data: datasets.Dataset, seed: int) -> Tensor:
     return to_device(order, data.train_images.device)
 
 
+DATA = kind_of(datasets.Dataset)
+
+
+@checked(teacher=module, data=DATA, augmentation=augmentation_name)
 @torch.no_grad()
 def predict(
     teacher: nn.Module,
@@ -102,6 +108,9 @@ class Scoring:
     precision: str = "float32"
     progress: Callable[[int, int, str], None] = lambda done, total, augmentation: None
 
+    def __post_init__(self):
+        check_fields(self)
+
     def dataset(self, data: datasets.Dataset | tuple[Tensor, Tensor]) -> datasets.Dataset:
         """The images and labels to score. Raises ValueError, naming what is wrong with them."""
         own = (self.mean, self.std, self.mirror)
@@ -111,15 +120,18 @@ class Scoring:
             return data
         need = "images and labels alone need mean and std, to normalise what the teacher sees"
         require(self.mean is not None and self.std is not None, need)
+        kind_of(tuple, list)("data", data)
+        require(len(data) == 2, f"data must be images and labels, got {len(data)} values")
         images, labels = data
         datasets.check_images(images)
-        classes = int(labels.max()) + 1 if labels.numel() else 0
-        datasets.check_labels(labels, len(images), classes)
+        datasets.check_labels(labels, len(images), len(images))
+        classes = int(labels.max()) + 1
         names, scale = tuple(map(str, range(classes))), (tuple(self.mean), tuple(self.std))
         tensors = images, labels, images[:1], labels[:1]  # nothing is tested
         return datasets.Dataset("own data", *tensors, names, *scale, self.mirror is not False)
 
 
+@checked(teacher=module, augmentations=augmentation_names)
 def rank(
     teacher: nn.Module,
     data: datasets.Dataset | tuple[Tensor, Tensor],
@@ -162,11 +174,8 @@ def rank(
     >>> list(table.columns[:3])
     ['rank', 'augmentation', 'score']
     """
-    for name in augmentations:
-        parse(name)
     how = Scoring(**options)
     data = how.dataset(data)
-    at_least("stddev_group", stddev_group, 1)
     groups = [stddev_group] * (len(data.train_images) // stddev_group)
 
     def looked(name: str, draw: int = 0) -> tuple[Tensor, Tensor]:
@@ -189,10 +198,11 @@ def rank(
     table = pd.DataFrame(rows).sort_values("score", ignore_index=True)
     table.insert(0, "rank", range(1, len(table) + 1))
     if problem := warning(table, len(data.classes)):
-        warnings.warn(problem, stacklevel=2)
+        warnings.warn(problem, stacklevel=3)
     return table
 
 
+@checked(data=DATA)
 def predict_views(
     teacher: nn.Module,
     data: datasets.Dataset,
@@ -214,6 +224,7 @@ def predict_views(
 AS_DEFINED = "as defined"
 
 
+@checked(data=DATA, augmentations=augmentation_names)
 def ablate(
     teacher: nn.Module,
     data: datasets.Dataset,
@@ -246,12 +257,8 @@ def ablate(
     >>> ablate(net, data, ["none+cutmix"], [2.0], [20])["variant"].tolist()
     ['as defined', 'temperature 2', '20 images', 'two passes', 'unmixed labels']
     """
-    for name in augmentations:
-        parse(name)
-    for temperature in temperatures:
-        positive("a temperature", temperature)
-    for count in counts:
-        within("counts", count, 1, len(data.train_images))
+    most = len(data.train_images)
+    require(max(counts, default=1) <= most, f"counts must be at most {most}, got {counts}")
     labels = data.train_labels[scoring_order(data, seed)]
     rows = []
     for done, name in enumerate(augmentations):

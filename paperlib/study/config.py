@@ -3,6 +3,9 @@
 A configuration holds all that changes a run's result. The profile, the device and the number of
 threads are in the record, not in the key. The configuration of the teacher is nested in that of a
 student or a score: a change of the teacher's recipe changes their keys too.
+
+Names of networks, data sets, methods and losses are in registries of the method, which need torch.
+`paperlib.runs.names` looks them up, before any work.
 """
 
 import hashlib
@@ -10,7 +13,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
-from ..basics.recipe import PRECISIONS, Recipe, require, require_known
+from ..basics.checks import check_fields, choice
+from ..basics.recipe import Recipe, require, require_known
 
 # Part of every key. Raise it when the same configuration comes to mean another computation.
 KEY_VERSION = 1
@@ -47,7 +51,7 @@ class Data:
     split: str = "train"
 
     def __post_init__(self):
-        require_known("split", self.split, ("train", "choosing"))
+        check_fields(self, split=choice(("train", "choosing")))
 
     @property
     def label(self) -> str:
@@ -66,6 +70,9 @@ class Run:
 
     data: Data
     seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self):
+        check_fields(self)
 
     @property
     def key(self) -> str:
@@ -135,9 +142,6 @@ class ScoreRun(CandidatesRun):
     stddev_group: int = 500
     replicates: int = 200
     precision: str = "float32"
-
-    def __post_init__(self):
-        require_known("precision", self.precision, PRECISIONS)
 
     @property
     def label(self) -> str:
@@ -254,6 +258,7 @@ class WalkRun(Run):
     batch: int = 100
 
     def __post_init__(self):
+        super().__post_init__()
         last = self.teacher.recipe.epochs
         known = tuple(epoch for epoch in range(1, last + 1) if epoch in self.epochs)
         require(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import augmented, generator, to_device
-from ..basics.checks import require
+from ..augment.pipeline import augmentation_name
+from ..basics.checks import check_fields, require
 from ..basics.recipe import Recipe
 from ..data import Dataset
 from ..losses import Loss, Objective
@@ -34,7 +35,7 @@ WARM_UP_FROM = 1e-4  # learning rate at the first step of a schedule by steps (P
 @dataclass(frozen=True)
 class Task:
     """What one network learns: views of `data` by `augmentation`, `objective` against `teacher` if
-    it needs one.
+    it needs one. Raises ValueError or TypeError, naming the field, for what is not that.
     """
 
     data: Dataset
@@ -43,6 +44,9 @@ class Task:
     recipe: Recipe
     seed: int
     teacher: nn.Module | None = None
+
+    def __post_init__(self):
+        check_fields(self, augmentation=augmentation_name)
 
 
 def batches(task: Task, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
