@@ -643,6 +643,16 @@ def test_a_weight_that_is_nan_is_refused_by_its_layers_name():
         quantizers.initialise(low, torch.rand(4, 3, 32, 32))
 
 
+def test_checks_do_not_break_a_compiled_step():
+    def total(s, t, labels, fs, ft):
+        logits = losses.kd(s, t) + losses.dkd(s, t, labels) + losses.cross_entropy(s, labels)
+        return logits + losses.attention(fs, ft) + losses.nst(fs, ft) + losses.similarity(fs, ft)
+
+    arguments = LOGITS, OTHER, LABELS, MAPS, WIDER
+    whole = torch.compile(total, fullgraph=True, backend="eager")
+    assert whole(*arguments).equal(total(*arguments))
+
+
 def _first_low(low: torch.nn.Module) -> str:
     return next(n for n, m in low.named_modules() if isinstance(m, quantizers.QuantizedLayer))
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..basics.checks import Spec, kind_of, number, require, several, shaped
 
-module = kind_of(nn.Module)
+# made once: inside a compiled step no function may be made
+module, is_tensor = kind_of(nn.Module), kind_of(Tensor)
 _unwrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
@@ -27,7 +28,7 @@ def floats(shape: str, door: bool = False) -> Spec:
     """
 
     def check(name: str, value: Tensor, seen: dict | None = None) -> None:
-        kind_of(Tensor)(name, value)
+        is_tensor(name, value)
         shaped(name, value, "a float tensor", shape, value.is_floating_point(), seen)
         if door and not (good := torch.isfinite(value)).all():
             raise ValueError(f"{name} must be finite, found {value[~good][0].item()}")
@@ -60,13 +61,14 @@ def scalars(allowed: str = "(-inf, inf)", above: str = "") -> Spec:
     argument that it must exceed.
     """
     low, high = map(float, allowed[1:-1].split(","))  # both ends are open
+    plain, any_shape = number(allowed), floats("...")
 
     def check(name: str, value: Tensor | float, seen: dict | None = None) -> None:
         other = (seen or {}).get(above, -math.inf)
         if not isinstance(value, Tensor):
-            number(allowed)(name, value)
+            plain(name, value)
         else:
-            floats("...")(name, value)
+            any_shape(name, value)
         if all(visible(x) for x in (value, other) if isinstance(x, Tensor)):
             inside = torch.as_tensor((value > low) & (value < high)).all()
             require(inside, f"{name} must lie in {allowed}, got {value}")
@@ -78,7 +80,7 @@ def scalars(allowed: str = "(-inf, inf)", above: str = "") -> Spec:
 
 def check_images(images: Tensor, name: str = "images", seen: dict | None = None) -> None:
     """Raise unless `images` is a non-empty (N, 3, H, W) uint8 tensor."""
-    kind_of(Tensor)(name, images)
+    is_tensor(name, images)
     shaped(name, images, "a uint8 tensor", "N 3 H W", images.dtype == torch.uint8, seen)
 
 
@@ -106,7 +108,7 @@ def labels_of(soft: bool = False, door: bool = True) -> Spec:
     """
 
     def check(name: str, value: Tensor, seen: dict | None = None) -> None:
-        kind_of(Tensor)(name, value)
+        is_tensor(name, value)
         look = door or visible(value)
         if soft and value.is_floating_point():
             shaped(f"soft {name}", value, "a float tensor", "N C", True, seen)
