@@ -6,9 +6,11 @@ base.py      resized crop, mirror and colour jitter, the base augmentation of Ti
 policies.py  what a policy draws, and what it does to the pixels with that; `POLICIES` by name
 pipeline.py  the sixteen candidates: base augmentation, policy, CutMix; for one batch or many at
 once
+candidates.py  those, and any transform or function of a user's own
 """
 
 from ..basics.registry import import_all
+from .candidates import Candidate, candidates, on_batch
 from .ops import OPS, apply_chains, apply_op, to_device
 from .pipeline import (
     AUGMENTATIONS,

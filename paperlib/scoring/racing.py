@@ -50,10 +50,12 @@ from .. import data as datasets
 from ..augment import AUGMENTATIONS, augmented, cutmix, cutmix_draw, generator, parse
 from ..augment.pipeline import augmentation_names
 from ..basics.checks import checked, number, require
+from ..basics.progress import progress as progress_bar
 from ..data.checks import module
 from ..models import in_mode
 from .metrics import PASS, TINY, check_counts, log_softmax, soft_labels
 from .ranking import Scoring, logits_of
+from .teachers import check_logits
 
 BOX = 5  # images that share a CutMix box
 GROUPS = 50  # of the jackknife, at most
@@ -375,9 +377,9 @@ def rank_within(
     require(how.batch >= BOX, least)
     check_counts(torch.bincount(data.train_labels, minlength=classes))
     allowed, first = _first_round(budget, start, images, candidates, classes)
-    look = _Looks(teacher, data, augmentations, how, allowed)
     sizes = schedule(images, candidates, allowed, first, growth)
-    with in_mode(teacher, training=False):
+    with in_mode(teacher, training=False), progress_bar("views", allowed) as advance:
+        look = _Looks(teacher, data, augmentations, how, allowed, advance)
         run = race(look, candidates, sizes, images, allowed, top, confidence)
     table = _table(augmentations, run)
     used = run.used / (images * candidates)
@@ -411,7 +413,9 @@ class _Looks:
         augmentations: Sequence[str],
         how: Scoring,
         allowed: int,
+        advance: Callable[[int], None],
     ):
+        self.advance = advance
         self.teacher, self.data, self.names, self.how = teacher, data, augmentations, how
         self.allowed, self.seen = allowed, {}
         self.order = nested_order(data.train_labels, how.seed).to(data.train_images.device)
@@ -427,6 +431,7 @@ class _Looks:
         if candidate in self.seen:
             new = tuple(map(torch.cat, zip(self.seen[candidate], new, strict=True)))
         self.seen[candidate] = new
+        self.advance(end - begin)
         return estimate(*new, len(self.data.train_images), how.cmi_weight)
 
     @torch.no_grad()
@@ -453,4 +458,6 @@ class _Looks:
                 views, target = cutmix(views, target, len(data.classes), *drawn)
             logits.append(logits_of(self.teacher, data, views, how.precision))
             targets.append(target)
-        return torch.cat(logits), torch.cat(targets)
+        whole = torch.cat(logits)
+        check_logits(whole)
+        return whole, torch.cat(targets)

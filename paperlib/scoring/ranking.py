@@ -1,7 +1,7 @@
 """A ranking of augmentations by one teacher, from one augmented pass each."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from .. import data as datasets
-from ..augment import AUGMENTATIONS, CUTMIX, augmented, generator, parse, to_device
+from ..augment import AUGMENTATIONS, Candidate, augmented, candidates, generator, to_device
 from ..augment.pipeline import augmentation_name, augmentation_names
-from ..basics.checks import check_fields, checked, kind_of, require
+from ..basics.checks import Spec, check_fields, checked, kind_of, number, require, several
 from ..basics.confidence import warning
+from ..basics.progress import progress as progress_bar
 from ..data.checks import module
+from ..data.streams import as_images, as_labels, is_pair
 from ..models import in_mode
 from ..models.precision import autocast
 from .metrics import class_centroids, evaluate, paired_stddev, score
+from .streaming import scoring_places, streamed
+from .teachers import check_logits, device_of, fitted, logits_in, teacher_kind
 
 
 @torch.no_grad()
@@ -29,7 +33,8 @@ def logits_of(
     set's.
     """
     with autocast(views.device, precision):
-        logits = teacher(data.network_input(views)).float()
+        output = teacher(fitted(teacher, data.network_input(views)))
+    logits = logits_in(output).float()
     found = f"the teacher gives logits of shape {tuple(logits.shape)} for {len(views)} images"
     wanted = f"the data set {data.name!r} has {len(data.classes)} classes"
     require(logits.shape == (len(views), len(data.classes)), f"{found}; {wanted}")
@@ -38,10 +43,11 @@ def logits_of(
 
 def scoring_order(data: datasets.Dataset, seed: int) -> Tensor:
     """(N,) int64 on the data's device: the place in the data set of each image of a pass."""
-    order = generator(seed, 0x0DE5).permutation(len(data.train_images))
+    order = scoring_places(len(data.train_images), seed)
     return to_device(order, data.train_images.device)
 
 
+FEW = 10  # images of a class, below which its own centroid makes CMI much too low
 DATA = kind_of(datasets.Dataset)
 
 
@@ -80,26 +86,42 @@ def predict(
         for views, target, _ in augmented(data, order, augmentation, batch, rng_of, padding):
             logits.append(logits_of(teacher, data, views, precision))
             targets.append(target)
-    return torch.cat(logits), torch.cat(targets)
+    whole = torch.cat(logits)
+    check_logits(whole)
+    return whole, torch.cat(targets)
+
+
+def each_channel(allowed: str) -> Spec:
+    """A number, or one for each channel."""
+    one = number(allowed)
+
+    def check(name: str, value: Any, seen: dict | None = None) -> None:
+        (one if isinstance(value, int | float) else several(one))(name, value, seen)
+
+    return check
 
 
 @dataclass(frozen=True)
 class Scoring:
     """How a teacher looks at images: the keywords that `rank` and `rank_within` share.
 
-    mean, std   of the channels (scale 0 .. 1), what the teacher's input is normalised with; and
-    mirror      whether a mirrored image keeps its class (None: yes). These three belong to images
-                and labels alone; a `paperlib.data.Dataset` brings its own.
+    mean, std   of the channels, or one number for all (scale 0 .. 1), what the teacher's input is
+                normalised with; and
+    mirror      whether a mirrored image keeps its class (None: yes). A `paperlib.data.Dataset`
+                brings its own of these three.
     padding     pixels of the random crop.
     seed        of every random draw. batch  images a forward pass.
     cmi_weight  of CMI in the score.
     precision   "float32", or "bfloat16" for the teacher's convolutions: faster, and the third digit
                 moves.
     progress    called with (done, total, augmentation) before each pass.
+    workers     processes that read images which are not in memory; 0 reads in this one.
+    output      where a teacher's logits are in what it gives: a place, a key or an attribute, see
+                `teachers.logits_in`. None finds them.
     """
 
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    mean: Sequence[float] | float | None = None
+    std: Sequence[float] | float | None = None
     mirror: bool | None = None
     padding: int = 4
     seed: int = 0
@@ -107,35 +129,55 @@ class Scoring:
     cmi_weight: float = 1.0
     precision: str = "float32"
     progress: Callable[[int, int, str], None] = lambda done, total, augmentation: None
+    workers: int = 0
+    output: int | str | None = None
 
     def __post_init__(self):
-        check_fields(self)
+        scale = {"mean": each_channel("[0, 1]"), "std": each_channel("(0, 1]")}
+        check_fields(self, **scale, workers=number("[0, inf)", whole=True))
 
-    def dataset(self, data: datasets.Dataset | tuple[Tensor, Tensor]) -> datasets.Dataset:
-        """The images and labels to score. Raises ValueError, naming what is wrong with them."""
-        own = (self.mean, self.std, self.mirror)
+    def check_scale(self, data: Any) -> None:
+        """Raise ValueError unless mean and std are known once, from here or from a Dataset."""
         if isinstance(data, datasets.Dataset):
+            own = (self.mean, self.std, self.mirror)
             brings = "a Dataset brings its own mean, std and mirror: leave these arguments out"
             require(all(value is None for value in own), brings)
+        else:
+            need = "images and labels alone need mean and std, to normalise what the teacher sees"
+            require(self.mean is not None and self.std is not None, need)
+
+    def dataset(self, data: datasets.Dataset | tuple[Any, Any]) -> datasets.Dataset:
+        """The images and labels to score, in memory. Raises ValueError, naming what is wrong with
+        them.
+        """
+        self.check_scale(data)
+        if isinstance(data, datasets.Dataset):
             return data
-        need = "images and labels alone need mean and std, to normalise what the teacher sees"
-        require(self.mean is not None and self.std is not None, need)
         kind_of(tuple, list)("data", data)
-        require(len(data) == 2, f"data must be images and labels, got {len(data)} values")
-        images, labels = data
+        require(is_pair(data), f"data must be images and labels, got {len(data)} values")
+        images = as_images(data[0])
+        labels = as_labels(data[1]).to(images.device)
         datasets.check_images(images)
         datasets.check_labels(labels, len(images), len(images))
         classes = int(labels.max()) + 1
-        names, scale = tuple(map(str, range(classes))), (tuple(self.mean), tuple(self.std))
+        names, scale = tuple(map(str, range(classes))), (_three(self.mean), _three(self.std))
         tensors = images, labels, images[:1], labels[:1]  # nothing is tested
         return datasets.Dataset("own data", *tensors, names, *scale, self.mirror is not False)
 
 
-@checked(teacher=module, augmentations=augmentation_names)
+def _three(value: Sequence[float] | float) -> tuple[float, ...]:
+    return (value,) * 3 if isinstance(value, int | float) else tuple(value)
+
+
+def _any(name: str, value: Any, seen: dict | None = None) -> None:
+    """What the function itself looks at."""
+
+
+@checked(teacher=teacher_kind, augmentations=_any, data=_any)
 def rank(
-    teacher: nn.Module,
-    data: datasets.Dataset | tuple[Tensor, Tensor],
-    augmentations: Sequence[str] = AUGMENTATIONS,
+    teacher: Callable,
+    data: Any,
+    augmentations: Sequence[Any] | Mapping[str, Any] = AUGMENTATIONS,
     *,
     stddev_group: int = 500,
     replicates: int = 200,
@@ -144,17 +186,23 @@ def rank(
     """Score augmentations with the teacher alone, one pass over the images each, and put the best
     first.
 
-    teacher        any torch classifier of (N, 3, H, W) normalised float images; on the images'
-                   device.
-    data           a `paperlib.data.Dataset`, of which the training images are used, or a pair: (N,
-                   3, H, W) uint8 images and (N,) int64 labels, which needs `mean` and `std`.
-    augmentations  names among `AUGMENTATIONS`.
+    teacher        any classifier: a network or a function of (N, C, H, W) normalised float images,
+                   of any precision. It gives logits, alone or within a tuple, a dictionary or a
+                   ModelOutput (see `Scoring`, output). Probabilities are refused.
+    data           images and labels: a `paperlib.data.Dataset`, of which the training images are
+                   used; a pair of arrays; a torch Dataset, a DataLoader, a Hugging Face dataset, or
+                   any iterable of batches, see `paperlib.data.streams`. All but the first need
+                   `mean` and `std`. What is not in memory is read once, batch by batch. Data with
+                   places is taken in a seeded random order, other data in its own.
+    augmentations  names among `AUGMENTATIONS`, torchvision's transforms or functions of one's own,
+                   or a dictionary from names to such; see `paperlib.augment.candidates`.
     stddev_group   images in one group of T. stddev, 500 in the released code, to which as many
                    views with crop and mirror alone (and CutMix, if the candidate has it) are added,
                    from a pass of their own that all candidates share.
     replicates     of the bootstrap; 0 leaves the intervals out.
     options        those of `Scoring`: mean, std, mirror, padding, seed, batch (CutMix draws one box
-                   for each, 100 as in the released code), cmi_weight, precision, progress.
+                   for each, 100 as in the released code), cmi_weight, precision, progress, workers,
+                   output.
 
     Returns one row an augmentation: rank, augmentation, score, cmi, divergence, entropy,
     cross_entropy (nats), error and confidence of the teacher (means over the views: 1 - label mass
@@ -162,10 +210,12 @@ def rank(
     H(Q_y)), teacher_stddev (NaN if there are fewer than two groups), cmi_released and
     score_released (with the released code's centroids, see `class_centroids`; they differ under
     CutMix only), 95 % intervals NAME_low and NAME_high of score, cmi and divergence, and images.
-    Raises ValueError for an unknown augmentation, images that are not uint8 NCHW, labels out of
-    range, a class with no image, a teacher with another number of classes, or one that gives NaN;
-    TypeError for an option that `Scoring` does not have.
-    Warns where the ranking is that of the teacher's error alone (`paperlib.basics.confidence`).
+    Raises ValueError for an unknown augmentation, or one that has no meaning for images of so many
+    channels, images that are neither uint8 nor floats in 0..1, labels out of range, a class with no
+    image, a teacher with another number of classes, or one that gives NaN; TypeError for an option
+    that `Scoring` does not have.
+    Warns where the ranking is that of the teacher's error alone (`paperlib.basics.confidence`), of
+    a class with fewer than 10 images, and of images sorted by class that come in their own order.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     >>> images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
@@ -174,8 +224,46 @@ def rank(
     >>> list(table.columns[:3])
     ['rank', 'augmentation', 'score']
     """
-    how = Scoring(**options)
-    data = how.dataset(data)
+    how, wanted = Scoring(**options), list(candidates(augmentations).values())
+    how.check_scale(data)
+    if _resident(teacher, data, how) and all(candidate.plain for candidate in wanted):
+        found = _in_memory(teacher, how.dataset(data), wanted, how, stddev_group, replicates)
+    else:
+        found = streamed(teacher, data, wanted, how, stddev_group, replicates)
+    rows, images = found
+    table = pd.DataFrame(rows).sort_values("score", ignore_index=True)
+    table.insert(0, "rank", range(1, len(table) + 1))
+    if (few := int(images.min())) < FEW:
+        text = f"class {int(images.argmin())} has {few} images: below {FEW}, CMI comes out too low"
+        warnings.warn(text, stacklevel=3)
+    if problem := warning(table, len(images)):
+        warnings.warn(problem, stacklevel=3)
+    return table
+
+
+def _resident(teacher: Callable, data: Any, how: Scoring) -> bool:
+    """Whether `predict` can look: the images are in memory, uint8 and RGB, beside the teacher."""
+    if not isinstance(teacher, nn.Module) or how.output is not None:
+        return False
+    if isinstance(data, datasets.Dataset):
+        images = data.train_images
+    elif is_pair(data) and isinstance(data[0], Tensor):
+        images = data[0]
+    else:
+        return False
+    rgb = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3
+    return rgb and device_of(teacher) == images.device
+
+
+def _in_memory(
+    teacher: nn.Module,
+    data: datasets.Dataset,
+    wanted: Sequence[Candidate],
+    how: Scoring,
+    stddev_group: int,
+    replicates: int,
+) -> tuple[list[dict[str, Any]], Tensor]:
+    """Rows of `rank`, and (C,) images of each class: one candidate after the other."""
     groups = [stddev_group] * (len(data.train_images) // stddev_group)
 
     def looked(name: str, draw: int = 0) -> tuple[Tensor, Tensor]:
@@ -183,23 +271,22 @@ def rank(
 
     base: dict[str, Tensor] = {}
     rows = []
-    for done, name in enumerate(augmentations):
-        how.progress(done, len(augmentations), name)
-        logits, targets = looked(name)
-        found = evaluate(logits, targets, how.cmi_weight, replicates, how.seed)
-        row = {"augmentation": name, **found, "teacher_stddev": float("nan")}
-        if len(groups) > 1:
-            partner = "none" + CUTMIX * parse(name)[1]  # CutMix, if on, is drawn for both halves
-            if partner not in base:
-                base[partner], _ = looked(partner, draw=1)
-            row["teacher_stddev"] = paired_stddev(logits, base[partner], groups)
-        rows.append(row)
-    how.progress(len(augmentations), len(augmentations), "")
-    table = pd.DataFrame(rows).sort_values("score", ignore_index=True)
-    table.insert(0, "rank", range(1, len(table) + 1))
-    if problem := warning(table, len(data.classes)):
-        warnings.warn(problem, stacklevel=3)
-    return table
+    with progress_bar("augmentations", len(wanted)) as advance:
+        for done, candidate in enumerate(wanted):
+            name = candidate.policy + candidate.mixing
+            how.progress(done, len(wanted), candidate.name)
+            logits, targets = looked(name)
+            found = evaluate(logits, targets, how.cmi_weight, replicates, how.seed)
+            row = {"augmentation": candidate.name, **found, "teacher_stddev": float("nan")}
+            if len(groups) > 1:
+                partner = candidate.partner.name  # CutMix, if on, is drawn for both halves
+                if partner not in base:
+                    base[partner], _ = looked(partner, draw=1)
+                row["teacher_stddev"] = paired_stddev(logits, base[partner], groups)
+            rows.append(row)
+            advance(1)
+    how.progress(len(wanted), len(wanted), "")
+    return rows, torch.bincount(data.train_labels, minlength=len(data.classes))
 
 
 @checked(data=DATA)
