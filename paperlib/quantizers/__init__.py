@@ -2,20 +2,30 @@
 
 functional.py    the mathematics, one function per quantizer, gradients written out
 fusion.py        those functions as one compiled kernel each
-layers.py        convolution and linear layer with quantized weight and input
+attention.py     multi-head attention out of layers and products
+layers.py        convolution and linear layer of any kind with quantized weight and input
+ends.py          which layers run first and last
+description.py   `describe`: what of a student is low-bit
 registry.py      `METHODS`, the quantizers by name; a file for each method, which says how its
                  parameters start and ends with its entry
 """
 
 import copy
+from collections.abc import Collection
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from ..basics.checks import checked, kind_of, require, several
 from ..basics.registry import import_all
 from ..data.checks import floats, module
 from ..models import in_mode
+from .attention import Product, explicit_attention
+from .description import count, describe, warn_if_mostly_float
+from .ends import ends, unwrapped
 from .functional import (
     dorefa_activation,
     dorefa_weight,
@@ -29,29 +39,46 @@ from .functional import (
     straight_through,
 )
 from .fusion import fusing
-from .layers import QUANTIZED_TYPES, QuantizedLayer, Quantizer
+from .layers import LAYERS, LowBit, QuantizedLayer, Quantizer, quantized_type
 from .registry import METHODS, Method
 from .ternary import ternary_weight
 
 import_all(__name__, __path__)
 
+PASSES = 3  # of the first batch at most, until every layer has run
+
 
 def quantizable(model: nn.Module) -> list[str]:
-    """Names of the model's convolutions and linear layers, in its order."""
-    return [name for name, module in model.named_modules() if type(module) in QUANTIZED_TYPES]
+    """Names of the model's convolutions and linear layers, of subclasses of them too, in its order.
+    A `MultiheadAttention` has four, q, k, v and out, when it is quantized.
+    """
+    return [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
+
+
+def _below(product: str, layers: Collection[str]) -> bool:
+    """Whether a product belongs to an attention of which a layer is quantized."""
+    attention = product.rpartition(".")[0]
+    return any(layer.startswith(f"{attention}.") for layer in layers)
 
 
 def layers_to_quantize(model: nn.Module, keep: tuple[str, ...] | None = None) -> list[str]:
     """Names of the convolutions and linear layers that `quantize` replaces by low-bit ones.
 
     keep  modules that stay in full precision, with all below them. None: the model's own
-          `full_precision`, or for a model without one its first convolution or linear layer and its
-          last.
+          `full_precision`; for a model without one the layers that run first and last, as the flow
+          of its data says, or else the order in which they were registered.
     Raises ValueError if `keep` names no module, or nothing is left.
     """
+    model = unwrapped(model)
+    if any(isinstance(m, nn.MultiheadAttention) for m in model.modules()):
+        model = copy.deepcopy(model)
+        explicit_attention(model)
     candidates = quantizable(model)
     if keep is None:
-        keep = getattr(model, "full_precision", tuple(candidates[:1] + candidates[-1:]))
+        keep = getattr(model, "full_precision", None)
+    if keep is None:
+        first, last = ends(model, candidates) or (candidates[:1], candidates[-1:])
+        keep = tuple(first + last)
     names = dict(model.named_modules())
     for name in keep:
         has = f"the model has no module {name!r} to keep in full precision"
@@ -75,7 +102,10 @@ def quantize(
     """A low-bit copy of `model`: same weights, biases and BatchNorm state, convolutions and linear
     layers quantized.
 
-    model            any torch network. Not modified.
+    model            any torch network, also in DataParallel or compiled. Not modified. Convolutions
+                     and linear layers of any class are quantized, with the weight that enters the
+                     product. A network that is frozen altogether gives a student that learns;
+                     single frozen parameters stay frozen.
     method           a key of `METHODS`.
     weight_bits, activation_bits  1 to 8 (LSQ's weights and the released forms: 2 to 8; ternary
                                   weights: 2).
@@ -86,7 +116,9 @@ def quantize(
     per_channel      weights get bounds, steps and scales of their own for each output channel.
     options          of the method, such as delta for EWGS or alpha for PACT.
 
-    The copy must see a first batch, `initialise(student, images)`, before it is used.
+    The copy must see a first batch, `initialise(student, images)`, before it is used. Inputs that
+    are negative in that batch get a grid with negative values. `describe` tells what is low-bit;
+    below 95 % of the weights a warning says so.
     Raises ValueError for an unknown method or option, bits out of range, or kept_bits with a method
     that has no grid for the network's own input.
 
@@ -103,51 +135,75 @@ def quantize(
     require(kept_bits is None or recipe.image, f"kept_bits = {kept_bits}: {no_grid}")
     of_weight = {k: v for k, v in options.items() if k in recipe.weight_options}
     of_input = {k: v for k, v in options.items() if k in recipe.activation_options}
-    student = copy.deepcopy(model).requires_grad_()  # a frozen teacher's copy is to learn
-    low, names = set(layers_to_quantize(model, keep)), quantizable(model)
+    student = copy.deepcopy(unwrapped(model))
+    explicit_attention(student)
+    if not any(p.requires_grad for p in student.parameters()):
+        student.requires_grad_()  # a frozen teacher's copy is to learn; single frozen parts stay so
+    low, names = set(layers_to_quantize(student, keep)), quantizable(student)
     for name in names if kept_bits is not None else sorted(low, key=names.index):
         layer = student.get_submodule(name)
         bits = (weight_bits, activation_bits) if name in low else (kept_bits, kept_bits)
-        activation = recipe.image if name == names[0] and recipe.image else recipe.activation
-        channels = len(layer.weight)
-        shape = {"shape": (channels, *[1] * (layer.weight.ndim - 1))} if per_channel else {}
+        transposed = isinstance(layer, _ConvTransposeNd)
+        grouped = per_channel and transposed and layer.groups > 1
+        require(not grouped, f"{name!r}, transposed and grouped, cannot be quantized per channel")
+        weight = layer.weight.transpose(0, 1) if transposed else layer.weight
+        shape = {"shape": (len(weight), *[1] * (weight.ndim - 1))} if per_channel else {}
+        signed = partial(recipe.signed_activation, bits[1], **of_input)
+        on_image = name == names[0] and recipe.image
+        activation = signed() if on_image else recipe.activation(bits[1], **of_input)
+        device, scale = layer.weight.device, (len(weight),) if per_channel else ()
         # A change of class keeps weights, hyperparameters and hooks as they are; only quantizers
         # are added.
-        layer.__class__ = QUANTIZED_TYPES[type(layer)]
-        quantizers = recipe.weight(bits[0], **of_weight, **shape), activation(bits[1], **of_input)
-        scale_shape = (channels,) if per_channel else ()
-        layer.adopt(
-            *(q.to(layer.weight.device) for q in quantizers),
-            scale_shape if recipe.output_scale else None,
-        )
+        layer.__class__ = quantized_type(type(layer))
+        quantizer = recipe.weight(bits[0], **of_weight, **shape)
+        output_scale = scale if recipe.output_scale else None
+        layer.adopt(name, quantizer.to(device), activation.to(device), signed, output_scale)
+    for name, product in student.named_modules():
+        if isinstance(product, Product) and _below(name, low):
+            unsigned = partial(recipe.activation, activation_bits, **of_input)
+            signed = partial(recipe.signed_activation, activation_bits, **of_input)
+            product.adopt(name, unsigned, signed)
+    warn_if_mostly_float(student)
     return student
 
 
 @checked(student=module, images=floats("N _ ...", door=True))
 @torch.no_grad()
 def initialise(student: nn.Module, images: Tensor) -> None:
-    """Set all quantizer parameters from one batch: a forward pass in train mode, BatchNorm
-    statistics included.
+    """Set the quantizer parameters that are not set yet, from one batch: a forward pass in train
+    mode, BatchNorm statistics included. Of a student in train mode, parts in eval mode stay so.
 
     student  as `quantize` made it, changed in place. images (N, ...) float, as the network takes
-    them. Raises ValueError for a network without quantized layers, and for a layer whose
+    them.
+    Raises ValueError for a network without quantized layers; for layers that the forward pass does
+    not call, such as those whose weight another module uses itself; and for a layer whose
     parameters would not be finite, as that of a weight which is NaN.
     """
-    named = {name: m for name, m in student.named_modules() if isinstance(m, QuantizedLayer)}
-    require(named, "the student has no quantized layer: quantize(model, ...) makes one")
-    layers = named.values()
+    low_bit = [m for m in student.modules() if isinstance(m, LowBit)]
+    require(low_bit, "the student has no quantized layer: quantize(model, ...) makes one")
+    layers = [layer for layer in low_bit if not layer.ready]
     for layer in layers:
-        layer.initialising = True
+        layer.phase = layer.INITIALISE
     try:
-        with in_mode(student, training=True):
-            student(images)
+        with nullcontext() if student.training else in_mode(student, training=True):
+            for _ in range(PASSES):  # a pass may leave out a layer by chance
+                student(images)
+                if all(layer.ready for layer in layers):
+                    break
     finally:
         for layer in layers:
-            layer.initialising = False
-    for name, layer in named.items():
-        for value in (*layer.parameters(), *layer.buffers()):
-            broken = f"layer {name!r} has a weight or a quantizer that is not finite"
-            require(torch.isfinite(value).all(), broken)
+            layer.phase, layer._seen = layer.RUN, []
+    left = [layer.path for layer in layers if not layer.ready]
+    unused = "the network does not call these layers, but may use their weights: keep="
+    require(not left, f"{unused}{tuple(left)}")
+    for layer in low_bit:
+        broken = f"layer {layer.path!r} has a weight or a quantizer that is not finite"
+        require(all(map(_finite, (*layer.parameters(), *layer.buffers()))), broken)
+    count(student, images)
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())
 
 
 def quantizer_parameters(student: nn.Module) -> list[nn.Parameter]:

@@ -17,6 +17,8 @@ class DorefaWeight(Quantizer):
 class DorefaActivation(Quantizer):
     """`dorefa_activation` of a layer's input."""
 
+    unsigned, top = True, 1.0
+
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         return dorefa_activation_codes(x, self.bits)
 

@@ -29,7 +29,7 @@ class LsqQuantizer(Quantizer):
     def __init__(self, bits: int, signed: bool, of_weights: bool, shape: tuple[int, ...] = ()):
         self.fewest_bits = 2 if signed else 1
         super().__init__(bits, shape)
-        self.of_weights = of_weights
+        self.of_weights, self.unsigned = of_weights, not signed
         self.qmin = -(2 ** (bits - 1)) if signed else 0
         self.qmax = self.qmin + 2**bits - 1
         self.step = nn.Parameter(torch.ones(shape))
@@ -44,7 +44,8 @@ class LsqQuantizer(Quantizer):
 
     def _grad_scale(self, x: Tensor) -> float:
         """1 / sqrt(N qmax), N the elements that share a step."""
-        count = x.numel() // self.step.numel() if self.of_weights else x.numel() // len(x)
+        elements = math.prod(x.shape if self.of_weights else x.shape[1:])
+        count = elements // self.step.numel() if self.of_weights else elements
         return 1 / math.sqrt(count * self.qmax)
 
 
@@ -68,6 +69,7 @@ class LsqPlusActivation(LsqQuantizer):
 
     def __init__(self, bits: int):
         super().__init__(bits, signed=False, of_weights=False)
+        self.unsigned = False  # the offset may be negative
         self.offset = nn.Parameter(torch.zeros(()))
 
     @torch.no_grad()

@@ -15,6 +15,8 @@ from .registry import METHODS, Method
 class PactActivation(Quantizer):
     """alpha starts at `alpha`, 6.0 as in the released configuration, and is learned."""
 
+    unsigned = True
+
     @checked(alpha=positive)
     def __init__(self, bits: int, alpha: float = 6.0):
         super().__init__(bits)

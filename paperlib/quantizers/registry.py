@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..basics.registry import Registry, options_of
-from .layers import Quantizer
+from .layers import Quantizer, Shifted
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,14 @@ class Method:
     proof: str = ""
     image: Callable[..., Quantizer] | None = None
     output_scale: bool = False
+
+    def signed_activation(self, bits: int, **options: Any) -> Quantizer:
+        """The quantizer of a layer's input that is negative too: the method's own, `image`, or else
+        `activation` on a grid that the first batch shifts.
+        """
+        if self.image:
+            return self.image(bits, **options)
+        return Shifted(self.activation(bits, **options))
 
     @property
     def weight_options(self) -> dict[str, Any]:

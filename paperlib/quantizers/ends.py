@@ -1,0 +1,68 @@
+"""Which layers a network runs first and last, by the flow of its data."""
+
+import torch
+from torch import fx, nn
+
+from .layers import LAYERS
+
+
+class _Tracer(fx.Tracer):
+    """Traces a network down to its layers, whatever their class."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        known = isinstance(module, (*LAYERS, nn.MultiheadAttention))
+        return known or super().is_leaf_module(module, name)
+
+
+def ends(model: nn.Module, layers: list[str]) -> tuple[list[str], list[str]] | None:
+    """Of these layers, those whose input no other one has made, and those whose output no other one
+    takes.
+
+    Two heads beside each other are both last, whatever was registered first. None where
+    `torch.fx` cannot follow the network.
+
+    >>> class Network(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.head, self.stem = nn.Linear(4, 2), nn.Linear(3, 4)
+    ...     def forward(self, x):
+    ...         return self.head(self.stem(x))
+    >>> ends(Network(), ["head", "stem"])
+    (['stem'], ['head'])
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # whatever a network does that a symbol cannot
+        return None
+    forward = _without(graph.nodes, lambda node: node.all_input_nodes, layers)
+    backward = _without(reversed(graph.nodes), lambda node: list(node.users), layers)
+    return (forward, backward[::-1]) if forward and backward else None
+
+
+def _without(nodes, neighbours, layers: list[str]) -> list[str]:
+    """The layers that are reached without passing another one. Nodes come in such an order that
+    neighbours are met first.
+    """
+    passed: dict[fx.Node, bool] = {}
+    found = []
+    for node in nodes:
+        behind = any(passed[other] for other in neighbours(node))
+        is_layer = node.op == "call_module" and node.target in layers
+        if is_layer and not behind and node.target not in found:
+            found.append(node.target)
+        passed[node] = behind or is_layer
+    return found
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, out of `DataParallel` and `torch.compile`.
+
+    >>> inner = nn.Linear(2, 2)
+    >>> unwrapped(nn.DataParallel(inner)) is inner
+    True
+    """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        return unwrapped(model._orig_mod)
+    return model

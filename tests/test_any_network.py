@@ -1,0 +1,336 @@
+"""`quantize` takes any network: whatever class its layers have, in whatever order they run; what it
+does not quantize it says.
+"""
+
+import copy
+import warnings
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from paperlib.quantizers import METHODS, QuantizedLayer, describe, initialise, quantize
+from paperlib.quantizers.attention import ExplicitAttention
+
+SMALL = {"img_size": 64, "depth": 2}  # of transformers with patches of 16 pixels
+# Ten architectures and the arguments that make them small, each with a method.
+NETWORKS = {
+    "resnet10t": ("ewgs", {}),
+    "mobilenetv3_small_050": ("lsq", {}),
+    "tf_efficientnet_b0": ("lsq_released", {}),
+    "vit_tiny_patch16_224": ("lsq+", SMALL),
+    "deit_tiny_distilled_patch16_224": ("dorefa", SMALL),
+    "convnext_atto": ("pact", {}),
+    "nf_resnet26": ("ternary", {}),
+    "mixer_s32_224": ("dorefa_released", {"img_size": 64}),
+    "mobilevit_xxs": ("pact_released", {}),
+    "lcnet_050": ("ewgs", {}),
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Small networks have a large share of weights in their kept layers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="only .* of the weights")
+        yield
+
+
+def loss_of(student, images, labels):
+    output = student(images)
+    logits = output[0] if isinstance(output, tuple) else output
+    return nn.functional.cross_entropy(logits, labels)
+
+
+def test_every_method_is_tried():
+    assert {method for method, _ in NETWORKS.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_others(name):
+    """Quantized nearly everywhere, it learns, is saved and loaded bit by bit, and exported."""
+    method, options = NETWORKS[name]
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=10, **options)
+    images, labels = torch.randn(2, 3, 64, 64), torch.arange(2)
+    student = quantize(network, method, 2 if method == "ternary" else 4, 4)
+    initialise(student, images)
+    table = describe(student)
+    assert table.attrs["weights"] > 0.84 and table.attrs["macs"] > 0.6
+    optimiser = torch.optim.SGD(student.train().parameters(), 1e-2)
+    for _ in range(2):
+        loss = loss_of(student, images, labels)
+        assert torch.isfinite(loss)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    again = quantize(network, method, 2 if method == "ternary" else 4, 4)
+    again.load_state_dict(student.state_dict())
+    assert torch.equal(student.eval()(images), again.eval()(images))
+    assert all(isinstance(value, torch.Tensor) for value in student.state_dict().values())
+
+
+@pytest.mark.parametrize("method", ["lsq", "ewgs", "lsq+"])
+def test_a_student_is_exported_with_any_batch(method):
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 3)
+    network = nn.Sequential(*layers)
+    student = quantize(network, method, 2, 2)
+    initialise(student, torch.rand(4, 3, 9, 9))
+    batch = torch.export.Dim("batch", min=2, max=64)
+    shapes = {"input": {0: batch}}
+    program = torch.export.export(student.eval(), (torch.rand(4, 3, 9, 9),), dynamic_shapes=shapes)
+    images = torch.rand(7, 3, 9, 9)
+    assert torch.allclose(program.module()(images), student(images), atol=1e-6)
+
+
+class Own(nn.Linear):
+    """A subclass with a forward of its own."""
+
+    def forward(self, x):
+        return nn.functional.linear(2 * x, self.weight, self.bias)
+
+
+LAYERS = {
+    "Conv1d": (nn.Conv1d(4, 6, 3, padding=1), (5, 4, 9)),
+    "Conv3d": (nn.Conv3d(4, 6, 3), (5, 4, 4, 4, 4)),
+    "ConvTranspose1d": (nn.ConvTranspose1d(4, 6, 3, stride=2), (5, 4, 9)),
+    "ConvTranspose2d": (nn.ConvTranspose2d(4, 6, 3), (5, 4, 5, 5)),
+    "grouped transposed": (nn.ConvTranspose2d(4, 6, 3, groups=2), (5, 4, 5, 5)),
+    "reflecting": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (5, 4, 5, 5)),
+    "subclass": (Own(4, 6), (5, 4)),
+    "weight norm": (nn.utils.parametrizations.weight_norm(nn.Linear(4, 6)), (5, 4)),
+    "spectral norm": (nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 6, 3)), (5, 4, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_of_any_class_is_quantized(name, per_channel):
+    """At eight bits the output is nearly exact; at two it is made of few values of the weight."""
+    layer, shape = copy.deepcopy(LAYERS[name])
+    torch.manual_seed(0)
+    layer.eval()
+    x = torch.rand(shape)
+    network = nn.Sequential(nn.Identity(), layer)
+    if name == "grouped transposed" and per_channel:
+        with pytest.raises(ValueError, match="'1'"):
+            quantize(network, "lsq+", 8, 8, keep=(), per_channel=True)
+        return
+    student = quantize(network, "lsq+", 8, 8, keep=(), per_channel=per_channel)
+    initialise(student, x)
+    exact, found = network(x), student.eval()(x)
+    assert (found - exact).abs().max() < 0.1 * exact.std() and not torch.equal(found, exact)
+    rough = quantize(network, "lsq+", 2, 8, keep=(), per_channel=per_channel)
+    initialise(rough, x)
+    weight = layer.weight.detach()
+    if "Transpose" in type(layer).__name__:
+        weight = weight.transpose(0, 1)
+    codes = rough[1].weight_quantizer.codes(weight)[0]
+    assert set(codes.unique().tolist()) <= {-2.0, -1.0, 0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_first": True}, {"kdim": 6, "vdim": 5}, {"bias": False}]
+)
+def test_explicit_attention_is_attention(options):
+    torch.manual_seed(0)
+    whole = nn.MultiheadAttention(8, 2, **options).eval()
+    query, key = torch.randn(3, 4, 8), torch.randn(5, 4, options.get("kdim", 8))
+    value = torch.randn(5, 4, options.get("vdim", 8))
+    padding, mask = torch.zeros(4, 5, dtype=torch.bool), torch.randn(3, 5)
+    padding[0, 4] = True
+    if whole.batch_first:
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+    named = {"key_padding_mask": padding, "attn_mask": mask}
+    wanted = whole(query, key, value, **named)
+    for ours, theirs in zip(
+        ExplicitAttention(whole)(query, key, value, **named), wanted, strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_attention_is_quantized_with_its_products_also_where_torch_has_a_fast_path():
+    """nn.TransformerEncoderLayer in eval mode goes round its layers' forwards."""
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    network = nn.Sequential(nn.Linear(3, 8), encoder, nn.Flatten(), nn.Linear(32, 2)).eval()
+    x = torch.randn(5, 4, 3)
+    fine, rough = quantize(network, "lsq+", 8, 8), quantize(network, "lsq+", 2, 2)
+    for student in (fine, rough):
+        initialise(student, x)
+        student.eval()
+    with torch.no_grad():
+        errors = [(student(x) - network(x)).abs().max() for student in (fine, rough)]
+    assert errors[0] < 0.05 < errors[1]
+    kinds = describe(fine)["kind"].tolist()
+    assert kinds.count("Product") == 4 and kinds.count("QuantizedLinear") == 12
+
+
+class HeadFirst(nn.Module):
+    """Two heads, registered before the stem."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.other = nn.Linear(6, 2), nn.Linear(6, 2)
+        self.middle, self.stem = nn.Linear(6, 6), nn.Linear(4, 6)
+
+    def forward(self, x):
+        x = self.middle(self.stem(x).relu()).relu()
+        return self.head(x) + self.other(x)
+
+
+def low_bit(student):
+    return [n for n, m in student.named_modules() if isinstance(m, QuantizedLayer)]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda m: m, nn.DataParallel, lambda m: torch.compile(m, backend="eager")]
+)
+def test_the_order_of_execution_says_what_is_first_and_last(wrap):
+    assert low_bit(quantize(wrap(HeadFirst()), "lsq", 2, 2)) == ["middle"]
+
+
+def test_full_precision_of_a_wrapped_network_is_seen():
+    from paperlib.models import build
+
+    network = build("resnet8", 10)
+    wanted = low_bit(quantize(network, "lsq", 2, 2))
+    assert low_bit(quantize(nn.DataParallel(network), "lsq", 2, 2)) == wanted
+    assert low_bit(quantize(torch.compile(network, backend="eager"), "lsq", 2, 2)) == wanted
+
+
+class Borrowed(nn.Module):
+    """The parent uses the weight of a layer whose forward never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.c(nn.functional.linear(self.a(x), self.b.weight))
+
+
+def test_a_layer_that_never_runs_is_named():
+    student = quantize(Borrowed(), "lsq+", 2, 2, keep=("a", "c"))
+    with pytest.raises(ValueError, match="'b'"):
+        initialise(student, torch.rand(5, 4))
+
+
+class Dropping(nn.Module):
+    """Stochastic depth: in train mode every second pass leaves the middle layer out."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += self.training
+        x = self.a(x).relu()
+        return self.c(x if self.passes % 2 and self.training else self.b(x))
+
+
+def test_a_layer_that_is_dropped_by_chance_is_initialised():
+    student = quantize(Dropping(), "lsq", 2, 2, keep=("a", "c"))
+    initialise(student, torch.rand(5, 4))
+    assert student.b.ready
+
+
+class Twice(nn.Module):
+    """One layer for small inputs, then for large ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(100 * x.abs()), self.layer(x.abs())
+
+
+def test_a_layer_used_twice_has_bounds_for_both():
+    torch.manual_seed(0)
+    x = torch.rand(50, 4)
+    student = quantize(Twice(), "ewgs", 4, 4, keep=())
+    initialise(student, x)
+    assert student.layer.activation_quantizer.upper > 50
+    assert student.layer.activation_quantizer.lower < 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shift", [nn.GELU(), nn.SiLU(), nn.Tanh(), nn.LayerNorm(16)])
+def test_negative_inputs_get_a_grid_with_negative_values(method, shift):
+    """At eight bits what enters the product goes with the input, up to scale and offset."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 16), shift, nn.Linear(16, 16), nn.Linear(16, 4))
+    x = 2 * torch.randn(200, 16)
+    student = quantize(network, method, 2 if method == "ternary" else 8, 8)
+    initialise(student, x)
+    inside = network[1](network[0](x))
+    found = student[2].activation_quantizer(inside)
+    assert torch.corrcoef(torch.stack([found.flatten(), inside.flatten()]))[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("method", ["lsq", "dorefa", "pact"])
+def test_a_student_with_negative_inputs_is_loaded(method):
+    network = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 4))
+    x = torch.randn(9, 4)
+    student, again = (quantize(network, method, 4, 4) for _ in range(2))
+    initialise(student, x)
+    again.load_state_dict(student.state_dict())
+    assert torch.equal(student.eval()(x), again.eval()(x))
+
+
+@pytest.mark.parametrize("method", ["dorefa", "lsq"])
+def test_the_networks_own_negative_input_is_not_clipped(method):
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(100, 4)
+    student = quantize(network, method, 8, 8, keep=())
+    initialise(student, x)
+    found = student[0].activation_quantizer(x)
+    assert torch.corrcoef(torch.stack([found.flatten(), x.flatten()]))[0, 1] > 0.99
+
+
+def test_frozen_parts_stay_frozen_and_keep_their_statistics():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 3)
+    )
+    network[0].requires_grad_(False)
+    student = quantize(network, "lsq", 2, 2).train()
+    student[1].eval()
+    before = student[1].running_mean.clone()
+    initialise(student, torch.rand(4, 3, 9, 9) + 5)
+    assert torch.equal(before, student[1].running_mean) and not student[1].training
+    assert not student[0].weight.requires_grad and student[3].weight.requires_grad
+    frozen = quantize(network.requires_grad_(False), "lsq", 2, 2)
+    assert all(p.requires_grad for p in frozen.parameters())
+
+
+def test_a_batchnorm_is_not_folded_into_a_quantized_layer():
+    network = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(3)), nn.BatchNorm2d(3))
+    student = quantize(network, "lsq+", 4, 4, keep=("0", "1"))
+    initialise(student, torch.rand(4, 3, 5, 5))
+    with pytest.raises(ValueError, match="weight"):
+        nn.utils.fusion.fuse_conv_bn_eval(student[2].eval(), student[3].eval())
+
+
+def test_a_mostly_float_network_is_not_called_low_bit_in_silence():
+    network = nn.Sequential(
+        nn.Linear(100, 100), nn.Linear(100, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+    )
+    with pytest.warns(UserWarning, match="0"):
+        student = quantize(network, "lsq+", 2, 2)
+    table = describe(student)
+    assert table.attrs["weights"] == pytest.approx(416 / (10_000 + 416 + 8), abs=0.01)
+    assert table.set_index("layer").loc["0", "why"] == "kept"
+
+
+def test_shares_of_weights_and_multiply_adds_by_hand():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, stride=2, padding=1))
+    network.append(nn.Sequential(nn.Flatten(), nn.Linear(8 * 16, 10)))
+    student = quantize(network, "lsq+", 2, 2)
+    initialise(student, torch.rand(5, 3, 8, 8))
+    table, macs = describe(student), [64 * 108, 16 * 288, 1280]
+    assert table["macs"].tolist()[1] == macs[1]
+    assert table.attrs["macs"] == pytest.approx(macs[1] / sum(macs))
+    assert table.attrs["weights"] == pytest.approx(288 / (108 + 288 + 1280))
