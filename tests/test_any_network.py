@@ -268,6 +268,8 @@ def test_negative_inputs_get_a_grid_with_negative_values(method, shift):
     initialise(student, x)
     inside = network[1](network[0](x))
     found = student[2].activation_quantizer(inside)
+    if method == "dorefa_released":  # by definition it squashes its input
+        inside = inside.tanh()
     assert torch.corrcoef(torch.stack([found.flatten(), inside.flatten()]))[0, 1] > 0.97
 
 

@@ -84,7 +84,9 @@ def start_student(run: StudentRun, teacher: Module, device: str) -> tuple[Module
     """A student as it starts, and what it is to learn."""
     data, loss = load_data(run.data, device), objective(run.loss, **run.loss_options)
     bits = run.weight_bits, run.activation_bits
-    network = quantize(teacher, run.method, *bits, **run.method_options)
+    # First and last layers stay in full precision as in the paper, however much they hold.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        network = quantize(teacher, run.method, *bits, **run.method_options)
     return network, Task(data, run.augmentation, loss, run.recipe, run.seed, teacher)
 
 
