@@ -87,7 +87,7 @@ def test_two_epochs_end_with_the_same_bits(name, small):
         torch.set_num_threads(threads)
     found = hashlib.sha256()
     for key, tensor in sorted(student.state_dict().items()):
-        if isinstance(tensor, torch.Tensor):
+        if not key.endswith("_extra_state"):  # whether a layer is ready; a bool when this was made
             found.update(key.encode() + tensor.contiguous().numpy().tobytes())
     golden = GOLDEN["students"][name]
     assert [row["loss"] for row in curve] == pytest.approx(golden["losses"], rel=0.05)
