@@ -110,6 +110,7 @@ CALLS: dict[str, tuple[Callable, dict[str, Any]]] = {
         },
     ),
     "initialise": (quantizers.initialise, {"student": student, "images": torch.rand(4, 3, 32, 32)}),
+    "describe": (quantizers.describe, {"student": student, "images": torch.rand(4, 3, 32, 32)}),
     "ewgs_round": (quantizers.ewgs_round, {"x": UNIT, "levels": 4, "delta": 0.1}),
     "ewgs_weight": (
         quantizers.ewgs_weight,
@@ -473,6 +474,8 @@ LOOP = "to come, with `@checked` in training/loop.py"
 FINE |= {
     ("quantize", "keep", "empty"): "nothing is kept: all layers are quantized",
     ("initialise", "images", "one row less"): "a batch of any size",
+    ("describe", "images", "one row less"): "a batch of any size",
+    ("describe", "images", "one dimension more"): "only the network knows what it takes",
     ("initialise", "images", "one dimension more"): "only the network knows what it takes",
     ("objective", "layers", "unknown"): "names of features: `attach` asks the networks",
     ("Dataset", "name", "unknown"): "a data set of the user's has any name",

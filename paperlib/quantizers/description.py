@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..basics.checks import checked, require
+from ..data.checks import floats, module
 from ..models import in_mode
 from .attention import Product
 from .layers import LAYERS, LowBit, QuantizedLayer
@@ -16,6 +18,7 @@ from .layers import LAYERS, LowBit, QuantizedLayer
 ENOUGH = 0.95  # of the weights; below, a network is hardly a low-bit one
 
 
+@checked(student=module, images=floats("N _ ...", door=True))
 def describe(student: nn.Module, images: Tensor | None = None) -> pd.DataFrame:
     """Which weights of a network are low-bit, and why the others are not.
 
@@ -28,15 +31,17 @@ def describe(student: nn.Module, images: Tensor | None = None) -> pd.DataFrame:
     `.attrs["weights"]` and `.attrs["macs"]` are the shares in low bits, in [0, 1].
 
     >>> from paperlib.quantizers import initialise, quantize
-    >>> student = quantize(nn.Sequential(*(nn.Linear(8, 8) for _ in range(4))), "lsq", 2, 2)
-    >>> initialise(student, torch.rand(5, 8))
+    >>> layers = nn.Linear(2, 40), nn.Linear(40, 40), nn.Linear(40, 40), nn.Linear(40, 2)
+    >>> student = quantize(nn.Sequential(*layers), "lsq+", 2, 2)
+    >>> initialise(student, torch.rand(5, 2))
     >>> table = describe(student)
     >>> table[["layer", "weight_bits", "why"]].values.tolist()[1:3]
-    [['1', 2, 'low-bit'], ['3', 32, 'kept']]
+    [['1', 2, 'low-bit'], ['2', 2, 'low-bit']]
     """
     if images is not None:
         count(student, images)
     rows = list(_rows(student))
+    require(rows, "the network has no weight")
     table = pd.DataFrame(rows)
     low = table["why"] == "low-bit"
     table.attrs["weights"] = float(table["weights"][low].sum() / table["weights"].sum())

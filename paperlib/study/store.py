@@ -120,8 +120,8 @@ class Store:
         return self.cache / f"{key}.epoch.pt"
 
     def clear(self, key: str) -> None:
-        """Remove what a finished run needs no more: its checkpoint, and temporary files of processes
-        that were killed. The caller holds the run's lock, so nobody writes them now.
+        """Remove what a finished run needs no more: its checkpoint, and temporary files of killed
+        processes. The caller holds the run's lock, so nobody writes them now.
         """
         self.checkpoint(key).unlink(missing_ok=True)
         for folder in (self.cache, self.runs):
