@@ -360,7 +360,11 @@ CALLS |= {
     "KDSVD": (losses.KDSVD, {"student": SIZES * 2, "teacher": SIZES * 2, "k": 1}),
 }
 CALLS["check_labels"] = (lambda labels: data.check_labels(labels, N, C), CALLS["check_labels"][1])
-NOT_CALLED = {  # public names that are not tried, and why
+NOT_CALLED = {
+    **dict.fromkeys(("LowBit", "Product", "explicit_attention"), "parts of quantized networks"),
+    **dict.fromkeys(
+        ("count", "ends", "unwrapped", "warn_if_mostly_float"), "steps of quantize"
+    ),  # public names that are not tried, and why
     **dict.fromkeys(
         ("Objective", "Scoring"), "made by `objective`, and by `rank` from its options"
     ),
@@ -474,6 +478,7 @@ LOOP = "to come, with `@checked` in training/loop.py"
 FINE |= {
     ("quantize", "keep", "empty"): "nothing is kept: all layers are quantized",
     ("initialise", "images", "one row less"): "a batch of any size",
+    ("describe", "images", "None"): "those counts that are there",
     ("describe", "images", "one row less"): "a batch of any size",
     ("describe", "images", "one dimension more"): "only the network knows what it takes",
     ("initialise", "images", "one dimension more"): "only the network knows what it takes",

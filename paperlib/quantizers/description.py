@@ -52,29 +52,29 @@ def describe(student: nn.Module, images: Tensor | None = None) -> pd.DataFrame:
 
 def _rows(student: nn.Module) -> Iterator[dict[str, Any]]:
     low = {name: m for name, m in student.named_modules() if isinstance(m, QuantizedLayer)}
-    for path, module in student.named_modules():
-        if isinstance(module, Product) and module.sides:
-            bits = [side.activation_quantizer.bits for side in module.sides]
-            macs = module.macs if module.macs is not None else float("nan")
-            yield _row(path, module, 0, *bits, "as given", macs, "low-bit")
+    for path, part in student.named_modules():
+        if isinstance(part, Product) and part.sides:
+            bits = [side.activation_quantizer.bits for side in part.sides]
+            macs = part.macs if part.macs is not None else float("nan")
+            yield _row(path, part, 0, *bits, "as given", macs, "low-bit")
         elif path in low:
-            bits = module.weight_quantizer.bits, module.activation_quantizer.bits
-            signed = "as given" if not hasattr(module, "signed_input") else "negative too"
-            macs = module.macs if module.macs is not None else float("nan")
-            yield _row(path, module, module.weight.numel(), *bits, signed, macs, "low-bit")
+            bits = part.weight_quantizer.bits, part.activation_quantizer.bits
+            signed = "as given" if not hasattr(part, "signed_input") else "negative too"
+            macs = part.macs if part.macs is not None else float("nan")
+            yield _row(path, part, part.weight.numel(), *bits, signed, macs, "low-bit")
         elif not any(path.startswith(f"{name}.") for name in low):
-            for name, parameter in module.named_parameters(path, recurse=False):
-                why = "kept" if isinstance(module, LAYERS) else "no convolution or linear layer"
+            for name, parameter in part.named_parameters(path, recurse=False):
+                why = "kept" if isinstance(part, LAYERS) else "no convolution or linear layer"
                 if parameter.ndim >= 2:
                     own = name.removesuffix(".weight")
                     nan = float("nan")
-                    yield _row(own, module, parameter.numel(), 32, 32, "", nan, why)
+                    yield _row(own, part, parameter.numel(), 32, 32, "", nan, why)
 
 
 def _row(*values: Any) -> dict[str, Any]:
     names = "layer kind weights weight_bits activation_bits input macs why".split()
-    path, module, *rest = values
-    return dict(zip(names, (path, type(module).__name__, *rest), strict=True))
+    path, part, *rest = values
+    return dict(zip(names, (path, type(part).__name__, *rest), strict=True))
 
 
 @torch.no_grad()
