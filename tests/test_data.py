@@ -163,7 +163,16 @@ def test_tiny_imagenet_layout(tmp_path):
     assert tiny.test_labels.tolist() == [1, 0]
     grey = tiny.train_images[2]
     assert torch.equal(grey[0], grey[1]) and torch.equal(grey[1], grey[2])
-    (folder / "train/n01/images/n01_0.JPEG").write_bytes(b"no picture")
+    first = folder / "train/n01/images/n01_0.JPEG"
+    fresh = first.read_bytes()
+    first.write_bytes((folder / "train/n01/images/n01_1.JPEG").read_bytes())
+    with pytest.raises(ValueError, match=r"n01_0\.JPEG"):  # another picture than at first
+        load("tiny-imagenet", tmp_path)
+    first.write_bytes(fresh)
+    picture(folder / "train/n01/images/n01_9.JPEG")  # one more is no fault
+    assert len(load("tiny-imagenet", tmp_path).train_images) == 7
+    first.write_bytes(b"no picture")
+    (tmp_path / "tiny-imagenet-200.sha256.json").unlink()
     with pytest.raises(ValueError, match=r"n01_0\.JPEG"):
         load("tiny-imagenet", tmp_path)
 
