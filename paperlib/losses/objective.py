@@ -56,7 +56,8 @@ class Objective:
     logit_loss   a name in `OBJECTIVES`, of a loss of logits. feature_loss  of one of features; ""
                  for none.
     layers       as for `layer_names`; student and teacher are asked separately, so a ResNet may
-                 learn from a VGG.
+                 learn from a VGG. In `training.fit` also paths of modules, as "layer1.0".
+    teacher_layers  the teacher's, where it calls them otherwise; () for `layers`.
     warmup       epochs over which alpha rises linearly, from alpha / warmup in the first; 0 for
                  none.
     init_epochs  epochs of the stage before the main one, for feature losses that have one; beta may
@@ -83,12 +84,14 @@ class Objective:
     init_epochs: int = 0
     init_lr: float | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    teacher_layers: tuple[str, ...] = ()
 
     def __post_init__(self):
         # Lists and mappings, as JSON and notebooks have them, become what can be compared and
         # hashed.
-        several(word, 0)("layers", self.layers)
-        object.__setattr__(self, "layers", tuple(self.layers))
+        for name in ("layers", "teacher_layers"):
+            several(word, 0)(name, getattr(self, name))
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
         object.__setattr__(self, "options", tuple((name, value) for name, value in pairs))
         check_fields(self)
@@ -109,6 +112,7 @@ class Objective:
             ("smoothing", self.gamma, "gamma is 0"),
             ("warmup", self.alpha, "alpha is 0"),
             ("beta", feature, "there is no feature loss"),
+            ("teacher_layers", feature, "there is no feature loss"),
             ("init_epochs", pretrains, no_stage),
             ("feature_loss", self.beta or self.init_epochs, "beta and init_epochs are 0"),
             ("feature_loss", self.layers, "it is over no layers: name some, or 'maps'"),
@@ -170,7 +174,8 @@ class Objective:
             missing = f"{self.feature_loss!r} compares with a teacher's features, got None"
             require(teacher_features is not None, missing)
             both = student_features, teacher_features
-            layers = [layer_names(self.layers, features) for features in both]
+            asked = self.layers, self.teacher_layers or self.layers
+            layers = [layer_names(*each) for each in zip(asked, both, strict=True)]
             same = len(layers[0]) == len(layers[1])
             expected(same, "as many layers of both networks", *layers)
             first = widen(student_features[layers[0][0]])

@@ -1,7 +1,7 @@
 """The base class of networks, and their registry."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,18 @@ def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, mode in before.items():
             module.training = mode
+
+
+def learning(network: nn.Module) -> AbstractContextManager:
+    """A block in which the network learns. One that is in train mode stays as it is, and so does
+    what is frozen in it by `.eval()`; one in eval mode is in train mode, and then as it was.
+
+    >>> network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
+    >>> with learning(network):
+    ...     [module.training for module in network]
+    [True, False]
+    """
+    return nullcontext() if network.training else in_mode(network, training=True)
 
 
 class Classifier(nn.Module):

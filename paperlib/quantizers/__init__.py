@@ -12,7 +12,6 @@ registry.py      `METHODS`, the quantizers by name; a file for each method, whic
 
 import copy
 from collections.abc import Collection
-from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -22,7 +21,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from ..basics.checks import checked, kind_of, require, several
 from ..basics.registry import import_all
 from ..data.checks import floats, module
-from ..models import in_mode
+from ..models import learning
 from .attention import Product, explicit_attention
 from .description import count, describe, warn_if_mostly_float
 from .ends import ends, unwrapped
@@ -171,7 +170,8 @@ def quantize(
 @torch.no_grad()
 def initialise(student: nn.Module, images: Tensor) -> None:
     """Set the quantizer parameters that are not set yet, from one batch: a forward pass in train
-    mode, BatchNorm statistics included. Of a student in train mode, parts in eval mode stay so.
+    mode, BatchNorm statistics included. Of a student in train mode, parts in eval mode stay so; one
+    that is ready stays as it is.
 
     student  as `quantize` made it, changed in place. images (N, ...) float, as the network takes
     them.
@@ -182,10 +182,12 @@ def initialise(student: nn.Module, images: Tensor) -> None:
     low_bit = [m for m in student.modules() if isinstance(m, LowBit)]
     require(low_bit, "the student has no quantized layer: quantize(model, ...) makes one")
     layers = [layer for layer in low_bit if not layer.ready]
+    if not layers:
+        return
     for layer in layers:
         layer.phase = layer.INITIALISE
     try:
-        with nullcontext() if student.training else in_mode(student, training=True):
+        with learning(student):
             for _ in range(PASSES):  # a pass may leave out a layer by chance
                 student(images)
                 if all(layer.ready for layer in layers):

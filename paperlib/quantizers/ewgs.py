@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..basics.checks import require, weight
-from ..models import in_mode
+from ..models import learning
 from .functional import centred, divisor, interval_codes, over_channels, spread
 from .fusion import fusing
 from .layers import QuantizedLayer, Quantizer
@@ -155,7 +155,7 @@ def update_deltas(
         q.recording = True
     try:
         # Compiled functions have no second derivative.
-        with in_mode(model, training=True), fusing(False):
+        with learning(model), fusing(False):
             for images, labels in batches:
                 ratios.append(_ratios(quantizers, loss(model(images), labels), rng))
     finally:

@@ -6,7 +6,8 @@ epoch, batch). Nothing inside an epoch waits for the device. On CUDA a whole ste
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +20,13 @@ from ..basics.checks import check_fields, require
 from ..basics.recipe import Recipe
 from ..data import Dataset
 from ..losses import Loss, Objective
-from ..models import in_mode
+from ..models import Classifier, in_mode, learning
 from ..models.precision import autocast
 from ..quantizers import quantizer_parameters
 from ..quantizers.ewgs import by_hessian
 from ..quantizers.fusion import or_as_written
 from .capture import Captured
+from .looks import Look, check_look, look_of
 from .packing import Pack
 
 SHUFFLE = 1_000_003  # in the place of the batch number: the stream that shuffles an epoch
@@ -138,6 +140,19 @@ def set_rates(optimisers: list[torch.optim.Optimizer], recipe: Recipe, factor: f
                 group["lr"] = lr * factor
 
 
+@contextmanager
+def modes(students: Sequence[nn.Module], teacher: nn.Module | None) -> Iterator[None]:
+    """A block in which the students learn and the teacher is in eval mode; then both are as they
+    were.
+    """
+    with ExitStack() as stack:
+        for student in students:
+            stack.enter_context(learning(student))
+        if teacher is not None:
+            stack.enter_context(in_mode(teacher, training=False))
+        yield
+
+
 class Learners(ABC):
     """One or more networks with their tasks, losses, optimisers and step: what the loop of loop.py
     moves along.
@@ -171,7 +186,7 @@ class Learners(ABC):
     def _prepare(self, compiled: bool) -> None:
         """The step: compiled and captured where the device is a GPU and the run long enough."""
         self.step = self._step
-        if self.tasks[0].data.train_images.is_cuda:
+        if self.tasks[0].data.train_images.is_cuda and self.looks.plain:
             if compiled:
                 self.losses = or_as_written(self.losses)
             if self.loss.capturable:
@@ -191,10 +206,11 @@ class Learners(ABC):
         recipe, images = self.tasks[0].recipe, self.tasks[0].data.train_images
         self.loss.set_epoch(number)
         total, steps = torch.zeros(len(self.models), device=images.device), steps_of(self.tasks[0])
-        for done, inputs in enumerate(self.batches(number)):
-            if done == 0 or recipe.schedule == "step":
-                set_rates(self.steppers, recipe, rate_factor(recipe, number, done, steps))
-            total += self.step(*inputs)
+        with modes(self.models, self.tasks[0].teacher):
+            for done, inputs in enumerate(self.batches(number)):
+                if done == 0 or recipe.schedule == "step":
+                    set_rates(self.steppers, recipe, rate_factor(recipe, number, done, steps))
+                total += self.step(*inputs)
         return (total / steps).tolist()
 
 
@@ -204,32 +220,64 @@ def steps_of(task: Task) -> int:
     return whole + (rest > 1)
 
 
-def _seen_by(teacher: nn.Module, x: Tensor) -> tuple:
+def _seen_by(teacher: Look, x: Tensor) -> tuple:
     """The teacher's logits and features; all images of x (..., N, 3, H, W) are one batch."""
     # Not inference mode: losses save the teacher's outputs for the backward pass.
     with torch.no_grad():
-        return teacher.features(x.flatten(0, -4))
+        return teacher(x.flatten(0, -4))
 
 
-def _outputs(task: Task, student: Callable[[Tensor], tuple], x: Tensor) -> tuple:
-    """Logits and features of student and teacher, the teacher's None where the objective does not
-    look at them.
+@dataclass(frozen=True)
+class Looks:
+    """How the objective of a task looks at the student and, if it needs one, at the teacher, and
+    the objective attached to both.
     """
-    with autocast(x.device, task.recipe.precision):
-        wanted = _seen_by(task.teacher, x) if task.objective.needs_teacher_each_step else None
-        return student(x), wanted
+
+    task: Task
+    student: Look
+    teacher: Look | None
+    loss: Loss
+
+    def outputs(self, student: Look, x: Tensor) -> tuple:
+        """Logits and features of student and teacher, the teacher's None where the objective does
+        not look at them.
+        """
+        with autocast(x.device, self.task.recipe.precision):
+            each_step = self.task.objective.needs_teacher_each_step
+            wanted = _seen_by(self.teacher, x) if each_step else None
+            return student(x), wanted
+
+    @property
+    def plain(self) -> bool:
+        """Whether both networks are the package's own, whose steps can be compiled and captured:
+        what others do on the host, in their forward passes or hooks, a replay would leave out.
+        """
+        looks = [self.student] if self.teacher is None else [self.student, self.teacher]
+        return all(isinstance(getattr(look, "__self__", None), Classifier) for look in looks)
 
 
 @torch.no_grad()
-def _attached(task: Task, model: nn.Module) -> Loss:
-    """The task's objective for this network and its teacher, whose features it is shown."""
-    features, data = [{}, {}], task.data
-    if task.objective.feature_loss:
-        x = data.network_input(data.test_images[:2])
-        for k, network in enumerate((model, task.teacher)):
-            with in_mode(network, training=False):
-                features[k] = network.features(x)[1]
-    return task.objective.attach(*features, data.train_labels, len(data.classes), task.seed)
+def looks(task: Task, model: nn.Module) -> Looks:
+    """The looks of a task at a network and its teacher, both of which are tried.
+
+    Raises ValueError unless both give as many logits as the data set has classes, and features
+    that a loss can compare; TypeError for what is no tensor.
+    """
+    data, how = task.data, task.objective
+    view = torch.zeros(2, 3, *data.view_shape, dtype=torch.uint8, device=data.train_images.device)
+    x, found, features = data.network_input(view), [None, None], [{}, {}]
+    layers = (how.layers, how.teacher_layers or how.layers)
+    for k, (role, network) in enumerate((("network", model), ("teacher", task.teacher))):
+        if network is None:
+            continue
+        with in_mode(network, training=False):
+            found[k] = look_of(network, layers[k] if how.feature_loss else (), x)
+            outputs = found[k](x)
+        check_look(role, outputs, len(x), len(data.classes), data.name)
+        features[k] = outputs[1]
+    return Looks(
+        task, *found, how.attach(*features, data.train_labels, len(data.classes), task.seed)
+    )
 
 
 def _part(outputs: tuple, part: int | slice) -> tuple:
@@ -242,18 +290,18 @@ class Single(Learners):
     """One network."""
 
     def __init__(self, model: nn.Module, task: Task, compiled: bool = False):
-        self.models, self.tasks, self.loss = [model], [task], _attached(task, model)
+        self.models, self.tasks, self.looks = [model], [task], looks(task, model)
+        self.loss = self.looks.loss
         weights, of_quantizers = split_parameters(model)
         split = [*weights, *self.loss.parameters()], of_quantizers
         self.steppers = optimisers(split, task.recipe)
         self._prepare(compiled)
 
     def losses(self, x: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
-        student, wanted = _outputs(self.tasks[0], self.models[0].features, x)
+        student, wanted = self.looks.outputs(self.looks.student, x)
         return self.loss(student, wanted, targets, indices).reshape(1)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        self.models[0].train()
         return batches(self.tasks[0], epoch)
 
     def networks(self) -> list[nn.Module]:
@@ -281,8 +329,12 @@ class Together(Learners):
         require(first.objective.packable, f"{learns}: {first.objective}")
         alone = "a student with delta='hessian' is trained alone, for its second derivatives"
         require(not any(map(by_hessian, models)), alone)
-        self.models, self.tasks, self.loss = list(models), list(tasks), _attached(first, models[0])
-        self.pack = Pack([model.train() for model in models])
+        own = all(isinstance(model, Classifier) for model in models)
+        hooked = "a student that is no Classifier is trained alone with a loss of features"
+        require(own or not first.objective.feature_loss, hooked)
+        self.models, self.tasks, self.looks = list(models), list(tasks), looks(first, models[0])
+        self.loss = self.looks.loss
+        self.pack = Pack(models)
         names = {id(p): name for name, p in models[0].named_parameters()}
         stacked = self.pack.parameters
         split = ([stacked[names[id(p)]] for p in part] for part in split_parameters(models[0]))
@@ -290,7 +342,7 @@ class Together(Learners):
         self._prepare(compiled)
 
     def losses(self, x: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
-        found, wanted = _outputs(self.tasks[0], self.pack.features, x)
+        found, wanted = self.looks.outputs(self.pack.features, x)
         result = []
         for k in range(len(self.tasks)):
             share = slice(k * x.shape[1], (k + 1) * x.shape[1])
@@ -328,7 +380,7 @@ class InitialStage:
     """
 
     def __init__(self, learner: Single):
-        self.task, self.loss = learner.tasks[0], learner.loss
+        self.task, self.looks, self.loss = learner.tasks[0], learner.looks, learner.loss
         self.model, self.distiller = learner.models[0], learner.loss.distiller
         self.of_student = self.distiller.pretrains == "student"
         # Layers that the loss does not see, as the last one, get no gradient and stay as they are.
@@ -340,17 +392,20 @@ class InitialStage:
 
     def epoch(self, number: int) -> float:
         """One pass over the training images; returns the mean loss."""
-        self.model.train()
         total = torch.zeros((), device=self.task.data.train_images.device)
-        for x, _, _ in batches(self.task, INITIAL + number):
-            with autocast(x.device, self.task.recipe.precision):
-                wanted = _seen_by(self.task.teacher, x)[1]
-                own = self.model.features(x)[1] if self.of_student else None
-            loss = self.loss.pretraining_loss(own, wanted)
-            self.stepper.zero_grad(set_to_none=True)
-            loss.backward()
-            self.stepper.step()
-            total += loss.detach()
+        with modes([self.model], self.task.teacher):
+            for x, _, _ in batches(self.task, INITIAL + number):
+                total += self._step(x)
         # A gradient left behind would be an optimiser's reason to decay the weight.
         self.stepper.zero_grad(set_to_none=True)
         return float(total / steps_of(self.task))
+
+    def _step(self, x: Tensor) -> Tensor:
+        with autocast(x.device, self.task.recipe.precision):
+            wanted = _seen_by(self.looks.teacher, x)[1]
+            own = self.looks.student(x)[1] if self.of_student else None
+        loss = self.loss.pretraining_loss(own, wanted)
+        self.stepper.zero_grad(set_to_none=True)
+        loss.backward()
+        self.stepper.step()
+        return loss.detach()

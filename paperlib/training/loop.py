@@ -19,10 +19,11 @@ from ..basics.recipe import Recipe
 from ..data import Dataset, halves
 from ..models import in_mode
 from ..models.precision import autocast
-from ..quantizers import QuantizedLayer, fusing, initialise
+from ..quantizers import LowBit, fusing, initialise
 from ..quantizers.ewgs import by_hessian, update_deltas
 from .checkpoint import Checkpoint, not_finite
 from .learners import InitialStage, Learners, Single, Task, Together, batches, rate_factor, steps_of
+from .looks import as_logits
 
 COMPILE_FROM = 500  # steps of a run from which on compiling, some seconds to a minute, pays
 LAST_EPOCHS = 5  # always evaluated: the headline of long schedules is their mean
@@ -46,7 +47,7 @@ def predictions(
         for images in data.test_images.split(batch):
             x = data.network_input(data.test_views(images))
             with autocast(x.device, precision):
-                logits = model(x)
+                logits = as_logits(model(x))
             classes = logits.argmax(1, keepdim=True)
             found.append((classes[:, 0], logits.float().softmax(1).gather(1, classes)[:, 0]))
     return tuple(map(torch.cat, zip(*found, strict=True)))
@@ -83,30 +84,21 @@ def evaluated(recipe: Recipe, epoch: int) -> bool:
 
 
 def _start(model: nn.Module, task: Task) -> None:
-    """Quantizer parameters of a fresh student, from the first training batch."""
-    if any(isinstance(module, QuantizedLayer) for module in model.modules()):
+    """Quantizer parameters of the layers that have none yet, from the first training batch."""
+    if any(isinstance(module, LowBit) and not module.ready for module in model.modules()):
         x, _, _ = next(batches(task, 0))
         with autocast(x.device, task.recipe.precision):
             initialise(model, x)
 
 
-@torch.no_grad()
-def _check_classes(model: nn.Module, task: Task) -> None:
-    """Raise ValueError unless model and teacher give as many logits as the data set has classes."""
-    data, classes = task.data, len(task.data.classes)
-    x = data.network_input(data.test_images[:1])
-    for name, network in (("network", model), ("teacher", task.teacher)):
-        if network is not None:
-            with in_mode(network, training=False):
-                found = network(x).shape[1]
-            text = f"the {name} has {found} classes, the data set {data.name!r} has {classes}"
-            require(found == classes, text)
-
-
 def _update_factors(model: nn.Module, task: Task, epoch: int) -> None:
     if by_hessian(model) and epoch and epoch % HESSIAN_EVERY == 0:
         three = [(x, targets) for x, targets, _ in islice(batches(task, epoch), 3)]
-        update_deltas(model, three, nn.functional.cross_entropy, seed=task.seed)
+        update_deltas(model, three, _cross_entropy, seed=task.seed)
+
+
+def _cross_entropy(output: Any, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(as_logits(output), targets)
 
 
 def fit(
@@ -135,10 +127,15 @@ def fit(
     identity    any text that tells this training from others which the task alone does not, such
                 as a hash of the teacher's weights.
 
+    model, and the teacher, are any network of (N, 3, H, W) images whose output `looks.as_logits`
+    understands. The package's own are the fastest; others are called as they are, and losses of
+    features name modules of theirs (`Objective.layers`). What is frozen stays so: parameters that
+    require no gradient, and modules in eval mode of a network in train mode. Afterwards every
+    module is in the mode that it was in.
+
     Raises FloatingPointError, naming the epoch, if the loss or a weight is no longer finite;
-    ValueError if the
-    objective needs a teacher and the task has none, or if a network has another number of classes
-    than the data set.
+    ValueError if the objective needs a teacher and the task has none, if a network has another
+    number of classes than the data set, or if nothing in it learns.
     """
     file = _checkpoint(checkpoint, [task], identity)
     session = _Session(partial(Single, model, task), [model], [task], file)
@@ -300,11 +297,16 @@ def _prepare(model: nn.Module, task: Task) -> None:
     device = task.data.train_images.device
     missing = task.objective.needs_teacher and task.teacher is None
     require(not missing, "this loss compares with a teacher, and the task has none")
-    model.to(device=device, memory_format=torch.channels_last)
-    if task.teacher is not None:
-        task.teacher.to(device=device, memory_format=torch.channels_last).eval()
+    require(model is not task.teacher, "the network is its own teacher: copy one of them")
+    learn = [p.dtype for p in model.parameters() if p.requires_grad]
+    require(learn, "nothing learns: every parameter of the network is frozen")
+    short = next((t for t in learn if t in (torch.float16, torch.bfloat16)), None)
+    wide = "weights learn in float32: call .float(), and set the recipe's precision instead"
+    require(short is None, f"{wide}; got {short}")
+    for network in (model, task.teacher):
+        if network is not None:
+            network.to(device=device, memory_format=torch.channels_last)
     _start(model, task)
-    _check_classes(model, task)
 
 
 class _Clock:

@@ -17,31 +17,36 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from ..basics.checks import require
 from ..models import Classifier
+from .looks import as_logits
 
 
 class _Features(nn.Module):
-    """`features` as `forward`, which is what `functional_call` calls."""
+    """`features`, or of another network its logits alone, as `forward`, which is what
+    `functional_call` calls.
+    """
 
-    def __init__(self, model: Classifier):
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.model.features(images)
+        if isinstance(self.model, Classifier):
+            return self.model.features(images)
+        return as_logits(self.model(images)), {}
 
 
 class Pack:
     """S networks of one architecture with their parameters and buffers stacked.
 
-    models  networks that differ in weights only, in train mode; they keep their own tensors until
-            `unpack`.
+    models  networks that differ in weights only; they keep their own tensors until `unpack`. The
+            pack learns as `models.learning` has it.
     parameters, buffers  name (as in the network) -> (S, ...) tensor; the parameters are leaves that
                          require gradients.
 
     Raises ValueError for no models, or for models whose parameters have different names or shapes.
     """
 
-    def __init__(self, models: Sequence[Classifier]):
+    def __init__(self, models: Sequence[nn.Module]):
         shapes = [[(name, p.shape) for name, p in m.named_parameters()] for m in models]
         same = models and all(other == shapes[0] for other in shapes)
         wanted = "a pack takes one or more networks of one architecture"
@@ -52,7 +57,9 @@ class Pack:
         self.parameters = {name.removeprefix("model."): value for name, value in stacked.items()}
         self.buffers = {name.removeprefix("model."): value for name, value in buffers.items()}
         self._state = (stacked, buffers)
-        self._skeleton = copy.deepcopy(wrapped[0]).train()
+        self._skeleton = copy.deepcopy(wrapped[0])
+        if not self.models[0].training:
+            self._skeleton.train()
 
     def features(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(S, N, 3, H, W) images -> (S, N, C) logits and features with the same first axis;
@@ -65,7 +72,7 @@ class Pack:
         return vmap(one)(*self._state, images)
 
     @torch.no_grad()
-    def unpack(self) -> list[Classifier]:
+    def unpack(self) -> list[nn.Module]:
         """Copy every student's share back into its network; returns the networks."""
         stacked = self.state_dict()
         for k, model in enumerate(self.models):
