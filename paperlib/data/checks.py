@@ -126,5 +126,11 @@ def labels_of(soft: bool = False, door: bool = True) -> Spec:
 
 
 features = floats("N _ ...")
-maps = floats("N _ _ _")
+
+
+def maps(name: str, value: Tensor, seen: dict | None = None) -> None:
+    """A float map (N, C, H, W), or tokens (N, T, D)."""
+    floats("N _ _ ..." if getattr(value, "ndim", 4) == 3 else "N _ _ _")(name, value, seen)
+
+
 several_maps = several(maps, 2)

@@ -5,7 +5,7 @@ from torch import Tensor
 from ..basics.checks import checked
 from .crd import CRD, OWN_PLACE
 from .distillers import Sizes
-from .features import unit
+from .features import tokens_as_map, unit, width
 from .registry import OBJECTIVES, Entry
 
 
@@ -46,7 +46,7 @@ class CKTF(CRD):
         dim: int = 128,
     ) -> None:
         self.theta = theta
-        pooled = ([(size[0], size[1]) for size in sizes] for sizes in (student, teacher))
+        pooled = ([(size[0], width(size)) for size in sizes] for sizes in (student, teacher))
         options = {"temperature": temperature, "momentum": momentum, "dim": dim}
         super().build(*pooled, negatives=negatives, **options)
 
@@ -56,7 +56,7 @@ class CKTF(CRD):
 
 
 def _pooled(f: Tensor) -> Tensor:
-    return unit(f, 0).mean((2, 3)) if f.ndim == 4 else f
+    return f if f.ndim == 2 else unit(tokens_as_map(f), 0).mean((2, 3))
 
 
 OBJECTIVES["cktf"] = Entry(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..basics.checks import checked, count, number, require, several
 from ..data.checks import labels_of
 from ..models.precision import widen
-from .features import expected
+from .features import expected, same_size, tokens_as_map, width
 
 FeatureLoss = Callable[..., Tensor]  # (fs, ft, **options) -> scalar
 Sizes = Sequence[Sequence[int]]  # shapes of features, batch axis first
@@ -118,7 +118,18 @@ class Layerwise(Distiller):
 
 def as_map(f: Tensor) -> Tensor:
     """A vector (N, D) as a map (N, D, 1, 1); a map as it is."""
-    return f if f.ndim == 4 else f[:, :, None, None]
+    return f[:, :, None, None] if f.ndim == 2 else f
+
+
+def as_maps(fs: Tensor, ft: Tensor) -> tuple[Tensor, Tensor]:
+    """Two features as maps: tokens, which must be those of both, and as many, or maps and vectors.
+
+    Raises ValueError for tokens beside anything else.
+    """
+    if 3 in (fs.ndim, ft.ndim):
+        expected(fs.ndim == ft.ndim, "tokens (N, T, D) of both networks", fs.shape, ft.shape)
+        return same_size(fs, ft)
+    return as_map(fs), as_map(ft)
 
 
 class Consecutive(Distiller):
@@ -132,9 +143,11 @@ class Consecutive(Distiller):
         text = f"neighbouring layers are compared: at least 2 needed, got {len(student)}"
         require(len(student) > 1, text)
         self.projectors = nn.ModuleList(
-            nn.Identity() if s[1] == t[1] else nn.Conv2d(s[1], t[1], 1, bias=False)
-            for s, t in zip(student, teacher, strict=True)
+            nn.Identity() if s == t else nn.Conv2d(s, t, 1, bias=False)
+            for s, t in zip(map(width, student), map(width, teacher), strict=True)
         )
 
     def project(self, fs: list[Tensor]) -> list[Tensor]:
-        return [projector(s) for projector, s in zip(self.projectors, fs, strict=True)]
+        """The student's features at the teacher's widths; tokens stay tokens."""
+        maps = [p(tokens_as_map(s)) for p, s in zip(self.projectors, fs, strict=True)]
+        return [m[..., 0].mT if s.ndim == 3 else m for m, s in zip(maps, fs, strict=True)]

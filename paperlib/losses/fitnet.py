@@ -4,15 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..basics.checks import checked
-from ..data.checks import floats
-from .distillers import Distiller, Sizes, as_map
-from .features import same_size
+from ..data.checks import features
+from .distillers import Distiller, Sizes, as_maps
+from .features import check_pair, expected, same_size, width
 from .registry import OBJECTIVES, Entry
 
-_WIDTH = floats("N C ...")
 
-
-@checked(fs=_WIDTH, ft=_WIDTH)
+@checked(fs=features, ft=features)
 def hint(fs: Tensor, ft: Tensor) -> Tensor:
     """The hint of FitNets (Romero et al., ICLR 2015, arXiv 1412.6550, eq. 3): the mean squared
     difference.
@@ -26,7 +24,9 @@ def hint(fs: Tensor, ft: Tensor) -> Tensor:
     >>> loss.detach(), fs.grad
     (tensor(2.5000), tensor([[-1., -2.]]))
     """
-    return F.mse_loss(*(same_size(fs, ft) if fs.ndim == 4 else (fs, ft)))
+    check_pair(fs, ft)
+    expected(width(fs.shape) == width(ft.shape), "features of one width", fs.shape, ft.shape)
+    return F.mse_loss(*((fs, ft) if fs.ndim == 2 else same_size(fs, ft)))
 
 
 class FitNet(Distiller):
@@ -40,12 +40,13 @@ class FitNet(Distiller):
 
     def build(self, student: Sizes, teacher: Sizes) -> None:
         self.regressors = nn.ModuleList(
-            _conv_bn_relu(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
+            _conv_bn_relu(width(s), width(t)) for s, t in zip(student, teacher, strict=True)
         )
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
-        layers = zip(self.regressors, fs, ft, strict=True)
-        return sum(hint(regressor(as_map(s)), as_map(t)) for regressor, s, t in layers)
+        pairs = map(as_maps, fs, ft)
+        layers = zip(self.regressors, pairs, strict=True)
+        return sum(hint(regressor(s), t) for regressor, (s, t) in layers)
 
 
 def _conv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:

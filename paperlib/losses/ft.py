@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..basics.checks import checked
+from ..basics.checks import checked, require
 from ..data.checks import maps
 from ..models.precision import widen
 from .distillers import Distiller, Sizes, as_map, in_full_precision
@@ -54,6 +54,9 @@ class FactorTransfer(Distiller):
 
     @checked()
     def build(self, student: Sizes, teacher: Sizes, *, rate: float = 0.5) -> None:
+        for size in (*student, *teacher):
+            no_image = f"FT's 3x3 convolutions need maps, not tokens (N, T, D): {tuple(size)}"
+            require(len(size) != 3, no_image)
         widths = [max(1, int(rate * size[1])) for size in teacher]
         self.translators = nn.ModuleList(
             _stack(nn.Conv2d, s[1], f, norm=True) for s, f in zip(student, widths, strict=True)

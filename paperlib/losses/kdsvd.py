@@ -9,7 +9,7 @@ from torch import Tensor
 from ..basics.checks import checked, require
 from ..data.checks import several_maps
 from .distillers import Consecutive, Sizes
-from .features import expected, unit
+from .features import expected, tokens_as_map, unit
 from .registry import OBJECTIVES, Entry
 
 # of 1 / (difference of eigenvalues), relative to the largest: bounds the gradient of singular
@@ -61,6 +61,7 @@ def kdsvd(fs: Sequence[Tensor], ft: Sequence[Tensor], k: int = 1) -> Tensor:
 
 def _aligned_vectors(fs: Tensor, ft: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k vectors of student and teacher, weighed, (N, C, k) each."""
+    fs, ft = tokens_as_map(fs), tokens_as_map(ft)
     expected(fs.shape[1] == ft.shape[1], "maps of one width", fs.shape, ft.shape)
     most = min(ft.shape[1], ft[0, 0].numel())
     require(k <= most, f"k must be at most {most}, got {k}")

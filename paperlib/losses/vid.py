@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..basics.checks import checked, number
-from .distillers import Distiller, Sizes, as_map
-from .features import same_size
+from .distillers import Distiller, Sizes, as_maps
+from .features import same_size, width
 from .registry import OBJECTIVES, Entry
 
 FLOOR = 1e-5  # of the variance
@@ -40,15 +40,15 @@ class VID(Distiller):
     @checked(variance=number(f"({FLOOR}, inf)"))
     def build(self, student: Sizes, teacher: Sizes, *, variance: float = 5.0) -> None:
         self.regressors = nn.ModuleList(
-            _regressor(s[1], t[1]) for s, t in zip(student, teacher, strict=True)
+            _regressor(width(s), width(t)) for s, t in zip(student, teacher, strict=True)
         )
         raw = math.log(math.expm1(variance - FLOOR))
-        self.scales = nn.ParameterList(torch.full((size[1],), raw) for size in teacher)
+        self.scales = nn.ParameterList(torch.full((width(size),), raw) for size in teacher)
 
     def loss(self, fs: list[Tensor], ft: list[Tensor], indices: Tensor | None) -> Tensor:
         total = 0
         for regressor, scale, s, t in zip(self.regressors, self.scales, fs, ft, strict=True):
-            s, t = same_size(as_map(s), as_map(t))
+            s, t = same_size(*as_maps(s, t))
             variance = (F.softplus(scale) + FLOOR)[:, None, None]
             total = total + 0.5 * ((regressor(s) - t).square() / variance + variance.log()).mean()
         return total
