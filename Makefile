@@ -21,7 +21,7 @@ FIGURES_VENV := .venv-figures
 # To use an environment of your own (conda, for example): make PYTHON=python reproduce
 PYTHON ?= $(VENV)/bin/python
 BOOTSTRAP ?= python3
-PAPERLIB := $(PYTHON) -m paperlib
+PAPERLIB := "$(PYTHON)" -m paperlib
 PART := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)) --bits $(BITS) --seeds $(SEEDS)
 READY_FIGURES := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(if $(wildcard $(VENV)/.ready),,$(FIGURES_VENV)/.ready))
 # `make figures` takes the whole environment where it is there, else a small one without torch.
@@ -63,31 +63,31 @@ compare: $(READY)  ## your tables beside the committed ones: seconds
 	$(PAPERLIB) compare --profile $(PROFILE)
 
 figures: $(READY_FIGURES)  ## every table and figure of results/ from the committed records, without torch: seconds; VECTOR=pdf or svg too
-	$(FIGURES_PYTHON) -m paperlib figures $(if $(VECTOR),--vector $(VECTOR))
+	"$(FIGURES_PYTHON)" -m paperlib figures $(if $(VECTOR),--vector $(VECTOR))
 
 notebooks: $(READY)  ## execute the committed notebooks in place on the committed records: a minute
 	$(PAPERLIB) notebooks
 
 bench: $(READY)  ## our speed beside a plain baseline and the limit of this machine, into results/bench: 22 minutes on 2 cores
-	$(PYTHON) -m bench --device $(DEVICE)
+	"$(PYTHON)" -m bench --device $(DEVICE)
 
 lab: $(READY)  ## JupyterLab
-	$(PYTHON) -m jupyterlab notebooks
+	"$(PYTHON)" -m jupyterlab notebooks
 
 lint: $(READY)  ## ruff, the layers' contract, types of the public face: seconds
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
-	$(PYTHON) -m mypy
+	"$(PYTHON)" -m ruff check .
+	"$(PYTHON)" -m ruff format --check .
+	"$(PYTHON)" -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	"$(PYTHON)" -m mypy
 
 # Two processes of one thread: a test file, and a notebook, stays whole in one of them.
 WORKERS ?= 2
 test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 4 minutes on 2 cores
-	$(PYTHON) -m pytest -n $(WORKERS) --dist loadscope
-	$(PYTHON) -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope
+	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 
 storm: $(READY)  ## kills, bit flips, full disks, dying workers: is anything finished lost? 9 minutes on 2 cores
-	$(PYTHON) tests/storm.py
+	"$(PYTHON)" tests/storm.py
 
 test-oldest:  ## the tests on the oldest versions that pyproject.toml allows (needs uv): 10 minutes, 6 GB
 	uv venv --quiet --clear --python 3.11 build/oldest
@@ -95,7 +95,7 @@ test-oldest:  ## the tests on the oldest versions that pyproject.toml allows (ne
 	build/oldest/bin/python -m pytest -n $(WORKERS) --dist loadscope
 
 docs: $(READY)  ## the documentation as a site in build/site: seconds
-	$(PYTHON) -m mkdocs build --strict
+	"$(PYTHON)" -m mkdocs build --strict
 
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 lock:  ## write both locks anew from pyproject.toml (needs uv)

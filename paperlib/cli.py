@@ -79,6 +79,9 @@ def _status(args: argparse.Namespace, store: Store) -> int:
     left: list[Run] = []
     if problem := plan.lacks(args.profile, args.table, _part(args)):
         raise ValueError(problem)
+    here = store.root.absolute()
+    if not store.folder.is_dir() and not (here / "results").is_dir():
+        raise ValueError(f"nothing ran in {here}, and it is not the folder of the repository")
     for run in plan.runs_of(args.profile, args.table, store, _part(args)):
         record, state, note = store.load(run), _state(run, store), ""
         counts[state] += 1

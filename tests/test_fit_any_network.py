@@ -326,7 +326,6 @@ class Unpaired(Plain):
         (Twice, "act", "2 times"),
         (Unpaired, "idle", "0 times"),
         (SequenceFirst, "turn", "turn"),
-        (lambda: Answers(Plain(), lambda z: {"logits": z}), "", "no module ''"),
     ],
 )
 def test_features_that_mislead_are_refused_by_name(network, layer, named):

@@ -301,3 +301,20 @@ def test_documents_name_only_targets_that_exist():
         ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert {"reproduce", "test", "figures", "lab"} <= set(re.findall(r"^  ([a-z]+) ", shown, re.M))
+
+
+def test_make_takes_an_interpreter_in_a_folder_with_spaces(tmp_path):
+    """It calls the interpreter that it is given, as one word, and nothing else."""
+    folder = tmp_path / "my own python"
+    folder.mkdir()
+    script = folder / "python"
+    script.write_text('#!/bin/sh\necho "called: $*"\n')
+    script.chmod(0o755)
+    targets = "run status compare figures notebooks bench lab lint test storm docs".split()
+    done = subprocess.run(
+        ["make", f"PYTHON={script}", *targets], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and not done.stderr
+    calls = [line for line in done.stdout.splitlines() if line.startswith("called: ")]
+    assert len(calls) == len(targets) + 4  # lint has four, test two
+    assert "called: -m paperlib status --profile quick --table all --bits 0 --seeds 0" in calls

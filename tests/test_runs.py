@@ -456,6 +456,9 @@ def test_sweep_names_what_is_wrong(tmp_path, monkeypatch, arguments, named):
 
 def test_status_counts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    assert main(["status", "--table", "ranking"]) == 1  # not the repository's folder
+    assert str(tmp_path) in capsys.readouterr().err
+    (tmp_path / "results").mkdir()
     assert main(["status", "--table", "ranking"]) == 0
     said = capsys.readouterr().out
     assert (

@@ -80,9 +80,9 @@ def test_functions_take_tokens_as_their_papers_maps(function):
     (fs, _), (ft, _) = tokens(2), tokens(3)
     assert torch.allclose(function(fs, ft), function(as_map(fs), as_map(ft)))
     for wrong in (ft[:, :5], ft[:, :1], as_map(ft)):
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(ValueError):
             function(fs, wrong)
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError):
         hint(fs, ft[..., :1])  # broadcasting would compare each channel with the first
     assert torch.allclose(kdsvd([fs, fs], [ft, ft]), kdsvd([as_map(fs)] * 2, [as_map(ft)] * 2))
 

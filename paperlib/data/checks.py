@@ -130,7 +130,7 @@ features = floats("N _ ...")
 
 def maps(name: str, value: Tensor, seen: dict | None = None) -> None:
     """A float map (N, C, H, W), or tokens (N, T, D)."""
-    floats("N _ _ ..." if getattr(value, "ndim", 4) == 3 else "N _ _ _")(name, value, seen)
+    floats("N _ _" if getattr(value, "ndim", 4) == 3 else "N _ _ _")(name, value, seen)
 
 
 several_maps = several(maps, 2)

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..basics.checks import require
+from ..basics.checks import one_of, require
 from ..basics.recipe import Recipe
 from ..data import Dataset, halves
 from ..models import in_mode
@@ -108,6 +109,9 @@ def fit(
     report: Callable[[dict], None] = lambda row: None,
     inspect: Callable[[int], dict[str, Any]] = lambda epochs: {},
     identity: str = "",
+    *,
+    validation: tuple[Tensor, Tensor] | None = None,
+    keep: str = "last",
 ) -> list[dict]:
     """Train `model` in place; returns the curve, one row an epoch.
 
@@ -126,6 +130,11 @@ def fit(
                 the network as it was.
     identity    any text that tells this training from others which the task alone does not, such
                 as a hash of the teacher's weights.
+    validation  images (M, 3, H, W) uint8 and labels (M,) int64 of your own, where the data are.
+                Each row then has validation_accuracy, in percent.
+    keep        "last": the weights of the last epoch. "best": those of the epoch with the highest
+                validation_accuracy, of equal ones the first, whose row then has kept = True. The
+                test images choose nothing.
 
     model, and the teacher, are any network of (N, 3, H, W) images whose output `looks.as_logits`
     understands. The package's own are the fastest; others are called as they are, and losses of
@@ -135,10 +144,18 @@ def fit(
 
     Raises FloatingPointError, naming the epoch, if the loss or a weight is no longer finite;
     ValueError if the objective needs a teacher and the task has none, if a network has another
-    number of classes than the data set, or if nothing in it learns.
+    number of classes than the data set, if nothing in it learns, or for keep="best" without
+    validation images.
     """
-    file = _checkpoint(checkpoint, [task], identity)
-    session = _Session(partial(Single, model, task), [model], [task], file)
+    one_of("keep", keep, ("last", "best"))
+    chosen = "keep='best' is chosen on validation images: give some, as validation=(images, labels)"
+    require(keep == "last" or validation is not None, chosen)
+    held_out = validation and replace(
+        task.data, test_images=validation[0], test_labels=validation[1]
+    )
+    chooses = f"\nkeep {keep}" if held_out or keep == "best" else ""
+    file = _checkpoint(checkpoint, [task], identity + chooses)
+    session = _Session(partial(Single, model, task), [model], [task], file, held_out, keep)
     return session.run(lambda _, row: report(row), inspect)[0]
 
 
@@ -190,8 +207,12 @@ class _Session:
         models: Sequence[nn.Module],
         tasks: Sequence[Task],
         checkpoint: Checkpoint | None,
+        held_out: Dataset | None = None,
+        keep: str = "last",
     ):
         first = tasks[0]
+        self.held_out, self.keeps_best = held_out, keep == "best"
+        self.best: dict[str, Any] = {}  # the learners' state after the best epoch so far
         self.models, self.tasks, self.checkpoint = models, tasks, checkpoint
         for model, task in zip(models, tasks, strict=True):
             _prepare(model, task)
@@ -214,6 +235,9 @@ class _Session:
         for epoch in range(len(self.curves[0]), self.tasks[0].recipe.epochs):
             for number, row in enumerate(self.epoch(epoch, inspect)):
                 report(number, row)
+        if self.keeps_best:
+            self.learners.load_state(self.best)
+            self.curves[0][_best(self.curves[0])]["kept"] = True
         return self.curves
 
     def _resume(self, state: dict) -> None:
@@ -232,13 +256,14 @@ class _Session:
         """All that the epochs to come depend on."""
         optimisers = [optimiser.state_dict() for optimiser in self._optimisers()]
         parts = {"curves": self.curves, "initial": self.initial, "optimisers": optimisers}
-        return parts | {"learners": self.learners.state()}
+        return parts | {"learners": self.learners.state(), "best": self.best}
 
     def _load(self, state: dict[str, Any]) -> None:
         self.learners.load_state(state["learners"])
         for optimiser, saved in zip(self._optimisers(), state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.curves, self.initial = state["curves"], state["initial"]
+        self.best = state.get("best", {})
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
         return [*self.learners.steppers, *([self.stage.stepper] if self.stage else [])]
@@ -280,16 +305,22 @@ class _Session:
         lr = first.recipe.lr * rate_factor(first.recipe, epoch, 0, steps_of(first))
         for curve, loss, values in zip(self.curves, losses, measured, strict=True):
             curve.append({"epoch": epoch, "lr": lr, "loss": loss, **values, **spent})
+        if self.keeps_best and _best(self.curves[0]) == epoch:
+            self.best = copy.deepcopy(self.learners.state())
         self.curves[0][-1] |= inspect(epoch + 1)
         self._save()
         return [curve[-1] for curve in self.curves]
 
     def _measured(self, epoch: int) -> list[dict[str, Any]]:
         recipe = self.tasks[0].recipe
-        if not evaluated(recipe, epoch):
-            return [{} for _ in self.tasks]
-        networks = zip(self.learners.networks(), self.tasks, strict=True)
-        return [evaluation(model, task.data, recipe.precision) for model, task in networks]
+        measured: list[dict[str, Any]] = [{} for _ in self.tasks]
+        if evaluated(recipe, epoch):
+            networks = zip(self.learners.networks(), self.tasks, strict=True)
+            measured = [evaluation(model, task.data, recipe.precision) for model, task in networks]
+        if self.held_out is not None:
+            found = accuracy(self.models[0], self.held_out, precision=recipe.precision)
+            measured[0]["validation_accuracy"] = found
+        return measured
 
 
 def _prepare(model: nn.Module, task: Task) -> None:
@@ -307,6 +338,12 @@ def _prepare(model: nn.Module, task: Task) -> None:
         if network is not None:
             network.to(device=device, memory_format=torch.channels_last)
     _start(model, task)
+
+
+def _best(curve: list[dict]) -> int:
+    """The place of the first row with the highest validation accuracy."""
+    accuracies = [row["validation_accuracy"] for row in curve]
+    return accuracies.index(max(accuracies))
 
 
 class _Clock:
