@@ -126,11 +126,12 @@ def labels_of(soft: bool = False, door: bool = True) -> Spec:
 
 
 features = floats("N _ ...")
+_map, _tokens = floats("N _ _ _"), floats("N _ _")
 
 
 def maps(name: str, value: Tensor, seen: dict | None = None) -> None:
     """A float map (N, C, H, W), or tokens (N, T, D)."""
-    floats("N _ _" if getattr(value, "ndim", 4) == 3 else "N _ _ _")(name, value, seen)
+    (_tokens if getattr(value, "ndim", 4) == 3 else _map)(name, value, seen)
 
 
 several_maps = several(maps, 2)
