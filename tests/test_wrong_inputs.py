@@ -203,6 +203,8 @@ CALLS: dict[str, tuple[Callable, dict[str, Any]]] = {
     "validation_split": (validation_split, {"data": DATA, "images": 3, "seed": 0}),
     "balanced_indices": (balanced_indices, {"labels": LABELS, "count": 6, "seed": 0}),
     "halves": (halves, {"labels": LABELS}),
+    "gather": (data.gather, {"data": (IMAGES, LABELS)}),
+    "dataset_of": (data.dataset_of, {"train": (IMAGES, LABELS), "test": (IMAGES, LABELS)}),
     "fit": (
         training.fit,
         {

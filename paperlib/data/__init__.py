@@ -17,6 +17,7 @@ from ..basics.checks import checked, kind_of
 from ..basics.registry import import_all
 from .checks import check_images, check_labels, check_targets
 from .dataset import DATASETS, Dataset, Source, normalise
+from .gathering import dataset_of, gather
 from .subsets import balanced_indices, choosing_images, halves, resized, subset, validation_split
 
 import_all(__name__, __path__)
