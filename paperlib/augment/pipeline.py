@@ -251,7 +251,14 @@ def augment_batches(
         count = min(batch, len(images) - k * batch)
         draws.append([first(rng, count, *before), *(draw(rng, count, *after) for draw in then)])
     of_first, of_policy, *mixing = (_joined(step, len(images)) for step in zip(*draws, strict=True))
-    views = policy.apply(apply_first(images, *of_first), *of_policy)
+    parts = []
+    for part in range(0, len(images), step := at_once(images.device, *after)):
+        some = slice(part, part + step)
+        first_rows, policy_rows = (
+            [rows[some] for rows in drawn] for drawn in (of_first, of_policy)
+        )
+        parts.append(policy.apply(apply_first(images[some], *first_rows), *policy_rows))
+    views = torch.cat(parts) if len(parts) > 1 else parts[0]
     return cutmix(views, labels, classes, *mixing[0]) if mix else (views, labels)
 
 

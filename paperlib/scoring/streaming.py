@@ -45,8 +45,8 @@ class Look:
     std: Tensor
 
     def __call__(self, views: Tensor) -> Tensor:
+        views = views.contiguous(memory_format=torch.channels_last)  # as convolutions like best
         images = views.float().sub_(self.mean).div_(self.std)
-        images = images.contiguous(memory_format=torch.channels_last)
         with autocast(views.device, self.how.precision):
             output = self.teacher(fitted(self.teacher, images))
         logits = logits_in(output, self.how.output)
