@@ -294,8 +294,8 @@ def test_tiny_imagenets_schedule_and_optimiser(teacher):
         SMALL, "none", objective("kd", smoothing=0.1), replace(recipe, warmup_steps=3), 0, teacher
     )
     seen, original = [], Single._step
-    learner = Single(student, task)
     initialise(student, next(batches(task, 0))[0])
+    learner = Single(student, task)
     learner.step = lambda *inputs: (
         seen.append(learner.steppers[0].param_groups[0]["lr"]),
         original(learner, *inputs),
