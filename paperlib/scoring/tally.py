@@ -4,6 +4,7 @@ Hard labels need sums alone, which are as large as the classes squared. CutMix a
 need the predictions again: a `Spool` keeps them.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -21,8 +22,8 @@ class Groups:
     """Sums of the predictions of so many consecutive images each, for T. stddev."""
 
     def __init__(self, size: int):
-        self.size, self.held = size, 0
-        self.sums: list[Tensor] = []  # (C,) each, of whole groups
+        self.size, self.held, self.classes = size, 0, 1
+        self.sums = array("d")  # of whole groups, C numbers each
         self.open: Tensor | float = 0.0  # of the `held` images of the one that is not whole yet
 
     def add(self, p: Tensor) -> None:
@@ -31,18 +32,18 @@ class Groups:
             some, p = p[: self.size - self.held], p[self.size - self.held :]
             self.open, self.held = self.open + some.sum(0), self.held + len(some)
             if self.held == self.size:
-                self.sums.append(self.open)
+                self.classes = len(self.open)
+                self.sums.frombytes(self.open.cpu().numpy().tobytes())
                 self.open, self.held = 0.0, 0
 
     def stddev(self, base: "Groups") -> float:
         """T. stddev over groups that hold these views and as many of another pass; NaN for fewer
         than two.
         """
-        if len(self.sums) < 2:
+        if len(self.sums) < 2 * self.classes:
             return float("nan")
-        pairs = zip(self.sums, base.sums, strict=True)
-        means = torch.stack([own + other for own, other in pairs]) / (2 * self.size)
-        return float(means.std(0).mean())
+        own, other = (np.frombuffer(x.sums).reshape(-1, self.classes) for x in (self, base))
+        return float(((own + other) / (2 * self.size)).std(0, ddof=1).mean())
 
 
 class Tally:
@@ -56,7 +57,7 @@ class Tally:
         self.classes, self.groups = classes, Groups(group)
         self.logits = Spool(classes) if spooled else None
         self.soft: Spool | None = None
-        self.labels: list[np.ndarray] = []
+        self.labels = array("q")  # one object: one a batch would split the memory
         self.images = 0
         self.sums: dict[str, Tensor] = {}
 
@@ -87,7 +88,7 @@ class Tally:
 
     def _keep(self, logits: Tensor, targets: Tensor, hard: bool) -> None:
         if hard:
-            self.labels.append(targets.cpu().numpy())
+            self.labels.frombytes(targets.cpu().numpy().tobytes())
         else:
             self.soft = self.soft or Spool(self.classes)
             self.logits = self.logits or Spool(self.classes)
@@ -159,7 +160,7 @@ class Tally:
         """(B, N) weights -> CMI and D of each replicate, (B,): class by class, so that of a
         replicate's centroids only one need be there at a time.
         """
-        labels = np.concatenate(self.labels)
+        labels = np.frombuffer(self.labels, np.int64)
         edges = np.bincount(labels, minlength=self.classes).cumsum()[:-1]
         value, divergence = w.new_zeros(len(w)), w.new_zeros(len(w))
         for y, places in enumerate(np.split(labels.argsort(kind="stable"), edges)):
