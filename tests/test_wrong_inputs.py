@@ -363,6 +363,7 @@ CALLS |= {
 }
 CALLS["check_labels"] = (lambda labels: data.check_labels(labels, N, C), CALLS["check_labels"][1])
 NOT_CALLED = {
+    **dict.fromkeys(("Candidate", "candidates", "on_batch"), "what `rank` makes of its candidates"),
     **dict.fromkeys(("LowBit", "Product", "explicit_attention"), "parts of quantized networks"),
     **dict.fromkeys(
         ("count", "ends", "unwrapped", "warn_if_mostly_float"), "steps of quantize"
@@ -476,7 +477,6 @@ for name, argument in (
 ANY_CLASSES = "these functions do not know how many classes or images there are"
 for name in ("balanced_indices", "halves"):
     FINE |= {(name, "labels", label): ANY_CLASSES for label in ("one row less", "too large")}
-LOOP = "to come, with `@checked` in training/loop.py"
 FINE |= {
     ("quantize", "keep", "empty"): "nothing is kept: all layers are quantized",
     ("initialise", "images", "one row less"): "a batch of any size",
@@ -496,8 +496,6 @@ FINE |= {
     ("ablate", "counts", "two"): "no count",
     ("load", "root", "empty"): "the folder at hand",
     **{(name, "labels", "one row less"): "any number of images" for name in ("CRD", "CKTF")},
-    **{("fit", name, label): LOOP for name in ("model", "task") for label in ("None", "an object")},
-    ("accuracy", "*", "*"): LOOP,
     **{(name, "qmin", "-3"): "a grid may begin there" for name in ("lsq", "lsq_plus")},
     ("fake_quantize", "qmin", "-3"): "a grid may begin there",
 }

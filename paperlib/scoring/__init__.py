@@ -17,14 +17,6 @@ from .metrics import (
     score,
     teacher_stddev,
 )
+from .options import Scoring
 from .racing import rank_within
-from .ranking import (
-    AS_DEFINED,
-    Scoring,
-    ablate,
-    logits_of,
-    predict,
-    predict_views,
-    rank,
-    scoring_order,
-)
+from .ranking import AS_DEFINED, ablate, logits_of, predict, predict_views, rank, scoring_order

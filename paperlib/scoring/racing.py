@@ -54,7 +54,8 @@ from ..basics.progress import progress as progress_bar
 from ..data.checks import module
 from ..models import in_mode
 from .metrics import PASS, TINY, check_counts, log_softmax, soft_labels
-from .ranking import Scoring, logits_of
+from .options import Scoring
+from .ranking import logits_of
 from .teachers import check_logits
 
 BOX = 5  # images that share a CutMix box

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from .. import data as datasets
 from ..augment import AUGMENTATIONS, Candidate, augmented, candidates, generator, to_device
 from ..augment.pipeline import augmentation_name, augmentation_names
-from ..basics.checks import Spec, check_fields, checked, kind_of, number, require, several
+from ..basics.checks import checked, kind_of, require
 from ..basics.confidence import warning
 from ..basics.progress import progress as progress_bar
 from ..data.checks import module
-from ..data.streams import as_images, as_labels, is_pair
+from ..data.streams import is_pair
 from ..models import in_mode
 from ..models.precision import autocast
 from .metrics import class_centroids, evaluate, paired_stddev, score
+from .options import Scoring
 from .streaming import scoring_places, streamed
 from .teachers import check_logits, device_of, fitted, logits_in, teacher_kind
 
@@ -89,84 +90,6 @@ def predict(
     whole = torch.cat(logits)
     check_logits(whole)
     return whole, torch.cat(targets)
-
-
-def each_channel(allowed: str) -> Spec:
-    """A number, or one for each channel."""
-    one = number(allowed)
-
-    def check(name: str, value: Any, seen: dict | None = None) -> None:
-        (one if isinstance(value, int | float) else several(one))(name, value, seen)
-
-    return check
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How a teacher looks at images: the keywords that `rank` and `rank_within` share.
-
-    mean, std   of the channels, or one number for all (scale 0 .. 1), what the teacher's input is
-                normalised with; and
-    mirror      whether a mirrored image keeps its class (None: yes). A `paperlib.data.Dataset`
-                brings its own of these three.
-    padding     pixels of the random crop.
-    seed        of every random draw. batch  images a forward pass.
-    cmi_weight  of CMI in the score.
-    precision   "float32", or "bfloat16" for the teacher's convolutions: faster, and the third digit
-                moves.
-    progress    called with (done, total, augmentation) before each pass.
-    workers     processes that read images which are not in memory; 0 reads in this one.
-    output      where a teacher's logits are in what it gives: a place, a key or an attribute, see
-                `teachers.logits_in`. None finds them.
-    """
-
-    mean: Sequence[float] | float | None = None
-    std: Sequence[float] | float | None = None
-    mirror: bool | None = None
-    padding: int = 4
-    seed: int = 0
-    batch: int = 100
-    cmi_weight: float = 1.0
-    precision: str = "float32"
-    progress: Callable[[int, int, str], None] = lambda done, total, augmentation: None
-    workers: int = 0
-    output: int | str | None = None
-
-    def __post_init__(self):
-        scale = {"mean": each_channel("[0, 1]"), "std": each_channel("(0, 1]")}
-        check_fields(self, **scale, workers=number("[0, inf)", whole=True))
-
-    def check_scale(self, data: Any) -> None:
-        """Raise ValueError unless mean and std are known once, from here or from a Dataset."""
-        if isinstance(data, datasets.Dataset):
-            own = (self.mean, self.std, self.mirror)
-            brings = "a Dataset brings its own mean, std and mirror: leave these arguments out"
-            require(all(value is None for value in own), brings)
-        else:
-            need = "images and labels alone need mean and std, to normalise what the teacher sees"
-            require(self.mean is not None and self.std is not None, need)
-
-    def dataset(self, data: datasets.Dataset | tuple[Any, Any]) -> datasets.Dataset:
-        """The images and labels to score, in memory. Raises ValueError, naming what is wrong with
-        them.
-        """
-        self.check_scale(data)
-        if isinstance(data, datasets.Dataset):
-            return data
-        kind_of(tuple, list)("data", data)
-        require(is_pair(data), f"data must be images and labels, got {len(data)} values")
-        images = as_images(data[0])
-        labels = as_labels(data[1]).to(images.device)
-        datasets.check_images(images)
-        datasets.check_labels(labels, len(images), len(images))
-        classes = int(labels.max()) + 1
-        names, scale = tuple(map(str, range(classes))), (_three(self.mean), _three(self.std))
-        tensors = images, labels, images[:1], labels[:1]  # nothing is tested
-        return datasets.Dataset("own data", *tensors, names, *scale, self.mirror is not False)
-
-
-def _three(value: Sequence[float] | float) -> tuple[float, ...]:
-    return (value,) * 3 if isinstance(value, int | float) else tuple(value)
 
 
 def _any(name: str, value: Any, seen: dict | None = None) -> None:

@@ -5,7 +5,7 @@ candidates.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,9 @@ from ..basics.progress import progress
 from ..data import Dataset
 from ..data.streams import Batch, Stream, stream
 from ..models.precision import autocast
+from .options import Scoring
 from .tally import Groups, Tally
 from .teachers import check_logits, device_of, evaluating, fitted, logits_in
-
-if TYPE_CHECKING:
-    from .ranking import Scoring
 
 ORDER = 0x0DE5  # key of the order of a pass
 SORTED = (
@@ -40,7 +38,7 @@ class Look:
     """How one teacher looks at views: (B, C, H, W) uint8 -> (B, classes) float32 logits."""
 
     teacher: Callable
-    how: "Scoring"
+    how: Scoring
     mean: Tensor  # (1, C, 1, 1) each, on the scale 0 .. 255
     std: Tensor
 
@@ -68,7 +66,7 @@ def streamed(
     teacher: Callable,
     data: Any,
     candidates: Sequence[Candidate],
-    how: "Scoring",
+    how: Scoring,
     stddev_group: int,
     replicates: int,
 ) -> tuple[list[dict[str, Any]], Tensor]:
@@ -103,7 +101,7 @@ def _begin(
     teacher: Callable,
     batch: Batch,
     candidates: Sequence[Candidate],
-    how: "Scoring",
+    how: Scoring,
     size: int | None,
     classes: int | None,
 ) -> tuple[Look, int]:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..basics.checks import one_of, require
+from ..basics.checks import checked, kind_of, one_of, require
 from ..basics.recipe import Recipe
 from ..data import Dataset, halves
+from ..data.checks import module
 from ..models import in_mode
 from ..models.precision import autocast
 from ..quantizers import LowBit, fusing, initialise
@@ -32,6 +33,7 @@ LAST_EPOCHS = 5  # always evaluated: the headline of long schedules is their mea
 HESSIAN_EVERY = 10
 
 
+@checked(model=module, data=kind_of(Dataset))
 @torch.no_grad()
 def predictions(
     model: nn.Module, data: Dataset, batch: int = 500, precision: str = "float32"
@@ -54,6 +56,7 @@ def predictions(
     return tuple(map(torch.cat, zip(*found, strict=True)))
 
 
+@checked(model=module, data=kind_of(Dataset))
 def accuracy(
     model: nn.Module, data: Dataset, batch: int = 500, precision: str = "float32"
 ) -> float:
@@ -86,7 +89,7 @@ def evaluated(recipe: Recipe, epoch: int) -> bool:
 
 def _start(model: nn.Module, task: Task) -> None:
     """Quantizer parameters of the layers that have none yet, from the first training batch."""
-    if any(isinstance(module, LowBit) and not module.ready for module in model.modules()):
+    if any(isinstance(part, LowBit) and not part.ready for part in model.modules()):
         x, _, _ = next(batches(task, 0))
         with autocast(x.device, task.recipe.precision):
             initialise(model, x)
@@ -102,6 +105,7 @@ def _cross_entropy(output: Any, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(as_logits(output), targets)
 
 
+@checked(model=module, task=kind_of(Task))
 def fit(
     model: nn.Module,
     task: Task,
