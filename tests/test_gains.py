@@ -334,6 +334,7 @@ def test_a_part_of_a_table(tmp_path, monkeypatch, capsys):
         != plan.lacks("quick", "tour", Selection("svhn"))
     )
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()  # as in the folder of the repository
     assert main(["run", "--table", "ranking", "--dataset", "imagenet"]) == 1
     assert "'imagenet'; it has digits resnet8" in capsys.readouterr().err
     assert (

@@ -455,7 +455,8 @@ def test_a_tree_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys
 
 
 def test_a_place_where_no_folder_can_be_is_one_line(tmp_path, monkeypatch, capsys):
-    (tmp_path / "build").write_text("a file")
+    (tmp_path / "build").write_text("a file", encoding="utf-8")
+    (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--table", "tour"]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -69,7 +69,8 @@ class Shifted(Quantizer):
     def __init__(self, inner: Quantizer):
         super().__init__(inner.bits)
         self.inner = inner
-        self.offset = nn.Parameter(torch.zeros(()), requires_grad=False)
+        del self.offset  # a parameter elsewhere; here nothing learns it
+        self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("range", torch.ones(()))
 
     @torch.no_grad()
