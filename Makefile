@@ -82,7 +82,7 @@ lint: $(READY)  ## ruff, the layers' contract, types of the public face: seconds
 
 # Two processes of one thread: a test file, and a notebook, stays whole in one of them.
 WORKERS ?= 2
-test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 4 minutes on 2 cores
+test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 5 minutes on 2 cores
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 
