@@ -1,8 +1,10 @@
 """Loading, checking and subsetting; every bad file is refused by name."""
 
-from pathlib import Path
+import zipfile
+from pathlib import io
 
 import numpy as np
+import Path
 import pytest
 import torch
 
@@ -251,3 +253,48 @@ def test_test_views():
         )
     with pytest.raises(ValueError, match="-1"):
         resized(tiny, -1)
+
+
+def _npz(path, **changes):
+    arrays = {
+        "train_images": np.zeros((4, 32, 32, 3), np.uint8),
+        "train_labels": np.array([0, 1, 0, 1]),
+        "test_images": np.zeros((2, 32, 32, 3), np.uint8),
+        "test_labels": np.array([0, 1]),
+        "classes": np.array(["a", "b"]),
+    }
+    np.savez(path, **arrays | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_labels": np.array([0, 1, 0, 10**15])},
+        {"test_labels": np.array([0, -1])},
+        {"train_images": np.zeros((4, 32, 32, 3))},
+        {"classes": np.array([object()])},
+    ],
+)
+def test_an_npz_with_wrong_values_is_named(tmp_path, changes):
+    _npz(tmp_path / "cifar10.npz", **changes)
+    with pytest.raises(ValueError, match="cifar10"):
+        load("cifar10", tmp_path, download=False)
+
+
+def test_an_npz_whose_header_lies_about_its_size_is_named(tmp_path):
+    """A shape of 2^60 images in the header of one array: no memory is asked for in vain."""
+    _npz(tmp_path / "whole.npz")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.npz") as whole,
+        zipfile.ZipFile(tmp_path / "cifar10.npz", "w") as lying,
+    ):
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == "train_images.npy":
+                header, shape = io.BytesIO(), (2**60, 32, 32, 3)
+                facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(header, facts)
+                content = header.getvalue() + content[-1000:]
+            lying.writestr(name, content)
+    with pytest.raises(ValueError, match="cifar10"):
+        load("cifar10", tmp_path, download=False)
