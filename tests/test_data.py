@@ -1,10 +1,10 @@
 """Loading, checking and subsetting; every bad file is refused by name."""
 
+import io
 import zipfile
-from pathlib import io
+from pathlib import Path
 
 import numpy as np
-import Path
 import pytest
 import torch
 
