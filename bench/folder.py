@@ -3,6 +3,7 @@ against torchvision's folder and torch's DataLoader alone.
 
     python -m bench.folder [--images 5000 20000] [--workers 0]
 
+It writes results/bench/folder.csv and .md. About 6 minutes on 2 cores.
 Each run has a process of its own. The JPEGs are generated: noise at a quarter of the size, scaled
 up, one picture a class with several names.
 """
@@ -15,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import nn
 
+from paperlib.basics.files import write_atomically
+from paperlib.reporting.style import markdown
 from paperlib.scoring import rank
 
 from .workers import _memory, alone
@@ -84,15 +88,16 @@ def prepare_loader(root: Path, workers: int, views: int) -> Callable[[], tuple[f
     return run
 
 
-def main() -> None:
-    """Print a line for each run."""
+def main(folder: Path = Path("results/bench")) -> None:
+    """Print a line for each run, and write them all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[5000, 20_000])
     parser.add_argument("--workers", type=int, default=0)
     args = parser.parse_args()
+    rows = []
     for images in args.images:
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder)
+        with tempfile.TemporaryDirectory() as generated:
+            root = Path(generated)
             generate(root, images)
             runs = {
                 f"rank, {PASSES} passes": (prepare_rank, (root, args.workers)),
@@ -104,8 +109,18 @@ def main() -> None:
             }
             for name, (prepare, given) in runs.items():
                 seconds, peak = alone(prepare, given, 1).value
-                speed = f"{images / seconds:.0f} images/s in {seconds:.0f} s"
-                print(f"{images} images, {name}: {speed}, {peak / 1e6:.0f} MB", flush=True)
+                rows.append((images, name, seconds, images / seconds, peak / 1e6))
+                print(*rows[-1], flush=True)
+    table = pd.DataFrame(rows, columns=["images", "run", "seconds", "images/s", "peak MB"])
+    text = (
+        "# A folder of images through rank\n\n"
+        f"`python -m bench.folder` with torch {torch.__version__}, one thread, {args.workers} "
+        f"workers: {SIDE}-pixel JPEGs of {CLASSES} classes, {len(CANDIDATES)} candidates, 10 "
+        "replicates. One picture a class, so the disk's cache serves all of them. rank also makes "
+        "the views and the intervals.\n\n"
+    )
+    write_atomically(folder / "folder.csv", table.to_csv(index=False))
+    write_atomically(folder / "folder.md", text + markdown(table, 0))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ registry.py      `METHODS`, the quantizers by name; a file for each method, whic
 """
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
@@ -118,8 +118,7 @@ def quantize(
     The copy must see a first batch, `initialise(student, images)`, before it is used. Inputs that
     are negative in that batch get a grid with negative values. `describe` tells what is low-bit;
     below 95 % of the weights a warning says so.
-    Raises ValueError for an unknown method or option, bits out of range, or kept_bits with a method
-    that has no grid for the network's own input.
+    Raises ValueError for an unknown method or option, or bits out of range.
 
     >>> student = quantize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3),
     ...     nn.Conv2d(8, 2, 3)), "ewgs", 2, 2)
@@ -130,40 +129,50 @@ def quantize(
     for option in options:
         known = option in recipe.weight_options | recipe.activation_options
         require(known, f"method {method!r} has no option {option!r}")
-    no_grid = f"{method!r} has no grid for the network's own input, which is negative too"
-    require(kept_bits is None or recipe.image, f"kept_bits = {kept_bits}: {no_grid}")
-    of_weight = {k: v for k, v in options.items() if k in recipe.weight_options}
-    of_input = {k: v for k, v in options.items() if k in recipe.activation_options}
     student = copy.deepcopy(unwrapped(model))
     explicit_attention(student)
     if not any(p.requires_grad for p in student.parameters()):
         student.requires_grad_()  # a frozen teacher's copy is to learn; single frozen parts stay so
     low, names = set(layers_to_quantize(student, keep)), quantizable(student)
     for name in names if kept_bits is not None else sorted(low, key=names.index):
-        layer = student.get_submodule(name)
         bits = (weight_bits, activation_bits) if name in low else (kept_bits, kept_bits)
-        transposed = isinstance(layer, _ConvTransposeNd)
-        grouped = per_channel and transposed and layer.groups > 1
-        require(not grouped, f"{name!r}, transposed and grouped, cannot be quantized per channel")
-        weight = layer.weight.transpose(0, 1) if transposed else layer.weight
-        shape = {"shape": (len(weight), *[1] * (weight.ndim - 1))} if per_channel else {}
-        signed = partial(recipe.signed_activation, bits[1], **of_input)
-        on_image = name == names[0] and recipe.image
-        activation = signed() if on_image else recipe.activation(bits[1], **of_input)
-        device, scale = layer.weight.device, (len(weight),) if per_channel else ()
-        # A change of class keeps weights, hyperparameters and hooks as they are; only quantizers
-        # are added.
-        layer.__class__ = quantized_type(type(layer))
-        quantizer = recipe.weight(bits[0], **of_weight, **shape)
-        output_scale = scale if recipe.output_scale else None
-        layer.adopt(name, quantizer.to(device), activation.to(device), signed, output_scale)
+        _quantize_layer(student.get_submodule(name), name, recipe, bits, per_channel, options)
     for name, product in student.named_modules():
         if isinstance(product, Product) and _below(name, low):
-            unsigned = partial(recipe.activation, activation_bits, **of_input)
-            signed = partial(recipe.signed_activation, activation_bits, **of_input)
-            product.adopt(name, unsigned, signed)
+            product.adopt(name, *_of_inputs(recipe, activation_bits, options))
     warn_if_mostly_float(student)
     return student
+
+
+def _of_inputs(recipe: Method, bits: int, options: dict) -> tuple[Callable, Callable]:
+    """Functions that make the quantizer of an input from 0 on, and of one that is negative too."""
+    own = {k: v for k, v in options.items() if k in recipe.activation_options}
+    return partial(recipe.activation, bits, **own), partial(recipe.signed_activation, bits, **own)
+
+
+def _quantize_layer(
+    layer: nn.Module,
+    name: str,
+    recipe: Method,
+    bits: tuple[int, int],
+    per_channel: bool,
+    options: dict,
+) -> None:
+    """Make a layer a quantized one, in place. bits  of weights and of inputs."""
+    transposed = isinstance(layer, _ConvTransposeNd)
+    grouped = per_channel and transposed and layer.groups > 1
+    require(not grouped, f"{name!r}, transposed and grouped, cannot be quantized per channel")
+    weight = layer.weight.transpose(0, 1) if transposed else layer.weight
+    own = {k: v for k, v in options.items() if k in recipe.weight_options}
+    if per_channel:
+        own["shape"] = (len(weight), *[1] * (weight.ndim - 1))
+    unsigned, signed = _of_inputs(recipe, bits[1], options)
+    scale = (len(weight),) if per_channel else ()
+    # A change of class keeps weights, hyperparameters and hooks as they are; only quantizers are
+    # added.
+    layer.__class__ = quantized_type(type(layer))
+    output_scale = scale if recipe.output_scale else None
+    layer.adopt(name, recipe.weight(bits[0], **own), unsigned(), signed, output_scale)
 
 
 @checked(student=module, images=floats("N _ ...", door=True))

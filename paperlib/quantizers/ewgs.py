@@ -77,7 +77,7 @@ METHODS["ewgs"] = Method(
     _ACTIVATION,
     "Lee, Kim & Ham, CVPR 2021, arXiv 2104.00903",
     "test_ewgs_gradients_inside_at_and_beyond_the_bounds",
-    image=_ACTIVATION,
+    signed=_ACTIVATION,
     output_scale=True,
 )
 

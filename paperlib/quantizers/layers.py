@@ -100,7 +100,6 @@ class Operation:
     call: Callable[[Tensor, Tensor], Tensor]
     spatial: int = 0
     transposed: bool = False
-    groups: int = 1
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         return self.call(x, weight)
@@ -108,10 +107,6 @@ class Operation:
     def channels_first(self, weight: Tensor) -> Tensor:
         """The weight with its output channels first; the same again gives it back."""
         return weight.transpose(0, 1) if self.transposed else weight
-
-    def outputs(self, weight: Tensor) -> int:
-        """Output channels."""
-        return weight.shape[1] * self.groups if self.transposed else weight.shape[0]
 
     def per_channel(self, values: Tensor) -> Tensor:
         """(C,) -> a shape that goes with the output; a scalar stays one."""
@@ -355,8 +350,7 @@ class _Interception(TorchFunctionMode):
         def call(x: Tensor, weight: Tensor) -> Tensor:
             return function(x, weight, None, *arguments[3:], **settings)
 
-        groups = getattr(self.layer, "groups", 1)
-        return self.layer.low_bit(x, weight, bias, Operation(call, *_CALLS[function], groups))
+        return self.layer.low_bit(x, weight, bias, Operation(call, *_CALLS[function]))
 
     @staticmethod
     def _operands(arguments: tuple, named: dict[str, Any]) -> tuple:

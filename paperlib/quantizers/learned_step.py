@@ -104,12 +104,12 @@ METHODS["lsq"] = Method(
     partial(LsqQuantizer, signed=False, of_weights=False),
     "Esser et al., ICLR 2020, arXiv 1902.08153",
     "test_lsq_gradients_decide_by_the_unrounded_value",
-    image=partial(LsqQuantizer, signed=True, of_weights=False),  # on the integers of a weight
+    signed=partial(LsqQuantizer, signed=True, of_weights=False),  # on the integers of a weight
 )
 METHODS["lsq+"] = Method(
     partial(LsqPlusWeight, signed=True, of_weights=True),
     LsqPlusActivation,
     "Bhalgat et al., CVPR Workshops 2020, arXiv 2004.09576",
     "test_lsq_plus_moves_the_grid_and_its_offset_learns_from_what_is_outside",
-    image=LsqPlusActivation,
+    signed=LsqPlusActivation,
 )

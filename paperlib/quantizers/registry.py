@@ -16,7 +16,8 @@ class Method:
     activation    of a layer's input.
     paper         authors, venue, arXiv number.
     proof         the test that proves the formula, beside those that every quantizer goes through.
-    image         of the network's own input, which is negative too; None if there is no such grid.
+    signed        of an input that is negative too, as the network's own; None if there is no such
+                  grid: then the first batch shifts that of `activation`.
     output_scale  whether the layer learns to scale its output, because the quantized values do not.
 
     An entry in `METHODS` is all that a quantizer of one's own needs:
@@ -40,15 +41,15 @@ class Method:
     activation: Callable[..., Quantizer]
     paper: str
     proof: str = ""
-    image: Callable[..., Quantizer] | None = None
+    signed: Callable[..., Quantizer] | None = None
     output_scale: bool = False
 
     def signed_activation(self, bits: int, **options: Any) -> Quantizer:
-        """The quantizer of a layer's input that is negative too: the method's own, `image`, or else
+        """The quantizer of a layer's input that is negative too: the method's own `signed`, else
         `activation` on a grid that the first batch shifts.
         """
-        if self.image:
-            return self.image(bits, **options)
+        if self.signed:
+            return self.signed(bits, **options)
         return Shifted(self.activation(bits, **options))
 
     @property

@@ -113,19 +113,19 @@ METHODS["dorefa_released"] = Method(
     ReleasedDorefa,
     "Zhou et al., 2016, arXiv 1606.06160, as released",
     "test_released_dorefa_keeps_its_first_scale_and_its_maximums_gradient",
-    image=ReleasedDorefa,
+    signed=ReleasedDorefa,
 )
 METHODS["pact_released"] = Method(
     ReleasedDorefa,
     ReleasedPact,
     "Choi et al., 2018, arXiv 1805.06085, as released",
     "test_released_pact_has_half_a_grid_and_an_alpha_that_stays",
-    image=ReleasedPact,
+    signed=ReleasedPact,
 )
 METHODS["lsq_released"] = Method(
     ReleasedLsq,
     ReleasedLsq,
     "Esser et al., ICLR 2020, arXiv 1902.08153, as released",
     "test_released_lsq_differs_from_the_paper_between_the_last_level_and_the_next",
-    image=ReleasedLsq,
+    signed=ReleasedLsq,
 )
