@@ -343,5 +343,12 @@ def test_what_cannot_learn_is_refused():
     ):
         with pytest.raises(ValueError, match=named):
             fit(student, task_of(teacher))
-    with pytest.raises(TypeError, match="str"):
+    with pytest.raises(ValueError, match="str"):
         fit(Answers(seeded(Plain), str), task_of(teacher))
+
+
+def test_two_heads_beside_each_other_are_not_guessed():
+    """Which of two outputs is trained is never chosen in silence."""
+    student, teacher = Answers(seeded(Plain), lambda z: (z, z)), seeded(Plain)
+    with pytest.raises(ValueError, match="logits"):
+        fit(student, task_of(teacher))

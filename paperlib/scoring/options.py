@@ -35,7 +35,7 @@ class Scoring:
     progress    called with (done, total, augmentation) before each pass.
     workers     processes that read images which are not in memory; 0 reads in this one.
     output      where a teacher's logits are in what it gives: a place, a key or an attribute, see
-                `teachers.logits_in`. None finds them.
+                `models.outputs.logits_in`. None finds them.
     """
 
     mean: Sequence[float] | float | None = None

@@ -16,10 +16,11 @@ from ..basics.checks import require
 from ..basics.progress import progress
 from ..data import Dataset
 from ..data.streams import Batch, Stream, stream
+from ..models.outputs import logits_in
 from ..models.precision import autocast
 from .options import Scoring
 from .tally import Groups, Tally
-from .teachers import check_logits, device_of, evaluating, fitted, logits_in
+from .teachers import check_logits, device_of, evaluating, fitted
 
 ORDER = 0x0DE5  # key of the order of a pass
 SORTED = (

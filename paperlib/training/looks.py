@@ -4,7 +4,7 @@ The package's networks say both by `Classifier.features`. Any other network is c
 forward hooks, which are there for the pass only, read the outputs of the modules that are named.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -15,31 +15,11 @@ from torch import Tensor, nn
 from ..basics.checks import require
 from ..losses.objective import LAYERS
 from ..models import Classifier
+from ..models.outputs import logits_in
 from ..quantizers import unwrapped
 
 # (N, 3, H, W) normalised images -> (N, classes) logits, and features by name
 Look = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
-
-
-def as_logits(output: Any) -> Tensor:
-    """The logits in what a network gives: a tensor, the first of a tuple or list, or what a mapping
-    or an object calls `logits`.
-
-    Raises TypeError for anything else.
-
-    >>> as_logits({"logits": torch.zeros(1, 2), "loss": None})
-    tensor([[0., 0.]])
-    """
-    found = output
-    if isinstance(output, Mapping):
-        found = output.get("logits")
-    elif hasattr(output, "logits"):
-        found = output.logits
-    elif isinstance(output, tuple | list) and output:
-        found = output[0]
-    if not isinstance(found, Tensor):
-        raise TypeError(f"a network must give logits, a tensor; got {type(output).__name__}")
-    return found
 
 
 def look_of(network: nn.Module, layers: Sequence[str], images: Tensor) -> Look:
@@ -64,7 +44,7 @@ def look_of(network: nn.Module, layers: Sequence[str], images: Tensor) -> Look:
 
 
 def _logits_alone(network: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    return as_logits(network(images)), {}
+    return logits_in(network(images)), {}
 
 
 def _in_type(base: Look, dtype: torch.dtype, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -20,12 +20,12 @@ from ..basics.recipe import Recipe
 from ..data import Dataset, halves
 from ..data.checks import module
 from ..models import in_mode
+from ..models.outputs import logits_in
 from ..models.precision import autocast
 from ..quantizers import LowBit, fusing, initialise
 from ..quantizers.ewgs import by_hessian, update_deltas
 from .checkpoint import Checkpoint, not_finite
 from .learners import InitialStage, Learners, Single, Task, Together, batches, rate_factor, steps_of
-from .looks import as_logits
 
 COMPILE_FROM = 500  # steps of a run from which on compiling, some seconds to a minute, pays
 LAST_EPOCHS = 5  # always evaluated: the headline of long schedules is their mean
@@ -50,7 +50,7 @@ def predictions(
         for images in data.test_images.split(batch):
             x = data.network_input(data.test_views(images))
             with autocast(x.device, precision):
-                logits = as_logits(model(x))
+                logits = logits_in(model(x))
             classes = logits.argmax(1, keepdim=True)
             found.append((classes[:, 0], logits.float().softmax(1).gather(1, classes)[:, 0]))
     return tuple(map(torch.cat, zip(*found, strict=True)))
@@ -102,7 +102,7 @@ def _update_factors(model: nn.Module, task: Task, epoch: int) -> None:
 
 
 def _cross_entropy(output: Any, targets: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(as_logits(output), targets)
+    return nn.functional.cross_entropy(logits_in(output), targets)
 
 
 @checked(model=module, task=kind_of(Task))
@@ -140,9 +140,9 @@ def fit(
                 validation_accuracy, of equal ones the first, whose row then has kept = True. The
                 test images choose nothing.
 
-    model, and the teacher, are any network of (N, 3, H, W) images whose output `looks.as_logits`
-    understands. The package's own are the fastest; others are called as they are, and losses of
-    features name modules of theirs (`Objective.layers`). What is frozen stays so: parameters that
+    model, and the teacher, are any network of (N, 3, H, W) images in whose output `logits_in` (of
+    `models.outputs`) finds logits. The package's own are the fastest; others are called as they
+    are, and losses of features name modules of theirs (`Objective.layers`). What is frozen stays so: parameters that
     require no gradient, and modules in eval mode of a network in train mode. Afterwards every
     module is in the mode that it was in.
 

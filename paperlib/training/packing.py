@@ -17,7 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from ..basics.checks import require
 from ..models import Classifier
-from .looks import as_logits
+from ..models.outputs import logits_in
 
 
 class _Features(nn.Module):
@@ -32,7 +32,7 @@ class _Features(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if isinstance(self.model, Classifier):
             return self.model.features(images)
-        return as_logits(self.model(images)), {}
+        return logits_in(self.model(images)), {}
 
 
 class Pack:

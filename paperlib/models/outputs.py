@@ -1,0 +1,58 @@
+"""Where the logits are in what a network gives."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..basics.checks import require
+
+Output = int | str | None
+
+
+def logits_in(output: Any, which: Output = None) -> Tensor:
+    """The logits in what a network gives: a tensor, or one within a tuple, a dictionary, or an
+    object with attributes such as the ModelOutput of Hugging Face.
+
+    which  the place, key or attribute. None: the one named "logits", else the only (N, C) float
+           tensor. Raises ValueError if none or several could be meant, TypeError for other things.
+
+    >>> logits_in({"logits": torch.ones(2, 3), "hidden": torch.ones(2, 5)}).shape
+    torch.Size([2, 3])
+    >>> logits_in((torch.ones(2, 3), torch.ones(2, 5)), which=0).shape
+    torch.Size([2, 3])
+    """
+    if which is not None:
+        parts = _parts(output)
+        has = f"output={which!r} is not in what the network gives, {_described(output)}"
+        require(which in parts, has)
+        found = parts[which]
+    elif isinstance(output, Tensor):
+        found = output
+    else:
+        parts = _parts(output)
+        fitting = [x for k, x in parts.items() if isinstance(k, int) or isinstance(output, Mapping)]
+        fitting = [x for x in fitting if isinstance(x, Tensor) and x.ndim == 2]
+        only = fitting[0] if len(fitting) == 1 else None
+        found = parts.get("logits", getattr(output, "logits", only))
+        which_one = "name with output= which part are the logits, or give a network of them alone"
+        require(found is not None, f"{which_one}, {_described(output)}")
+    if not isinstance(found, Tensor):
+        raise TypeError(f"a network must give logits as a tensor, got {_described(found)}")
+    return found
+
+
+def _parts(output: Any) -> dict[Any, Any]:
+    """Parts by place, key and attribute."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    parts = dict(enumerate(output)) if isinstance(output, tuple | list) else {}
+    named = getattr(output, "_fields", None) or getattr(output, "__dict__", ())
+    return parts | {name: getattr(output, name) for name in named}
+
+
+def _described(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"{output.dtype} {tuple(output.shape)}"
+    inner = {k: _described(v) for k, v in _parts(output).items() if isinstance(v, Tensor)}
+    return f"{type(output).__name__} {inner or repr(output)[:80]}"
