@@ -142,9 +142,9 @@ def fit(
 
     model, and the teacher, are any network of (N, 3, H, W) images in whose output `logits_in` (of
     `models.outputs`) finds logits. The package's own are the fastest; others are called as they
-    are, and losses of features name modules of theirs (`Objective.layers`). What is frozen stays so: parameters that
-    require no gradient, and modules in eval mode of a network in train mode. Afterwards every
-    module is in the mode that it was in.
+    are, and losses of features name modules of theirs (`Objective.layers`). What is frozen stays
+    so: parameters that require no gradient, and modules in eval mode of a network in train mode.
+    Afterwards every module is in the mode that it was in.
 
     Raises FloatingPointError, naming the epoch, if the loss or a weight is no longer finite;
     ValueError if the objective needs a teacher and the task has none, if a network has another
