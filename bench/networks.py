@@ -55,7 +55,7 @@ def losses(student: nn.Module, images: Tensor, labels: Tensor, steps: int) -> li
         output = student(images)
         logits = output[0] if isinstance(output, tuple) else output
         loss = nn.functional.cross_entropy(logits, labels)
-        found.append(float(loss))
+        found.append(loss.item())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
