@@ -9,8 +9,11 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision.transforms import v2
 
 from paperlib import data
+from paperlib.augment import POLICIES, as_policy, generator
+from paperlib.augment.candidates import TRANSFORM, keyed
 from paperlib.basics.recipe import Recipe
 from paperlib.losses import objective
 from paperlib.models import build
@@ -352,3 +355,27 @@ def test_two_heads_beside_each_other_are_not_guessed():
     student, teacher = Answers(seeded(Plain), lambda z: (z, z)), seeded(Plain)
     with pytest.raises(ValueError, match="logits"):
         fit(student, task_of(teacher))
+
+
+def test_a_transform_of_ones_own_trains_as_it_does_image_by_image(monkeypatch):
+    blur = v2.GaussianBlur(5, (0.2, 2.0))
+    policy = as_policy(blur)
+    monkeypatch.setitem(POLICIES, "blur", policy)
+    images, (seeds,) = DIGITS.train_images[:6], policy.draw(generator(3), 6, 32, 32)
+    views = policy.apply(images, seeds)
+    for image, seed, view in zip(images, seeds, views, strict=True):
+        with keyed(int(seed), TRANSFORM):
+            assert view.equal(blur(image)) and not view.equal(image)
+    task, state = replace(task_of(), augmentation="blur"), torch.get_rng_state()
+    curves = [fit(build("resnet8", 10, seed=0), task) for _ in range(2)]
+    assert curves[0][0]["loss"] == curves[1][0]["loss"]
+    assert curves[0][0]["loss"] != fit(build("resnet8", 10, seed=0), task_of())[0]["loss"]
+    assert torch.get_rng_state().equal(state)
+
+
+def test_a_transform_that_cannot_train_is_refused_by_name():
+    with pytest.raises(ValueError, match="CutMix"):
+        as_policy(v2.CutMix(num_classes=3))
+    policy = as_policy(v2.CenterCrop(8))
+    with pytest.raises(ValueError, match="CenterCrop"):
+        policy.apply(DIGITS.train_images[:2], *policy.draw(generator(0), 2, 32, 32))

@@ -363,7 +363,9 @@ CALLS |= {
 }
 CALLS["check_labels"] = (lambda labels: data.check_labels(labels, N, C), CALLS["check_labels"][1])
 NOT_CALLED = {
-    **dict.fromkeys(("Candidate", "candidates", "on_batch"), "what `rank` makes of its candidates"),
+    **dict.fromkeys(
+        ("Candidate", "candidates", "on_batch", "as_policy"), "what `rank` makes of its candidates"
+    ),
     **dict.fromkeys(("LowBit", "Product", "explicit_attention"), "parts of quantized networks"),
     **dict.fromkeys(
         ("count", "ends", "unwrapped", "warn_if_mostly_float"), "steps of quantize"

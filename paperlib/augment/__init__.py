@@ -10,7 +10,7 @@ candidates.py  those, and any transform or function of a user's own
 """
 
 from ..basics.registry import import_all
-from .candidates import Candidate, candidates, on_batch
+from .candidates import Candidate, as_policy, candidates, on_batch
 from .ops import OPS, apply_chains, apply_op, to_device
 from .pipeline import (
     AUGMENTATIONS,

@@ -29,7 +29,7 @@ from .pipeline import (
     parse,
     policy_of,
 )
-from .policies import apply_augmix, erase
+from .policies import Policy, apply_augmix, erase
 
 MIXUP = "+mixup"
 MIXING = 0x313C  # keys of random numbers, beside those of a pass
@@ -55,6 +55,34 @@ def on_batch(function: Callable) -> OnBatch:
     50
     """
     return OnBatch(function)
+
+
+def as_policy(function: Callable) -> Policy:
+    """A transform of torchvision, or any function of an image (C, H, W) uint8 that keeps its size,
+    as a policy: with an entry of `POLICIES` it also trains, as `fit` takes augmentations by name.
+    Each image is transformed alone, with random states of its own.
+
+    >>> policy = as_policy(lambda image: image[torch.randperm(3)])
+    >>> draws = policy.draw(generator(0), 2, 8, 8)
+    >>> views = policy.apply(torch.arange(3).byte().view(1, 3, 1, 1).expand(2, 3, 8, 8), *draws)
+    >>> views[:, :, 0, 0].tolist()
+    [[0, 2, 1], [2, 0, 1]]
+    """
+    candidate = _candidate(_name(function), function)
+    mixes = f"{candidate.name!r} mixes labels: give its name {CUTMIX} instead"
+    require(not _mixes_labels(function), mixes)
+
+    def apply(images: Tensor, seeds: np.ndarray) -> Tensor:
+        views = torch.empty_like(images)
+        for k, seed in enumerate(seeds):
+            with keyed(int(seed), TRANSFORM):
+                (view,), _ = _transformed(candidate, images[k : k + 1], seeds, 0)
+            same = f"{candidate.name!r} must keep the size {tuple(images.shape[1:])} to train"
+            require(view.shape == images.shape[1:], f"{same}, got {tuple(view.shape)}")
+            views[k] = view
+        return views
+
+    return Policy(lambda rng, count, height, width: (rng.integers(2**32, size=count),), apply)
 
 
 @dataclass(frozen=True)
