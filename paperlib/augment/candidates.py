@@ -142,13 +142,30 @@ class Candidate:
         name = self.policy + (CUTMIX if self.plain and self.mixing else "")
         base = classes, mirror, padding, size
         views, targets = _by_threes(images, labels, name, key, base)
-        if self.transform is not None:
-            with keyed(*key, TRANSFORM):
-                views, targets = _transformed(self, views, targets, classes)
-        if self.plain or not self.mixing:
+        if self.plain:
             return views, targets
+        return self.finish(views, targets, classes, key, generator(*key, MIXING))
+
+    def finish(
+        self,
+        views: Tensor,
+        labels: Tensor,
+        classes: int,
+        key: tuple[int, ...],
+        rng: np.random.Generator,
+        group: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The transform, which draws by the key, and the mixing, by `rng`. What is drawn once a
+        batch is drawn for every `group` views; None: for all together.
+        """
+        parts, group = [], group or len(views)
         mix = _mixup if self.mixing == MIXUP else _cutmix
-        return mix(generator(*key, MIXING), views, targets, classes)
+        with keyed(*key, TRANSFORM):
+            for some in zip(views.split(group), labels.split(group), strict=True):
+                some = some if self.transform is None else _transformed(self, *some, classes)
+                parts.append(mix(rng, *some, classes) if self.mixing else some)
+        views, targets = zip(*parts, strict=True)
+        return torch.cat(views), torch.cat(targets)
 
 
 def candidates(augmentations: Any) -> dict[str, Candidate]:

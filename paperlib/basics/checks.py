@@ -165,6 +165,10 @@ def choice(known: Collection) -> Spec:
     return lambda name, value, seen=None: one_of(name, value, known)
 
 
+def anything(name: str, value: Any, seen: dict | None = None) -> None:
+    """What the function itself looks at."""
+
+
 def word(name: str, value: Any, seen: dict | None = None) -> None:
     """A string that is not empty."""
     kind_of(str)(name, value)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..basics.checks import require
+from ..basics.progress import progress
 from .dataset import Dataset
 
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "x")
@@ -24,6 +25,8 @@ KINDS = (
     "a paperlib Dataset, images and labels, a torch Dataset, a DataLoader, a Hugging Face dataset, "
     "or an iterable of batches"
 )
+LOADER_OPTIONS = ("num_workers", "collate_fn", "worker_init_fn", "multiprocessing_context")
+AT_ONCE = 256  # images that are read for their labels alone
 Batch = tuple[Tensor, Tensor]
 Order = Callable[[int], np.ndarray]
 
@@ -32,7 +35,7 @@ Order = Callable[[int], np.ndarray]
 class Stream:
     """Labelled images, to be gone through once.
 
-    batches  (B, C, H, W) uint8 and (B,) int64 on the CPU; all of one size but the last.
+    batches  (B, C, H, W) uint8 and (B,) int64; all of one size but the last.
     length   images in all; None if nobody knows. classes  how many; None if nobody knows.
     ordered  whether the order was chosen here. Else it is the source's own.
     """
@@ -43,17 +46,58 @@ class Stream:
     ordered: bool
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """Labelled images that can be read at any place, as often as need be.
+
+    length, classes  as of a `Stream`. labels  gives all of them, (N,) int64 on the CPU: those that
+                     the source lists, else it reads everything once.
+    read             (places, batch) -> the images and labels there, in batches.
+    """
+
+    length: int
+    classes: int | None
+    labels: Callable[[], Tensor]
+    read: Callable[[np.ndarray, int], Iterator[Batch]]
+
+
+def shelf(data: Any, workers: int = 0) -> Shelf | None:
+    """What a user brings, as for `stream`, if it has places; None for what comes in its own order.
+
+    >>> found = shelf((np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1]))
+    >>> found.length, [labels.tolist() for _, labels in found.read(np.array([1, 3, 0]), 2)]
+    (4, [[1, 1], [0]])
+    """
+    if isinstance(data, Dataset):
+        return _arrays(data.train_images, data.train_labels, len(data.classes))
+    if is_pair(data):
+        images, labels = _array(data[0]), as_labels(data[1])
+        same = f"data must be as many images as labels, got {len(images)} and {len(labels)}"
+        require(len(images) == len(labels), same)
+        return _arrays(images, labels, None)
+    if isinstance(data, DataLoader):
+        places = _places(data)
+        how = {name: getattr(data, name) for name in LOADER_OPTIONS}
+        return None if places is None else _rows(data.dataset, places, how)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not _no_data(data):
+        require(len(data) > 0, f"data must have images, got an empty {type(data).__name__}")
+        how = {"num_workers": workers, "collate_fn": _collate}
+        return _rows(data, np.arange(len(data)), how)
+    return None
+
+
 def stream(data: Any, batch: int, order: Order, workers: int = 0) -> Stream:
     """What a user brings -> its images, in batches.
 
     data     see above. Images are as for `as_images`; labels are whole numbers from 0 on. A sample
              or batch is an image and a label, or a mapping with one of `IMAGE_COLUMNS` and one of
-             `LABEL_COLUMNS`.
+             `LABEL_COLUMNS`. What comes in its own order must end.
     batch    images in a batch.
     order    the number of images -> a permutation of them, for what can be read at any place. A
-             DataLoader over such a data set is read in this order too, the places being those that
-             its sampler gives. Other iterables come in their own order, which should be random:
-             neighbours share CutMix boxes, and groups of T. stddev are runs of images.
+             DataLoader over such a data set is read in this order too: all that its sampler gives,
+             whether it shuffles or drops the last. Other iterables come in their own order, which
+             should be random: neighbours share CutMix boxes, and groups of T. stddev are runs of
+             images.
     workers  processes that read; 0 reads in this one. A DataLoader brings its own number.
 
     Raises TypeError for other things, ValueError for images and labels that are not these.
@@ -63,24 +107,9 @@ def stream(data: Any, batch: int, order: Order, workers: int = 0) -> Stream:
     >>> found.length, [(tuple(images.shape), labels.tolist()) for images, labels in found.batches]
     (5, [((2, 3, 8, 8), [0, 1]), ((2, 3, 8, 8), [0, 1]), ((1, 3, 8, 8), [0])])
     """
-    if isinstance(data, Dataset):
-        arrays = data.train_images, data.train_labels
-        return Stream(_sliced(*arrays, batch, order), len(arrays[0]), len(data.classes), True)
-    if is_pair(data):
-        images, labels = (_array(part) for part in data)
-        same = f"data must be as many images as labels, got {len(images)} and {len(labels)}"
-        require(len(images) == len(labels), same)
-        return Stream(_sliced(images, labels, batch, order), len(images), None, True)
-    if isinstance(data, DataLoader):
-        places = _places(data)
-        if places is None:
-            return Stream(_batched(data, batch), None, None, False)
-        how = {"num_workers": data.num_workers, "collate_fn": data.collate_fn}
-        return _placed(data.dataset, places, batch, order, how)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not _no_data(data):
-        require(len(data) > 0, f"data must have images, got an empty {type(data).__name__}")
-        how = {"num_workers": workers, "collate_fn": _collate}
-        return _placed(data, np.arange(len(data)), batch, order, how)
+    if places := shelf(data, workers):
+        batches = places.read(order(places.length), batch)
+        return Stream(batches, places.length, places.classes, True)
     if isinstance(data, Iterable) and not _no_data(data):
         return Stream(_batched(data, batch), None, None, False)
     raise TypeError(f"data must be {KINDS}; got {type(data).__name__} {data!r:.80}")
@@ -109,6 +138,9 @@ def as_images(images: Any) -> Tensor:
         images = torch.from_numpy(np.ascontiguousarray(images))
     if images.ndim == 3:
         images = images.unsqueeze(1)
+    last = images.ndim == 4 and images.shape[3] <= 4 < images.shape[1]
+    first = "the channels of a tensor come first, (N, C, H, W): permute(0, 3, 1, 2) it"
+    require(not last, f"{first}, got {tuple(images.shape)}")
     found = f"{images.dtype} {tuple(images.shape)}"
     shaped = images.ndim == 4 and images.numel() > 0
     kind = images.dtype == torch.uint8 or images.is_floating_point()
@@ -163,45 +195,74 @@ def _is_sample(sample: Any) -> bool:
     return isinstance(sample, Mapping) or (isinstance(sample, tuple | list) and len(sample) == 2)
 
 
-def _sliced(images: Any, labels: Any, batch: int, order: Order) -> Iterator[Batch]:
-    places = order(len(images))
-    for start in range(0, len(images), batch):
-        part = places[start : start + batch]
-        part = torch.from_numpy(part).to(images.device) if isinstance(images, Tensor) else part
-        chosen = labels[part.cpu() if isinstance(part, Tensor) else part]
-        yield as_images(images[part]), as_labels(chosen)
+def _arrays(images: Any, labels: Tensor, classes: int | None) -> Shelf:
+    labels = labels.cpu()
+
+    def read(places: np.ndarray, batch: int) -> Iterator[Batch]:
+        for start in range(0, len(places), batch):
+            some = places[start : start + batch]
+            part = torch.from_numpy(some)
+            some = part.to(images.device) if isinstance(images, Tensor) else some
+            yield as_images(images[some]), labels[part]
+
+    return Shelf(len(images), classes, lambda: labels, read)
 
 
 def _places(loader: DataLoader) -> np.ndarray | None:
-    """What a DataLoader's sampler gives of a data set with places; None if there is none."""
+    """What a DataLoader's sampler gives of a data set with places, sorted, because a sampler that
+    shuffles would do so anew each time; None if there is none.
+    """
     if not hasattr(loader.dataset, "__getitem__") or loader.batch_sampler is None:
         return None
     sampler = getattr(loader.batch_sampler, "sampler", None)
-    return None if sampler is None else np.fromiter(sampler, np.int64)
+    with torch.random.fork_rng(devices=[]):
+        return None if sampler is None else np.sort(np.fromiter(sampler, np.int64))
 
 
-def _placed(
-    data: Any, places: np.ndarray, batch: int, order: Order, how: Mapping[str, Any]
-) -> Stream:
+def _rows(data: Any, places: np.ndarray, how: Mapping[str, Any]) -> Shelf:
     """Read by torch's DataLoader, whose worker processes keep the order."""
-    chosen = places[order(len(places))]
-    parts = [chosen[k : k + batch].tolist() for k in range(0, len(chosen), batch)]
-    # A generator of its own: a DataLoader draws from torch's random state otherwise.
-    loader = DataLoader(data, batch_sampler=parts, generator=torch.Generator(), **how)
-    batches = (_batch_of(sample) for sample in loader)
-    return Stream(batches, len(chosen), _classes(data), True)
+
+    def read(order: np.ndarray, batch: int) -> Iterator[Batch]:
+        parts = [places[order[k : k + batch]].tolist() for k in range(0, len(order), batch)]
+        # A generator of its own: a DataLoader draws from torch's random state otherwise.
+        loader = DataLoader(data, batch_sampler=parts, generator=torch.Generator(), **how)
+        return map(_batch_of, loader)
+
+    def labels() -> Tensor:
+        if (listed := _listed(data)) is not None:
+            return listed[torch.from_numpy(places)]
+        with progress("labels", len(places)) as advance:
+            parts = []
+            for _, some in read(np.arange(len(places)), AT_ONCE):
+                parts.append(some)
+                advance(len(some))
+        return torch.cat(parts)
+
+    return Shelf(len(places), _classes(data), labels, read)
+
+
+def _listed(data: Any) -> Tensor | None:
+    """The labels that a data set lists beside its images, as torchvision's and Hugging Face's."""
+    column = next((name for name in LABEL_COLUMNS if name in getattr(data, "column_names", ())), "")
+    plain = getattr(data, "target_transform", None) is None
+    listed = data[column] if column else getattr(data, "targets", None) if plain else None
+    try:
+        labels = as_labels(listed if isinstance(listed, Tensor) else list(listed))
+    except (TypeError, ValueError):
+        return None
+    return labels if len(labels) == len(data) else None
 
 
 def _batched(source: Iterable, batch: int) -> Iterator[Batch]:
     """Samples or batches of any size -> batches of one size; the last one may be smaller."""
     images, labels, held = [], [], 0
-    for sample in source:
+    for sample in _once(source):
         image, label = _columns(sample)
         single = np.ndim(label) == 0
         some = _collate([sample]) if single else (as_images(image), as_labels(label))
         check_same([images[0][0]] if images else [], some[0][0])
-        images.append(some[0])
-        labels.append(some[1])
+        images.append(some[0].clone())  # the source may write the next ones over these
+        labels.append(some[1].clone())
         held += len(some[1])
         if held >= batch:
             *whole, rest = zip(*(torch.cat(x).split(batch) for x in (images, labels)), strict=True)
@@ -212,6 +273,20 @@ def _batched(source: Iterable, batch: int) -> Iterator[Batch]:
             held = 0 if full else len(rest[1])
     if held:
         yield torch.cat(images), torch.cat(labels)
+
+
+def _once(source: Iterable) -> Iterator[Any]:
+    """What a source gives. Raises ValueError if the worker processes of a DataLoader all read the
+    whole of it: then its second batch is the first again.
+    """
+    several, first = getattr(source, "num_workers", 0) > 1, None
+    for number, sample in enumerate(source):
+        if several and number == 0:
+            first = _batch_of(sample)
+        if several and number == 1 and all(map(torch.equal, first, _batch_of(sample))):
+            share = "let its __iter__ give each its share (torch.utils.data.get_worker_info)"
+            raise ValueError(f"the {source.num_workers} workers read the same images: {share}")
+        yield sample
 
 
 def check_same(others: Sequence[Tensor], image: Tensor) -> None:
@@ -253,6 +328,8 @@ def _collate(samples: Sequence[Any]) -> Batch:
 
 def _pixels(image: Any) -> Tensor:
     if hasattr(image, "convert"):  # of Pillow
+        bytes_only = "a picture must have 8 bits a channel: let a transform scale it to that"
+        require(image.mode[0] not in "IF", f"{bytes_only}, got Pillow's mode {image.mode}")
         image = np.array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     if not hasattr(image, "shape"):
         raise TypeError(f"an image must be a picture, an array or a tensor, got {image!r:.80}")

@@ -1,11 +1,13 @@
 """How a teacher looks at images: the options that every ranking shares."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from .. import data as datasets
 from ..basics.checks import Spec, check_fields, kind_of, number, require, several
+from ..basics.progress import progress
 from ..data.streams import as_images, as_labels, is_pair
 
 
@@ -32,7 +34,10 @@ class Scoring:
     cmi_weight  of CMI in the score.
     precision   "float32", or "bfloat16" for the teacher's convolutions: faster, and the third digit
                 moves.
-    progress    called with (done, total, augmentation) before each pass.
+    progress    called with (done, total, augmentation): before each pass of `rank` over images in
+                memory; else, where each batch goes through all candidates, before each batch of
+                each, with the views so far and in all (None if nobody knows). At the end the name
+                is "".
     workers     processes that read images which are not in memory; 0 reads in this one.
     output      where a teacher's logits are in what it gives: a place, a key or an attribute, see
                 `models.outputs.logits_in`. None finds them.
@@ -46,7 +51,7 @@ class Scoring:
     batch: int = 100
     cmi_weight: float = 1.0
     precision: str = "float32"
-    progress: Callable[[int, int, str], None] = lambda done, total, augmentation: None
+    progress: Callable[[int, int | None, str], None] = lambda done, total, augmentation: None
     workers: int = 0
     output: int | str | None = None
 
@@ -63,6 +68,23 @@ class Scoring:
         else:
             need = "images and labels alone need mean and std, to normalise what the teacher sees"
             require(self.mean is not None and self.std is not None, need)
+
+    @contextmanager
+    def watched(self, total: int | None) -> Iterator[Callable[[int, str], None]]:
+        """A block of so many views: gives a function to call with the number that comes next, and
+        the candidate's name.
+        """
+        done = 0
+        with progress("views", total) as advance:
+
+            def watch(views: int, name: str) -> None:
+                nonlocal done
+                self.progress(done, total, name)
+                advance(views)
+                done += views
+
+            yield watch
+        self.progress(done, total, "")
 
     def dataset(self, data: datasets.Dataset | tuple[Any, Any]) -> datasets.Dataset:
         """The images and labels to score, in memory. Raises ValueError, naming what is wrong with

@@ -36,29 +36,26 @@ in one of R rounds. So each one-sided test gets (1 - confidence) / (top (K - 1) 
 correction, and nothing that was settled or dropped is tested again.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import data as datasets
-from ..augment import AUGMENTATIONS, augmented, cutmix, cutmix_draw, generator, parse
-from ..augment.pipeline import augmentation_names
-from ..basics.checks import checked, number, require
-from ..basics.progress import progress as progress_bar
-from ..data.checks import module
-from ..models import in_mode
+from ..augment import AUGMENTATIONS, Candidate, candidates, generator
+from ..basics.checks import anything, checked, number, require
+from ..data.streams import Shelf, shelf
 from .metrics import PASS, TINY, check_counts, log_softmax, soft_labels
 from .options import Scoring
-from .ranking import logits_of
-from .teachers import check_logits
+from .streaming import look_of, read, scale_of
+from .teachers import check_logits, check_steady, device_of, evaluating, teacher_kind
 
 BOX = 5  # images that share a CutMix box
+TRIED = 10  # images that are looked at twice more, to see that the teacher is steady
 GROUPS = 50  # of the jackknife, at most
 ORDER, VIEWS, BOXES = 0xB0D6, 0xB0D7, 0xB0D8  # keys of the streams of random numbers
 
@@ -227,7 +224,7 @@ def schedule(images: int, candidates: int, allowed: int, start: int, growth: flo
 
 
 def race(
-    look: Callable[[int, int, int], Estimate],
+    look: Callable[[Sequence[int], int, int], Sequence[Estimate]],
     candidates: int,
     sizes: Sequence[int],
     images: int,
@@ -237,8 +234,8 @@ def race(
 ) -> Race:
     """Give images to candidates, round by round, until the best `top` and their order are known.
 
-    look     (candidate, images it has seen, images it shall have seen) -> its estimate on the
-             latter.
+    look     (candidates, images they have seen, images they shall have seen) -> their estimates on
+             the latter.
     sizes    images after each round, growing; the last ones are cut down to what the budget has
              left.
     allowed  images x candidates that may be looked at; `candidates` times the first size must not
@@ -255,8 +252,8 @@ def race(
         size -= size % BOX if size < images else 0  # whole CutMix batches
         if size <= n:
             break
-        for i in members:
-            estimates[i][size] = look(int(i), n, size)
+        for i, found in zip(members, look(members.tolist(), n, size), strict=True):
+            estimates[i][size] = found
         used, n = used + len(members) * (size - n), size
         for i in members:
             for j in members:
@@ -325,11 +322,11 @@ def nested_order(labels: Tensor, seed: int = 0) -> Tensor:
     return torch.from_numpy(place.argsort())
 
 
-@checked(teacher=module, augmentations=augmentation_names, growth=number("(1, inf)"))
+@checked(teacher=teacher_kind, augmentations=anything, data=anything, growth=number("(1, inf)"))
 def rank_within(
-    teacher: nn.Module,
-    data: datasets.Dataset | tuple[Tensor, Tensor],
-    augmentations: Sequence[str] = AUGMENTATIONS,
+    teacher: Callable,
+    data: Any,
+    augmentations: Sequence[Any] | Mapping[str, Any] = AUGMENTATIONS,
     budget: float = 0.1,
     *,
     top: int = 1,
@@ -340,7 +337,10 @@ def rank_within(
 ) -> pd.DataFrame:
     """The best augmentations by the score of `scoring.rank`, from a share of its forward passes.
 
-    teacher, data, augmentations  as for `scoring.rank`.
+    teacher, data, augmentations  as for `scoring.rank`. The data must be readable at any place,
+                which generators are not. Its labels are read first, once, unless the source lists
+                them as torchvision's folders do. What a transform draws once a batch it draws for
+                every 5 images here, as CutMix.
     budget      share of (images x candidates) that may pass through the teacher in all, above 0 and
                 at most 1. Less is used if the order is settled before.
     top         how many of the best are to be found, in their order.
@@ -348,8 +348,7 @@ def rank_within(
     start       images in the first round; None: a quarter of the budget's images a candidate, but
                 ten a class at least, as far as the budget allows. growth  factor from round to
                 round.
-    options     those of `scoring.Scoring`; batch is rounded down to whole CutMix batches of 5, and
-                progress counts images, per candidate.
+    options     those of `scoring.Scoring`; batch is rounded down to whole CutMix batches of 5.
 
     Returns one row an augmentation: rank, augmentation, score (nats; what all images would give,
     estimated) with its 95 % interval score_low and score_high, cmi, divergence, behind (the score
@@ -370,20 +369,24 @@ def rank_within(
     >>> table.attrs["share"] <= 0.1, table["images"].tolist()
     (True, [40, 40])
     """
-    how = Scoring(**options)
-    data = how.dataset(data)
-    images, candidates, classes = len(data.train_images), len(augmentations), len(data.classes)
-    require(top <= candidates, f"top must lie in 1..{candidates}, got {top}")
+    how, wanted = Scoring(**options), list(candidates(augmentations).values())
+    how, base = scale_of(data, how)
+    source = shelf(data, how.workers)
+    again = "a race needs data that can be read at any place: a data set, or arrays"
+    require(source is not None, f"{again}; got {type(data).__name__}")
+    require(top <= len(wanted), f"top must lie in 1..{len(wanted)}, got {top}")
     least = f"batch must be at least {BOX}, the images that share a CutMix box, got {how.batch}"
     require(how.batch >= BOX, least)
-    check_counts(torch.bincount(data.train_labels, minlength=classes))
-    allowed, first = _first_round(budget, start, images, candidates, classes)
-    sizes = schedule(images, candidates, allowed, first, growth)
-    with in_mode(teacher, training=False), progress_bar("views", allowed) as advance:
-        look = _Looks(teacher, data, augmentations, how, allowed, advance)
-        run = race(look, candidates, sizes, images, allowed, top, confidence)
-    table = _table(augmentations, run)
-    used = run.used / (images * candidates)
+    labels, images = source.labels(), source.length
+    counts = torch.bincount(labels, minlength=source.classes or 0)
+    check_counts(counts)
+    allowed, first = _first_round(budget, start, images, len(wanted), len(counts))
+    sizes = schedule(images, len(wanted), allowed, first, growth)
+    with torch.no_grad(), evaluating(teacher), how.watched(allowed) as watch:
+        look = _Looks(teacher, source, labels, wanted, how, base, watch)
+        run = race(look, len(wanted), sizes, images, allowed, top, confidence)
+    table = _table([candidate.name for candidate in wanted], run)
+    used = run.used / (images * len(wanted))
     table.attrs |= {"stopped": run.stopped, "share": used, "confidence": confidence}
     return table
 
@@ -403,62 +406,64 @@ def _first_round(
 
 
 class _Looks:
-    """What the teacher says of a candidate's images so far: called with (candidate, begin, end), it
-    looks at the images in between and returns the estimate from all that were seen.
+    """What the teacher says of candidates' images so far: called with (candidates, begin, end), it
+    lets them look at the images in between, each read once, and returns their estimates from all
+    that they have seen.
     """
 
     def __init__(
         self,
-        teacher: nn.Module,
-        data: datasets.Dataset,
-        augmentations: Sequence[str],
+        teacher: Callable,
+        source: Shelf,
+        labels: Tensor,
+        wanted: Sequence[Candidate],
         how: Scoring,
-        allowed: int,
-        advance: Callable[[int], None],
+        base: tuple[bool, int, int | None],
+        watch: Callable[[int, str], None],
     ):
-        self.advance = advance
-        self.teacher, self.data, self.names, self.how = teacher, data, augmentations, how
-        self.allowed, self.seen = allowed, {}
-        self.order = nested_order(data.train_labels, how.seed).to(data.train_images.device)
+        self.teacher, self.source, self.labels, self.wanted = teacher, source, labels, wanted
+        self.how, self.base, self.watch, self.look = how, base, watch, None
+        self.classes, self.order = int(labels.max()) + 1, nested_order(labels, how.seed)
+        self.seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in wanted]
 
-    def __call__(self, candidate: int, begin: int, end: int) -> Estimate:
-        how, name = self.how, self.names[candidate]
-        how.progress(sum(len(logits) for logits, _ in self.seen.values()), self.allowed, name)
+    def __call__(self, members: Sequence[int], begin: int, end: int) -> list[Estimate]:
         # Neighbours are CutMix partners: within a round they are random, not one of every class in
         # turn.
-        shuffled = torch.from_numpy(generator(how.seed, ORDER, begin).permutation(end - begin))
-        places = self.order[begin:end][shuffled.to(self.order.device)]
-        new = self._predict(places, name, begin)
-        if candidate in self.seen:
-            new = tuple(map(torch.cat, zip(self.seen[candidate], new, strict=True)))
-        self.seen[candidate] = new
-        self.advance(end - begin)
-        return estimate(*new, len(self.data.train_images), how.cmi_weight)
+        shuffled = torch.from_numpy(generator(self.how.seed, ORDER, begin).permutation(end - begin))
+        places, place = self.order[begin:end][shuffled], begin
+        batches = self.source.read(places.numpy(), self.how.batch // BOX * BOX)
+        for images, labels in read(batches, self.how.seed):
+            known = self.labels[places[place - begin :][: len(labels)]]
+            other = "the labels that the data set lists are not those that it gives"
+            require(labels.equal(known), f"{other}: {known.tolist()} and {labels.tolist()}")
+            device = device_of(self.teacher, images)
+            for i in members:
+                self.seen[i].append(self._looked(i, images.to(device), labels.to(device), place))
+            place += len(labels)
+        found = []
+        for i in members:
+            self.seen[i] = [tuple(map(torch.cat, zip(*self.seen[i], strict=True)))]
+            found.append(estimate(*self.seen[i][0], self.source.length, self.how.cmi_weight))
+        return found
 
-    @torch.no_grad()
-    def _predict(self, images: Tensor, name: str, start: int) -> tuple[Tensor, Tensor]:
-        """Logits and targets of images of the data set, which take the places `start` and on of the
-        pass.
+    def _looked(self, i: int, images: Tensor, labels: Tensor, place: int) -> tuple[Tensor, Tensor]:
+        """Logits and targets of images that take the places `place` and on of the pass.
 
         Random numbers depend on the place, not on the candidate, so that all candidates share
         crops, mirrors and boxes.
         """
-        (policy, mix), data, how = parse(name), self.data, self.how
-        batch = how.batch // BOX * BOX
-
-        def rng_of(number: int, stream: int = VIEWS) -> np.random.Generator:
-            return generator(how.seed, stream, start + number * batch)
-
-        logits, targets = [], []
-        passed = augmented(data, images, policy, batch, rng_of, how.padding)
-        for nth, (views, target, part) in enumerate(passed):
-            if mix:
-                rng = rng_of(nth, BOXES)
-                draws = [cutmix_draw(rng, len(few), *views.shape[-2:]) for few in part.split(BOX)]
-                drawn = map(np.concatenate, zip(*draws, strict=True))
-                views, target = cutmix(views, target, len(data.classes), *drawn)
-            logits.append(logits_of(self.teacher, data, views, how.precision))
-            targets.append(target)
-        whole = torch.cat(logits)
-        check_logits(whole)
-        return whole, torch.cat(targets)
+        candidate, how = self.wanted[i], self.how
+        self.watch(len(images), candidate.name)
+        key, alone = (how.seed, VIEWS, place), replace(candidate, transform=None, mixing="")
+        views, targets = alone.views(images, labels, self.classes, key, *self.base)
+        if candidate.transform is not None or candidate.mixing:
+            rng = generator(how.seed, BOXES, place)
+            views, targets = candidate.finish(views, targets, self.classes, key, rng, BOX)
+        if self.look is None:
+            self.look = look_of(self.teacher, images, self.wanted, how)
+            check_steady(self.look, views[:TRIED])
+        logits = self.look(views)
+        check_logits(logits)
+        own = f"the teacher gives logits of {logits.shape[1]} classes, the data has {self.classes}"
+        require(logits.shape[1] == self.classes, own)
+        return logits, targets

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from .. import data as datasets
 from ..augment import AUGMENTATIONS, Candidate, augmented, candidates, generator, to_device
 from ..augment.pipeline import augmentation_name, augmentation_names
-from ..basics.checks import checked, kind_of, require
+from ..basics.checks import anything, checked, kind_of, require
 from ..basics.confidence import warning
 from ..basics.progress import progress as progress_bar
 from ..data.checks import module
@@ -24,7 +25,7 @@ from ..models.precision import autocast
 from .metrics import class_centroids, evaluate, paired_stddev, score
 from .options import Scoring
 from .streaming import scoring_places, streamed
-from .teachers import check_logits, device_of, fitted, teacher_kind
+from .teachers import check_logits, check_steady, device_of, fitted, teacher_kind
 
 
 @torch.no_grad()
@@ -93,11 +94,7 @@ def predict(
     return whole, torch.cat(targets)
 
 
-def _any(name: str, value: Any, seen: dict | None = None) -> None:
-    """What the function itself looks at."""
-
-
-@checked(teacher=teacher_kind, augmentations=_any, data=_any)
+@checked(teacher=teacher_kind, augmentations=anything, data=anything)
 def rank(
     teacher: Callable,
     data: Any,
@@ -176,7 +173,7 @@ def _resident(teacher: Callable, data: Any, how: Scoring) -> bool:
     else:
         return False
     rgb = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3
-    return rgb and device_of(teacher) == images.device
+    return rgb and device_of(teacher, images) == images.device
 
 
 def _in_memory(
@@ -193,6 +190,10 @@ def _in_memory(
     def looked(name: str, draw: int = 0) -> tuple[Tensor, Tensor]:
         return predict(teacher, data, name, how.seed, how.batch, how.padding, draw, how.precision)
 
+    rng = partial(generator, how.seed)
+    first = augmented(data, scoring_order(data, how.seed)[: how.batch], "none", how.batch, rng)
+    with in_mode(teacher, training=False):
+        check_steady(lambda x: logits_of(teacher, data, x, how.precision), next(first)[0])
     base: dict[str, Tensor] = {}
     rows = []
     with progress_bar("augmentations", len(wanted)) as advance:

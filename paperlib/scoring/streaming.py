@@ -5,6 +5,7 @@ candidates.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,17 @@ import torch
 from torch import Tensor
 
 from ..augment import Candidate, generator
+from ..augment.candidates import keyed
 from ..basics.checks import require
-from ..basics.progress import progress
 from ..data import Dataset
 from ..data.streams import Batch, Stream, stream
 from ..models.outputs import logits_in
 from ..models.precision import autocast
 from .options import Scoring
 from .tally import Groups, Tally
-from .teachers import check_logits, device_of, evaluating, fitted
+from .teachers import check_logits, check_steady, device_of, evaluating, fitted
 
-ORDER = 0x0DE5  # key of the order of a pass
+ORDER, READING = 0x0DE5, 0x0DE6  # keys of the order of a pass, and of what the source draws
 SORTED = (
     "the images come sorted by class, so that CutMix mixes within classes and T. stddev compares "
     "classes: shuffle them, or give a data set that can be read at any place"
@@ -55,12 +56,35 @@ class Look:
         return logits.float()
 
 
+def look_of(
+    teacher: Callable, images: Tensor, candidates: Sequence[Candidate], how: Scoring
+) -> Look:
+    """How a teacher looks at images such as these. Raises ValueError for a candidate, mean or std
+    that is not for so many channels.
+    """
+    channels = images.shape[1]
+    for candidate in candidates:
+        candidate.check_channels(channels)
+    scale = _scale(how.mean, "mean", channels), _scale(how.std, "std", channels)
+    return Look(teacher, how, *(x.to(images.device) for x in scale))
+
+
 def _scale(values: Sequence[float] | float, name: str, channels: int) -> Tensor:
     """mean or std, one number or one a channel -> (1, C, 1, 1) on the scale 0 .. 255."""
     each = (values,) * channels if isinstance(values, int | float) else tuple(values)
     right = f"{name} must be a number for each of {channels} channels, got {values!r}"
     require(len(each) == channels, right)
     return torch.tensor(each).view(1, -1, 1, 1) * 255
+
+
+def scale_of(data: Any, how: Scoring) -> tuple[Scoring, tuple[bool, int, int | None]]:
+    """The options with a Dataset's own mean and std, and how base views are made: mirror, padding,
+    size.
+    """
+    how.check_scale(data)
+    if isinstance(data, Dataset):
+        return replace(how, mean=data.mean, std=data.std), (data.mirror, how.padding, data.size)
+    return how, (how.mirror is not False, how.padding, None)
 
 
 def streamed(
@@ -76,51 +100,42 @@ def streamed(
     Memory does not grow with the images: each candidate has sums as large as the classes squared
     and, for intervals and CutMix, a temporary file of its logits.
     """
-    size = None
-    if isinstance(data, Dataset):
-        how, size = replace(how, mean=data.mean, std=data.std, mirror=data.mirror), data.size
+    how, base = scale_of(data, how)
     source = stream(data, how.batch, lambda images: scoring_places(images, how.seed), how.workers)
     grouped = source.length is None or source.length >= 2 * stddev_group
     partners = list({c.partner: None for c in candidates}) if grouped else []
-    passes, run = len(candidates) + len(partners), None
-    total = source.length and source.length * passes
-    with torch.no_grad(), evaluating(teacher), progress("views", total) as done:
-        for number, (images, labels) in enumerate(_watched(source)):
-            batch = images.to(device_of(teacher)), labels.to(device_of(teacher))
+    total, run = source.length and source.length * (len(candidates) + len(partners)), None
+    with torch.no_grad(), evaluating(teacher), how.watched(total) as watch:
+        for number, (images, labels) in enumerate(_warned(source, how.seed)):
+            device = device_of(teacher, images)
+            batch = images.to(device), labels.to(device)
             if run is None:
-                look, classes = _begin(teacher, batch, candidates, how, size, source.classes)
-                run = _Passes(look, classes, candidates, partners, size)
+                look = look_of(teacher, batch[0], candidates, how)
+                classes = _classes(look, batch, candidates[0], base, source.classes)
+                run = _Passes(look, classes, candidates, partners, base, watch)
                 run.start(stddev_group, replicates > 0)
             run.add(number, *batch)
-            done(len(images) * passes)
     if run is None:
         raise ValueError("data must have images, got none")
     return run.rows(replicates), run.counts
 
 
-def _begin(
-    teacher: Callable,
-    batch: Batch,
-    candidates: Sequence[Candidate],
-    how: Scoring,
-    size: int | None,
-    classes: int | None,
-) -> tuple[Look, int]:
-    """What the first batch shows: how the teacher looks, and its number of classes."""
+def _classes(
+    look: Look, batch: Batch, candidate: Candidate, base: tuple[Any, ...], classes: int | None
+) -> int:
+    """What the teacher gives for views of the first batch: its number of classes, if the data has
+    them too.
+    """
     images, labels = batch
-    channels = images.shape[1]
-    for candidate in candidates:
-        candidate.check_channels(channels)
-    scale = _scale(how.mean, "mean", channels), _scale(how.std, "std", channels)
-    look = Look(teacher, how, *(x.to(images.device) for x in scale))
-    unmixed, base = replace(candidates[0], mixing=""), (how.mirror is not False, how.padding, size)
-    views, _ = unmixed.views(images, labels * 0, 1, (how.seed, 0, 0, 0), *base)
+    unmixed = replace(candidate, mixing="")
+    views, _ = unmixed.views(images, labels * 0, 1, (look.how.seed, 0, 0, 0), *base)
+    check_steady(look, views)
     logits = look(views)
     check_logits(logits)
     found = logits.shape[1]
     own = f"the teacher gives logits of {found} classes, the data has {classes}"
     require(classes in (None, found), own)
-    return look, found
+    return found
 
 
 @dataclass
@@ -131,7 +146,8 @@ class _Passes:
     classes: int
     candidates: Sequence[Candidate]
     partners: Sequence[Candidate]
-    size: int | None
+    base: tuple[bool, int, int | None]  # of the views
+    watch: Callable[[int, str], None]
 
     def start(self, group: int, spooled: bool) -> None:
         self.tallies = {c.name: Tally(self.classes, group, spooled) for c in self.candidates}
@@ -152,10 +168,9 @@ class _Passes:
     def _looked(
         self, candidate: Candidate, images: Tensor, labels: Tensor, number: int, draw: int
     ) -> Batch:
-        how = self.look.how
-        base = how.mirror is not False, how.padding, self.size
-        key = candidate.key(how.seed, number, draw)
-        views, targets = candidate.views(images, labels, self.classes, key, *base)
+        self.watch(len(images), candidate.name)
+        key = candidate.key(self.look.how.seed, number, draw)
+        views, targets = candidate.views(images, labels, self.classes, key, *self.base)
         logits = self.look(views)
         same = f"the teacher must give {self.classes} logits an image, got {logits.shape[1]}"
         require(logits.shape[1] == self.classes, same)
@@ -171,11 +186,23 @@ class _Passes:
         return rows
 
 
-def _watched(source: Stream) -> Iterator[Batch]:
+def read(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
+    """The batches. What a source draws from the global random states, such as random crops of a
+    torch Dataset, depends on the seed alone.
+    """
+    for number in count():
+        with keyed(seed, READING, number):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _warned(source: Stream, seed: int) -> Iterator[Batch]:
     """The batches of a source. Warns if their order is the source's own, and sorted by class."""
     last = first = None
     is_sorted = not source.ordered
-    for images, labels in source.batches:
+    for images, labels in read(source.batches, seed):
         first = int(labels[0]) if first is None else first
         steps = torch.cat([labels[:1] if last is None else last, labels]).diff()
         is_sorted, last = is_sorted and bool((steps >= 0).all()), labels[-1:]

@@ -1,5 +1,6 @@
 """Any classifier as a teacher: what it is given, and whether it gives logits."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,12 +13,29 @@ from ..models import in_mode
 
 
 def check_logits(logits: Tensor) -> None:
-    """Raise ValueError for rows of probabilities: their softmax would be scored. (N, C) float."""
-    rounding = 1e-2 if logits.element_size() < 4 else 1e-4
+    """Raise ValueError for rows of probabilities or percentages: their softmax would be scored.
+    Warn if all values lie in 0 .. 1, as those of a sigmoid. (N, C) float.
+    """
     rows = logits.double()
-    distributions = (rows >= 0).all() & ((rows.sum(1) - 1).abs() < rounding).all()
+    sums, shares = rows.sum(1), bool((rows >= 0).all())
+    whole = any(((sums / total - 1).abs() < 1e-2).all() for total in (1, 100))
     wanted = "the teacher must give logits, before its softmax"
-    require(not distributions, f"{wanted}; it gives probabilities, such as {_few(logits[0])}")
+    found = f"it gives probabilities, such as {_few(logits[0])}"
+    require(not (shares and whole), f"{wanted}; {found}")
+    if shares and (rows <= 1).all():
+        warnings.warn(f"{wanted}, or its sigmoid; {found}?", stacklevel=4)
+
+
+def check_steady(look: Callable[[Tensor], Tensor], views: Tensor) -> None:
+    """Warn of a teacher that gives an image other logits in other company, as with dropout, or a
+    BatchNorm in train mode. A network is in eval mode here; what a function calls may not be.
+    """
+    half = max(1, len(views) // 2)
+    logits, again = look(views)[:half], look(views[torch.arange(len(views)) % half])[:half]
+    change, scale = (logits - again).abs().max().item(), logits.abs().max().item()
+    if change > 0.01 * scale:
+        text = f"the teacher's logits for one image differ by {change:.3g} from call to call"
+        warnings.warn(f"{text}: is what it calls in eval mode?", stacklevel=4)
 
 
 def fitted(teacher: Any, images: Tensor) -> Tensor:
@@ -28,10 +46,10 @@ def fitted(teacher: Any, images: Tensor) -> Tensor:
     return images.to(weight.device, weight.dtype)
 
 
-def device_of(teacher: Any) -> torch.device:
-    """Where a teacher's weights are; the CPU if it has none."""
+def device_of(teacher: Any, images: Tensor) -> torch.device:
+    """Where a teacher's weights are; where the images are if it has none."""
     weight = _weight(teacher)
-    return torch.device("cpu") if weight is None else weight.device
+    return images.device if weight is None else weight.device
 
 
 def evaluating(teacher: Any) -> AbstractContextManager:
