@@ -6,6 +6,7 @@ and those states are left as they were.
 """
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +124,16 @@ class Candidate:
         require(known, f"{what}: its policy is made for three; give a function instead")
         wrong = operations(self.policy) & MIXES_CHANNELS.get(channels, OTHER_CHANNELS)
         require(not wrong, f"{what}: it draws {', '.join(sorted(wrong))}")
+
+    def check_keyed(self, images: Tensor) -> None:
+        """Warn of a transform that draws from a generator of its own: no seed reaches it."""
+        if self.transform is None or _mixes_labels(self.transform):
+            return
+        alone, labels = Candidate(self.name, transform=self.transform), torch.zeros(len(images))
+        one, other = (alone.views(images, labels.long(), 1, (0, 0))[0] for _ in range(2))
+        if not torch.equal(one, other):
+            text = f"{self.name!r} draws from a generator of its own: no two tables are the same"
+            warnings.warn(f"{text}; seed it by torch's, at each call", stacklevel=5)
 
     def views(
         self,
@@ -273,6 +284,8 @@ def _transformed(
     try:
         if _mixes_labels(function):
             mixed, targets = function(views.float().div(255), labels)
+            own = f"num_classes must be the teacher's {classes}, got {function.num_classes}"
+            require(function.num_classes == classes, own)
             return as_images(mixed.clamp(0, 1)), targets
         if batch:
             changed = as_images(function.function(views.clone()))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..basics.checks import require
 from ..basics.progress import progress
@@ -79,7 +79,8 @@ def shelf(data: Any, workers: int = 0) -> Shelf | None:
         places = _places(data)
         how = {name: getattr(data, name) for name in LOADER_OPTIONS}
         return None if places is None else _rows(data.dataset, places, how)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not _no_data(data):
+    in_order = isinstance(data, IterableDataset) or _is_batches(data)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not in_order | _no_data(data):
         require(len(data) > 0, f"data must have images, got an empty {type(data).__name__}")
         how = {"num_workers": workers, "collate_fn": _collate}
         return _rows(data, np.arange(len(data)), how)
@@ -191,6 +192,12 @@ def _no_data(data: Any) -> bool:
     return arrays or (isinstance(data, tuple | list) and not all(map(_is_sample, data[:1])))
 
 
+def _is_batches(data: Any) -> bool:
+    """Whether a list holds batches, not samples."""
+    listed = isinstance(data, tuple | list) and len(data) > 0 and _is_sample(data[0])
+    return listed and len(getattr(_columns(data[0])[0], "shape", ())) == 4
+
+
 def _is_sample(sample: Any) -> bool:
     return isinstance(sample, Mapping) or (isinstance(sample, tuple | list) and len(sample) == 2)
 
@@ -212,11 +219,11 @@ def _places(loader: DataLoader) -> np.ndarray | None:
     """What a DataLoader's sampler gives of a data set with places, sorted, because a sampler that
     shuffles would do so anew each time; None if there is none.
     """
-    if not hasattr(loader.dataset, "__getitem__") or loader.batch_sampler is None:
-        return None
     sampler = getattr(loader.batch_sampler, "sampler", None)
+    if sampler is None or isinstance(loader.dataset, IterableDataset):
+        return None
     with torch.random.fork_rng(devices=[]):
-        return None if sampler is None else np.sort(np.fromiter(sampler, np.int64))
+        return np.sort(np.fromiter(sampler, np.int64))
 
 
 def _rows(data: Any, places: np.ndarray, how: Mapping[str, Any]) -> Shelf:

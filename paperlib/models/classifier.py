@@ -1,7 +1,7 @@
 """The base class of networks, and their registry."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,8 @@ def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
     it was, a BatchNorm that was frozen by `.eval()` too.
     """
     before = {module: module.training for module in network.modules()}
-    network.train(training)
+    with suppress(NotImplementedError):  # what torch.export made has one mode for good
+        network.train(training)
     try:
         yield
     finally:

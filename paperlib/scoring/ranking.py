@@ -2,8 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,8 @@ from ..models.outputs import logits_in
 from ..models.precision import autocast
 from .metrics import class_centroids, evaluate, paired_stddev, score
 from .options import Scoring
-from .streaming import scoring_places, streamed
-from .teachers import check_logits, check_steady, device_of, fitted, teacher_kind
+from .streaming import look_of, scale_of, scoring_places, streamed
+from .teachers import check_logits, device_of, fitted, teacher_kind
 
 
 @torch.no_grad()
@@ -190,10 +189,8 @@ def _in_memory(
     def looked(name: str, draw: int = 0) -> tuple[Tensor, Tensor]:
         return predict(teacher, data, name, how.seed, how.batch, how.padding, draw, how.precision)
 
-    rng = partial(generator, how.seed)
-    first = augmented(data, scoring_order(data, how.seed)[: how.batch], "none", how.batch, rng)
-    with in_mode(teacher, training=False):
-        check_steady(lambda x: logits_of(teacher, data, x, how.precision), next(first)[0])
+    first = data.train_images[scoring_order(data, how.seed)[: how.batch]]
+    look_of(teacher, first, wanted, *scale_of(data, replace(how, mean=None, std=None, mirror=None)))
     base: dict[str, Tensor] = {}
     rows = []
     with progress_bar("augmentations", len(wanted)) as advance:

@@ -28,6 +28,9 @@ class Spool:
         self.file = tempfile.TemporaryFile()
         self.map: mmap.mmap | None = None
 
+    def __del__(self):
+        self.file.close()
+
     def __len__(self) -> int:
         return self.length
 

@@ -21,7 +21,7 @@ from ..models.outputs import logits_in
 from ..models.precision import autocast
 from .options import Scoring
 from .tally import Groups, Tally
-from .teachers import check_logits, check_steady, device_of, evaluating, fitted
+from .teachers import check_steady, device_of, evaluating, fitted
 
 ORDER, READING = 0x0DE5, 0x0DE6  # keys of the order of a pass, and of what the source draws
 SORTED = (
@@ -43,6 +43,7 @@ class Look:
     how: Scoring
     mean: Tensor  # (1, C, 1, 1) each, on the scale 0 .. 255
     std: Tensor
+    classes: int = 0  # 0: any
 
     def __call__(self, views: Tensor) -> Tensor:
         views = views.contiguous(memory_format=torch.channels_last)  # as convolutions like best
@@ -53,20 +54,44 @@ class Look:
         wanted = f"the teacher must give (N, classes) float logits for {len(views)} images"
         good = logits.ndim == 2 and len(logits) == len(views) and logits.is_floating_point()
         require(good, f"{wanted}, got {logits.dtype} {tuple(logits.shape)}")
+        same = f"the teacher must give {self.classes} logits an image, got {logits.shape[1]}"
+        require(self.classes in (0, logits.shape[1]), same)
         return logits.float()
+
+    def check_classes(self, classes: int | None) -> None:
+        """Raise ValueError if the data is known to have another number of classes."""
+        own = f"the teacher gives logits of {self.classes} classes, the data has {classes}"
+        require(classes in (None, self.classes), own)
 
 
 def look_of(
-    teacher: Callable, images: Tensor, candidates: Sequence[Candidate], how: Scoring
+    teacher: Callable,
+    images: Tensor,
+    candidates: Sequence[Candidate],
+    how: Scoring,
+    base: tuple[bool, int, int | None],
 ) -> Look:
-    """How a teacher looks at images such as these. Raises ValueError for a candidate, mean or std
-    that is not for so many channels.
+    """How a teacher looks at images such as these, (B, C, H, W) uint8 on its device, on which it is
+    tried. base  as `scale_of` gives it.
+
+    Raises ValueError for a candidate, mean or std that is not for so many channels, and for
+    probabilities. Warns of what is likely wrong with the images, a transform or the teacher.
     """
     channels = images.shape[1]
+    if images.max() <= 1:
+        text = "the images are black: uint8 is 0 .. 255, and floats of 0 .. 1 must stay floats"
+        warnings.warn(text, stacklevel=4)
     for candidate in candidates:
         candidate.check_channels(channels)
+        candidate.check_keyed(images[:2])
     scale = _scale(how.mean, "mean", channels), _scale(how.std, "std", channels)
-    return Look(teacher, how, *(x.to(images.device) for x in scale))
+    look = Look(teacher, how, *(x.to(images.device) for x in scale))
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    plain = replace(candidates[0], transform=None, mixing="")
+    views, _ = plain.views(images, labels, 1, (how.seed, 0, 0, 0), *base)
+    with torch.no_grad(), evaluating(teacher):
+        logits = check_steady(look, views)
+    return replace(look, classes=logits.shape[1])
 
 
 def _scale(values: Sequence[float] | float, name: str, channels: int) -> Tensor:
@@ -110,9 +135,9 @@ def streamed(
             device = device_of(teacher, images)
             batch = images.to(device), labels.to(device)
             if run is None:
-                look = look_of(teacher, batch[0], candidates, how)
-                classes = _classes(look, batch, candidates[0], base, source.classes)
-                run = _Passes(look, classes, candidates, partners, base, watch)
+                look = look_of(teacher, batch[0], candidates, how, base)
+                look.check_classes(source.classes)
+                run = _Passes(look, candidates, partners, base, watch)
                 run.start(stddev_group, replicates > 0)
             run.add(number, *batch)
     if run is None:
@@ -120,45 +145,26 @@ def streamed(
     return run.rows(replicates), run.counts
 
 
-def _classes(
-    look: Look, batch: Batch, candidate: Candidate, base: tuple[Any, ...], classes: int | None
-) -> int:
-    """What the teacher gives for views of the first batch: its number of classes, if the data has
-    them too.
-    """
-    images, labels = batch
-    unmixed = replace(candidate, mixing="")
-    views, _ = unmixed.views(images, labels * 0, 1, (look.how.seed, 0, 0, 0), *base)
-    check_steady(look, views)
-    logits = look(views)
-    check_logits(logits)
-    found = logits.shape[1]
-    own = f"the teacher gives logits of {found} classes, the data has {classes}"
-    require(classes in (None, found), own)
-    return found
-
-
 @dataclass
 class _Passes:
     """All candidates' passes, and those of the base views that T. stddev pairs them with."""
 
     look: Look
-    classes: int
     candidates: Sequence[Candidate]
     partners: Sequence[Candidate]
     base: tuple[bool, int, int | None]  # of the views
     watch: Callable[[int, str], None]
 
     def start(self, group: int, spooled: bool) -> None:
-        self.tallies = {c.name: Tally(self.classes, group, spooled) for c in self.candidates}
+        self.tallies = {c.name: Tally(self.look.classes, group, spooled) for c in self.candidates}
         self.bases = {c.name: Groups(group) for c in self.partners}
-        self.counts = torch.zeros(self.classes, dtype=torch.int64)
+        self.counts = torch.zeros(self.look.classes, dtype=torch.int64)
 
     def add(self, number: int, images: Tensor, labels: Tensor) -> None:
         """Batch `number`: one view of each image for each candidate."""
-        most, least = int(labels.max()), f"labels must lie in 0..{self.classes - 1}"
-        require(most < self.classes, f"{least}, the teacher's classes, found {most}")
-        self.counts += torch.bincount(labels, minlength=self.classes).cpu()
+        most, least = int(labels.max()), f"labels must lie in 0..{self.look.classes - 1}"
+        require(most < self.look.classes, f"{least}, the teacher's classes, found {most}")
+        self.counts += torch.bincount(labels, minlength=self.look.classes).cpu()
         for candidate in self.candidates:
             self.tallies[candidate.name].add(*self._looked(candidate, images, labels, number, 0))
         for partner in self.partners:
@@ -170,11 +176,8 @@ class _Passes:
     ) -> Batch:
         self.watch(len(images), candidate.name)
         key = candidate.key(self.look.how.seed, number, draw)
-        views, targets = candidate.views(images, labels, self.classes, key, *self.base)
-        logits = self.look(views)
-        same = f"the teacher must give {self.classes} logits an image, got {logits.shape[1]}"
-        require(logits.shape[1] == self.classes, same)
-        return logits, targets
+        views, targets = candidate.views(images, labels, self.look.classes, key, *self.base)
+        return self.look(views), targets
 
     def rows(self, replicates: int) -> list[dict[str, Any]]:
         how, rows = self.look.how, []

@@ -23,19 +23,22 @@ def check_logits(logits: Tensor) -> None:
     found = f"it gives probabilities, such as {_few(logits[0])}"
     require(not (shares and whole), f"{wanted}; {found}")
     if shares and (rows <= 1).all():
-        warnings.warn(f"{wanted}, or its sigmoid; {found}?", stacklevel=4)
+        warnings.warn(f"{wanted}, or its sigmoid; {found}?", stacklevel=6)
 
 
-def check_steady(look: Callable[[Tensor], Tensor], views: Tensor) -> None:
-    """Warn of a teacher that gives an image other logits in other company, as with dropout, or a
-    BatchNorm in train mode. A network is in eval mode here; what a function calls may not be.
+def check_steady(look: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
+    """The logits of views, checked as logits. Warns of a teacher that gives an image other logits
+    in other company, as with dropout, or a BatchNorm in train mode: a network is in eval mode here,
+    but what a function calls may not be.
     """
     half = max(1, len(views) // 2)
-    logits, again = look(views)[:half], look(views[torch.arange(len(views)) % half])[:half]
-    change, scale = (logits - again).abs().max().item(), logits.abs().max().item()
+    logits, again = look(views), look(views[torch.arange(len(views)) % half])
+    check_logits(logits)
+    change, scale = (logits - again)[:half].abs().max().item(), logits.abs().max().item()
     if change > 0.01 * scale:
         text = f"the teacher's logits for one image differ by {change:.3g} from call to call"
-        warnings.warn(f"{text}: is what it calls in eval mode?", stacklevel=4)
+        warnings.warn(f"{text}: is what it calls in eval mode?", stacklevel=5)
+    return logits
 
 
 def fitted(teacher: Any, images: Tensor) -> Tensor:
