@@ -51,10 +51,41 @@ def test_silence(monkeypatch, how):
     assert written(monkeypatch, **how) == ""
 
 
-def test_a_kernel_nobody_looks_at_is_silent(monkeypatch):
-    """Papermill's and nbval's kernels have ipykernel, but no notebook server."""
-    monkeypatch.setitem(sys.modules, "ipykernel", object())
-    monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
+CELL = """
+import os
+from paperlib.basics import progress as room
+os.environ.pop("PYTEST_CURRENT_TEST", None)
+os.environ.update({})
+room.AFTER = room.EVERY = 0
+with room.progress("things", 2) as advance:
+    advance(1), advance(1)
+"""
+
+
+def test_a_notebook_that_somebody_looks_at_has_a_display_that_goes_away(monkeypatch, tmp_path):
+    """A kernel of papermill or nbval has no notebook server, which says so in its environment."""
+    from jupyter_client import KernelManager
+
     for name in room.LOOKED_AT:
         monkeypatch.delenv(name, raising=False)
-    assert room._screen() is None
+    kernel, seen = KernelManager(transport="ipc", ip=str(tmp_path / "k")), []
+    kernel.start_kernel()
+    client = kernel.blocking_client()
+    try:
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        for looked_at in ({}, {"JPY_SESSION_NAME": "a.ipynb"}):
+            cell, messages = CELL.replace("{}", repr(looked_at)), []
+            client.execute_interactive(cell, timeout=60, output_hook=messages.append)
+            shown = [
+                m for m in messages if m["header"]["msg_type"] not in ("status", "execute_input")
+            ]
+            seen.append(
+                [(m["header"]["msg_type"], m["content"]["data"]["text/html"]) for m in shown]
+            )
+    finally:
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)
+    nothing, ((first, text), *updates) = seen
+    assert nothing == [] and first == "display_data" and "1 of 2" in text
+    assert {kind for kind, _ in updates} == {"update_display_data"} and updates[-1][1] == ""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import ImageFolder
@@ -54,8 +55,6 @@ class Columns(Pairs):
     features = {"img": None, "fine_label": SimpleNamespace(names=["a", "b", "c"])}
 
     def __getitem__(self, k):
-        from PIL import Image
-
         image, label = super().__getitem__(k)
         return {"id": "x", "img": Image.fromarray(image), "fine_label": int(label)}
 
@@ -87,26 +86,121 @@ SOURCES = {
 }
 
 
+DEEP = Image.fromarray(np.full((12, 16), 999, np.uint16))
+
+
 def same(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     assert list(a.columns) == list(b.columns) and a["augmentation"].equals(b["augmentation"])
     numbers = a.columns.difference(["augmentation"])
     return np.allclose(a[numbers], b[numbers], rtol=0, atol=1e-9, equal_nan=True)
 
 
+RACE = {"mean": 0.5, "std": 0.25, "budget": 0.9, "batch": 25}
+
+
+def raced(data=(IMAGES, LABELS), names=NAMES, teacher=None, **how):
+    table = rank_within(teacher or Linear(), data, names, **RACE | how)
+    return table.drop(columns="state")
+
+
 @pytest.fixture(scope="module")
 def in_memory():
-    return rank(Linear(), (IMAGES, LABELS), NAMES, **OWN)
+    return rank(Linear(), (IMAGES, LABELS), NAMES, **OWN), raced()
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_any_source_gives_the_table_of_tensors_in_memory(kind, in_memory):
-    assert same(rank(Linear(), SOURCES[kind](), NAMES, **OWN), in_memory)
+def test_any_source_gives_the_tables_of_tensors_in_memory(kind, in_memory):
+    """A race, too, unless the source has an order of its own."""
+    assert same(rank(Linear(), SOURCES[kind](), NAMES, **OWN), in_memory[0])
+    if iter(source := SOURCES[kind]()) is source:
+        with pytest.raises(ValueError, match="generator"):
+            raced(source)
+    else:
+        assert same(raced(source), in_memory[1])
+
+
+def test_labels_that_a_data_set_lists_are_those_that_it_gives():
+    class Listed(Pairs):
+        targets = LABELS.roll(1).tolist()
+
+    with pytest.raises(ValueError, match="lists"):
+        raced(Listed())
+
+
+def test_a_race_of_transforms_shares_all_that_is_drawn():
+    """Then there is nothing between two candidates that do the same."""
+    names = {
+        "a": lambda image: image,
+        "b+cutmix": lambda image: image,
+        "c": v2.MixUp(num_classes=C),
+    }
+    table = raced(
+        names=names | {"none": "none", "none+cutmix": "none+cutmix", "d": v2.RandomErasing()}
+    )
+    scores = table.set_index("augmentation")["score"]
+    assert scores["a"] == scores["none"] and scores["b+cutmix"] == scores["none+cutmix"]
+    assert scores.nunique() == 4
+    grey = raced((IMAGES[:, :1], LABELS), ["none+mixup"], lambda x: {"a": Linear(1)(x)}, output="a")
+    assert len(grey) == 1
+
+
+def test_progress_is_told_of_every_batch_of_every_candidate():
+    steps = []
+    names = ["none", "erasing"]
+    rank(Linear(), Pairs(), names, **OWN | {"batch": 20}, progress=lambda *step: steps.append(step))
+    assert steps[:4] == [
+        (0, 180, "none"),
+        (20, 180, "erasing"),
+        (40, 180, "none"),
+        (60, 180, "none"),
+    ]
+    assert len(steps) == 10 and steps[-1] == (180, 180, "")
+
+
+class Unshared(torch.utils.data.IterableDataset):
+    """Does not share its images among workers."""
+
+    def __iter__(self):
+        return iter(
+            zip(IMAGES[torch.from_numpy(scoring_places(N, 0))], LABELS.tolist(), strict=True)
+        )
+
+
+def overwriting():
+    """Batches in one piece of memory."""
+    held, order = torch.empty(7, *IMAGES.shape[1:], dtype=torch.uint8), scoring_places(N, 0)
+    for part in torch.from_numpy(order).split(7):
+        held[: len(part)] = IMAGES[part]
+        yield held[: len(part)], LABELS[part]
+
+
+def test_what_loaders_and_generators_do(in_memory):
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), 8, shuffle=True, drop_last=True)
+    state = torch.get_rng_state()
+    assert same(rank(Linear(), loader, NAMES, **OWN), in_memory[0])
+    assert same(raced(loader), in_memory[1]) and torch.equal(state, torch.get_rng_state())
+    assert same(rank(Linear(), overwriting(), NAMES, **OWN), in_memory[0])
+    halves = [(IMAGES[:30], LABELS[:30]), (IMAGES[30:], LABELS[30:])]
+    assert rank(Linear(), halves, ["none"], **OWN)["images"].tolist() == [N]
+    assert rank(Linear(), DataLoader(Unshared(), 8), ["none"], **OWN)["images"].tolist() == [N]
+    with pytest.raises(ValueError, match="workers"):
+        rank(Linear(), DataLoader(Unshared(), 8, num_workers=2), ["none"], **OWN)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("draw", [lambda: np.random.randint(9), lambda: int(torch.randint(9, ()))])
+def test_what_a_data_set_draws_is_the_same_each_time(draw, workers):
+    class Random(Pairs):
+        def __getitem__(self, k):
+            image, label = super().__getitem__(k)
+            return np.roll(image, draw(), 0), label
+
+    one, other = (rank(Linear(), Random(), ["none"], **OWN, workers=workers) for _ in range(2))
+    assert one.equals(other)
 
 
 def test_two_thousand_images_of_a_folder(tmp_path):
     """Read from files by a process of its own; seven classes."""
-    from PIL import Image
-
     images = torch.randint(0, 256, (2000, 3, 12, 16), dtype=torch.uint8, generator=g)
     labels = torch.arange(2000) * 7 // 2000
     for k, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
@@ -161,14 +255,6 @@ def test_transforms_of_every_kind():
     assert np.array_equal(states[1], np.random.get_state()[1])
 
 
-def test_a_transform_that_does_what_a_policy_does_scores_the_same():
-    names = {"a": lambda image: image, "b+cutmix": lambda image: image}
-    table = rank(Linear(), (IMAGES, LABELS), names, **OWN | {"padding": 0, "mirror": False})
-    plain = rank(Linear(), (IMAGES, LABELS), ["none"], **OWN | {"padding": 0, "mirror": False})
-    table = table.set_index("augmentation")
-    assert table.loc["a", "score"] == pytest.approx(plain["score"][0], abs=1e-12)
-
-
 @pytest.mark.parametrize(
     "output, which",
     [
@@ -183,7 +269,7 @@ def test_a_transform_that_does_what_a_policy_does_scores_the_same():
 def test_teachers(output, which, in_memory):
     network = Linear()
     found = rank(lambda x: output(network(x)), (IMAGES, LABELS), NAMES, output=which, **OWN)
-    assert same(found, in_memory)
+    assert same(found, in_memory[0])
 
 
 def test_half_precision_and_ambiguous_teachers():
@@ -195,12 +281,66 @@ def test_half_precision_and_ambiguous_teachers():
         rank(lambda x: (x.flatten(1), x.flatten(1)), (IMAGES, LABELS), NAMES, **OWN)
 
 
-@pytest.mark.parametrize("ranker", [rank, rank_within])
-def test_probabilities_are_refused(ranker):
-    how = {"mean": 0.5, "std": 0.25} | ({"budget": 0.9} if ranker is rank_within else {})
-    teacher = nn.Sequential(Linear(), nn.Softmax(1))
-    with pytest.raises(ValueError, match="probabilities"):
-        ranker(teacher, (IMAGES, LABELS), ["none"], **how)
+def everywhere(teacher, match, kind):
+    """What rank says of images in memory, rank of others, and the race."""
+    see = pytest.warns if issubclass(kind, Warning) else pytest.raises
+    with see(kind, match=match):
+        rank(teacher, (IMAGES, LABELS), ["none"], **OWN)
+    with see(kind, match=match):
+        rank(teacher, Pairs(), ["none"], **OWN)
+    with see(kind, match=match):
+        raced(teacher=teacher)
+
+
+class Says(Linear):
+    """Something else of the logits."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        return self.change(super().forward(x))
+
+
+PROBABILITIES = {
+    "softmax": lambda z: z.softmax(1),
+    "half": lambda z: z.softmax(1).half(),
+    "bfloat16": lambda z: z.softmax(1).bfloat16(),
+    "temperature": lambda z: (z / 4).softmax(1),
+    "percent": lambda z: 100 * z.softmax(1),
+    "one-hot": lambda z: nn.functional.one_hot(z.argmax(1), C).float(),
+}
+
+
+@pytest.mark.parametrize("kind", PROBABILITIES)
+def test_probabilities_are_refused(kind):
+    everywhere(Says(PROBABILITIES[kind]), "probabilities", ValueError)
+
+
+def test_sigmoids_and_unsteady_teachers_are_warned_of(in_memory):
+    everywhere(Says(torch.sigmoid), "sigmoid", UserWarning)
+    everywhere(Says(lambda z: nn.functional.dropout(z, 0.2)), "call to call", UserWarning)
+    frozen = nn.Sequential(nn.BatchNorm2d(3), Linear()).train()
+    with pytest.warns(UserWarning, match="call to call"):
+        rank(lambda x: frozen(x), (IMAGES, LABELS), ["none"], **OWN)
+    log_softmax = rank(Says(lambda z: z.log_softmax(1)), (IMAGES, LABELS), NAMES, **OWN)
+    assert np.allclose(log_softmax["score"], in_memory[0]["score"], atol=1e-5)
+
+
+def test_a_program_of_torch_export_has_no_modes(in_memory):
+    some = torch.export.Dim("images", min=2)
+    made = torch.export.export(Linear(), (torch.zeros(4, 3, 12, 16),), dynamic_shapes=({0: some},))
+    assert same(rank(made.module(), (IMAGES, LABELS), NAMES, **OWN), in_memory[0])
+
+
+def test_what_is_likely_wrong_with_images_and_transforms_is_warned_of():
+    rng = np.random.default_rng(0)
+    own = {"own": lambda image: image.roll(int(rng.integers(9)), 2)}
+    with pytest.warns(UserWarning, match="own"):
+        rank(Linear(), (IMAGES, LABELS), own, **OWN)
+    with pytest.warns(UserWarning, match="black"):
+        rank(Linear(), ((IMAGES / 255).byte(), LABELS), ["none"], **OWN)
 
 
 def test_few_images_a_class_are_warned_of():
@@ -216,9 +356,8 @@ def test_a_frozen_batchnorm_stays_frozen():
     teacher[0].eval()
     for data in ((IMAGES, LABELS), Pairs()):
         rank(teacher, data, ["none"], **OWN)
+        raced(data, teacher=teacher)
         assert [module.training for module in teacher] == [False, True, True]
-    rank_within(teacher, (IMAGES, LABELS), ["none"], 0.9, mean=0.5, std=0.25)
-    assert [module.training for module in teacher] == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -240,6 +379,12 @@ def test_a_frozen_batchnorm_stays_frozen():
         ({"augmentations": {"bad": lambda image: image.nope}}, "bad.*on_batch"),
         ({"augmentations": {"bad": lambda image: image[:1]}}, "channels"),
         ({"augmentations": [3]}, "3"),
+        ({"augmentations": {"mix": v2.MixUp(num_classes=5)}}, "3, got 5"),
+        ({"data": (IMAGES.permute(0, 2, 3, 1), LABELS)}, "permute"),
+        ({"data": [(DEEP, 0), (DEEP, 1)]}, "I;16"),
+        ({"data": TensorDataset(IMAGES, LABELS, LABELS)}, "tuple"),
+        ({"data": (IMAGES, nn.functional.one_hot(LABELS))}, "tuple"),
+        ({"data": (IMAGES, ["a", "b", "c"] * 20)}, "'a'"),
         ({"mean": (0.5, 0.5)}, "mean"),
         ({"mean": 127.0}, "127"),
         ({"std": 0.0}, "std"),

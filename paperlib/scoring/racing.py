@@ -361,7 +361,7 @@ def rank_within(
     Raises ValueError as `scoring.rank`; for arguments out of range; for a budget too small to begin
     with (two images a class and 20 in all, for every candidate).
 
-    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
     >>> images, labels = torch.randint(0, 256, (400, 3, 8, 8),
     ...     dtype=torch.uint8), torch.arange(400) % 2
     >>> table = rank_within(net, (images, labels), ["none", "augmix+cutmix"], mean=(0.5,) * 3,
