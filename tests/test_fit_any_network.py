@@ -5,6 +5,7 @@ import io
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -139,6 +140,15 @@ def test_what_is_frozen_stays_and_modes_come_back(quantized):
     assert {"stem.1.weight", "body.weight", "head.weight"} <= moved
     assert (modes(student), modes(teacher)) == as_was and equal_states(teacher, taught)
     assert not student.stem[0].weight.requires_grad
+
+
+def test_weights_lie_in_memory_as_before_so_that_safetensors_saves_them():
+    student, teacher = seeded(Plain), seeded(Plain)
+    student.stem[0].to(memory_format=torch.channels_last)  # the user's own wish
+    before = [p.stride() for p in (*student.parameters(), *teacher.parameters())]
+    fit(student, task_of(teacher))
+    assert [p.stride() for p in (*student.parameters(), *teacher.parameters())] == before
+    assert safetensors.torch.save(teacher.state_dict())
 
 
 def test_modes_come_back_after_an_exception_and_a_network_in_eval_mode_learns():

@@ -380,7 +380,10 @@ NOT_CALLED = {
     **dict.fromkeys(("Score",), "a result"),
     **dict.fromkeys(("at_once", "cutmix_draw", "to_device", "augmented"), "parts of `augment`"),
     **dict.fromkeys(("logits_of", "scoring_order"), "parts of `predict`"),
-    **dict.fromkeys(("in_mode", "learning", "fusing", "import_all"), "of the package's own code"),
+    **dict.fromkeys(
+        ("in_mode", "channels_last", "learning", "fusing", "import_all"),
+        "of the package's own code",
+    ),
     **dict.fromkeys(("layers_to_quantize", "quantizable", "quantizer_parameters"), "of `quantize`"),
     **dict.fromkeys(("straight_through",), "for a quantizer of one's own: within a step"),
     **dict.fromkeys(("check_targets",), "tried as the targets of `score`"),

@@ -14,7 +14,7 @@ import torch
 
 from ..basics.checks import checked, kind_of, natural, number
 from ..basics.registry import import_all
-from .classifier import MODELS, Classifier, Network, in_mode, learning
+from .classifier import MODELS, Classifier, Network, channels_last, in_mode, learning
 from .imagenet import Staged
 from .resnet import CifarResNet
 from .vgg import VGG

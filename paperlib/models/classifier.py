@@ -50,6 +50,22 @@ def learning(network: nn.Module) -> AbstractContextManager:
     return nullcontext() if network.training else in_mode(network, training=True)
 
 
+@contextmanager
+def channels_last(*networks: nn.Module) -> Iterator[None]:
+    """A block in which the weights of these networks have the channels last in memory, which
+    convolutions like best. Then those that were contiguous are so again, as safetensors needs them.
+    """
+    weights = [weight for network in networks for weight in network.parameters()]
+    plain = [weight for weight in weights if weight.ndim == 4 and weight.is_contiguous()]
+    for network in networks:
+        network.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for weight in plain:
+            weight.data = weight.data.contiguous()
+
+
 class Classifier(nn.Module):
     """A network that gives logits and named features.
 

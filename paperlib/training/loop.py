@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -19,7 +20,7 @@ from ..basics.checks import checked, kind_of, one_of, require
 from ..basics.recipe import Recipe
 from ..data import Dataset, halves
 from ..data.checks import module
-from ..models import in_mode
+from ..models import channels_last, in_mode
 from ..models.outputs import logits_in
 from ..models.precision import autocast
 from ..quantizers import LowBit, fusing, initialise
@@ -159,8 +160,9 @@ def fit(
     )
     chooses = f"\nkeep {keep}" if held_out or keep == "best" else ""
     file = _checkpoint(checkpoint, [task], identity + chooses)
-    session = _Session(partial(Single, model, task), [model], [task], file, held_out, keep)
-    return session.run(lambda _, row: report(row), inspect)[0]
+    with _where_the_data_are([model], [task]):
+        session = _Session(partial(Single, model, task), [model], [task], file, held_out, keep)
+        return session.run(lambda _, row: report(row), inspect)[0]
 
 
 def fit_together(
@@ -184,8 +186,20 @@ def fit_together(
     good = 0 < len(models) == len(tasks)
     require(good, f"one task for each student, and at least one: {found}")
     file = _checkpoint(checkpoint, tasks, identity)
-    session = _Session(partial(Together, models, tasks), models, tasks, file)
-    return session.run(report, lambda epochs: {})
+    with _where_the_data_are(models, tasks):
+        session = _Session(partial(Together, models, tasks), models, tasks, file)
+        return session.run(report, lambda epochs: {})
+
+
+def _where_the_data_are(
+    models: Sequence[nn.Module], tasks: Sequence[Task]
+) -> AbstractContextManager:
+    """Networks and teachers on the data's device; within this block with the channels last."""
+    teachers = {id(task.teacher): task.teacher for task in tasks if task.teacher is not None}
+    networks = *models, *teachers.values()
+    for network in networks:
+        network.to(tasks[0].data.train_images.device)
+    return channels_last(*networks)
 
 
 def _checkpoint(path: Path | None, tasks: Sequence[Task], identity: str) -> Checkpoint | None:
@@ -328,8 +342,7 @@ class _Session:
 
 
 def _prepare(model: nn.Module, task: Task) -> None:
-    """Put network and teacher where the data are, and start the quantizers of a fresh student."""
-    device = task.data.train_images.device
+    """Check network and task, and start the quantizers of a fresh student."""
     missing = task.objective.needs_teacher and task.teacher is None
     require(not missing, "this loss compares with a teacher, and the task has none")
     require(model is not task.teacher, "the network is its own teacher: copy one of them")
@@ -338,9 +351,6 @@ def _prepare(model: nn.Module, task: Task) -> None:
     short = next((t for t in learn if t in (torch.float16, torch.bfloat16)), None)
     wide = "weights learn in float32: call .float(), and set the recipe's precision instead"
     require(short is None, f"{wide}; got {short}")
-    for network in (model, task.teacher):
-        if network is not None:
-            network.to(device=device, memory_format=torch.channels_last)
     _start(model, task)
 
 
