@@ -10,14 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .study import plan, profiles
+from .study import extensions, plan, profiles
 from .study.config import Run
 from .study.store import Store
 
 # Name -> default, help. A default of False makes a switch.
 OPTIONS: dict[str, tuple[str | int | bool, str]] = {
     "profile": ("quick", "sizes"),
-    "table": ("all", "one table; all of the paper's; or evidence, those of docs/experiments.md"),
+    "table": (
+        "all",
+        "one table, or a group: all of the paper's, evidence (docs/experiments.md), related",
+    ),
     "dataset": ("", "only this data set; empty for all of the profile"),
     "model": ("", "only this network; empty for all of the profile"),
     "bits": (0, "only students of so many bits; 0 for all"),
@@ -31,10 +34,10 @@ OPTIONS: dict[str, tuple[str | int | bool, str]] = {
     "write": (False, "write the list into docs/methods.md too"),
     "traceback": (False, "show where an error comes from, for developers"),
 }
-CHOICES = {
-    "profile": profiles.PROFILES,
-    "table": (*plan.GROUPS, *plan.TABLES),
-    "vector": ("pdf", "svg"),
+CHOICES: dict[str, Callable[[], Any]] = {
+    "profile": lambda: profiles.PROFILES,
+    "table": plan.choices,
+    "vector": lambda: ("pdf", "svg"),
 }
 PART = ("profile", "table", "dataset", "model", "bits", "seeds", "record")
 
@@ -175,7 +178,10 @@ def _parser() -> argparse.ArgumentParser:
             default, text = OPTIONS[option]
             settings: dict[str, Any] = {"action": "store_true"}
             if default is not False:
-                choices, text = CHOICES.get(option), f"{text} (default: {default!r})"
+                choices, text = (
+                    CHOICES.get(option, lambda: None)(),
+                    f"{text} (default: {default!r})",
+                )
                 settings = {"type": type(default), "default": default, "choices": choices}
             command.add_argument(f"--{option}", help=text, **settings)
     return parser
@@ -183,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status."""
+    extensions.load()
     args = _parser().parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # paths that the terminal cannot show
     store = None

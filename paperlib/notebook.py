@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .reporting import report
-from .study import plan
+from .study import extensions, plan
 from .study.config import check_parameters
 from .study.store import Store
 
@@ -63,6 +63,7 @@ def stores(
     Raises ValueError or TypeError for parameters that are not `Parameters`', ValueError for a part
     that the table does not have, `report.MissingRuns` if runs are missing with `cached_only`.
     """
+    extensions.load()
     wanted = check_parameters(parameters, Parameters)
     # The kernel works in notebooks/. A relative data folder is meant from the repository, here and
     # in worker processes.

@@ -71,7 +71,7 @@ def reproduce(store: Store, table: str, part: plan.Selection, device: str, jobs:
     parameters |= {name.upper(): value for name, value in asdict(part).items()}
     with following(store):
         for name in plan.tables(table):
-            notebook = plan.TABLES[name][1]
+            notebook = plan.TABLES[name].notebook
             if not notebook:
                 continue
             if problem := plan.lacks(store.profile, name, part):
@@ -100,7 +100,8 @@ def refresh(root: Path = Path()) -> list[Path]:
 
     Returns their paths.
     """
-    paths = [root / "notebooks" / notebook for _, notebook in plan.TABLES.values() if notebook]
+    notebooks = (table.notebook for table in plan.TABLES.values())
+    paths = [root / "notebooks" / notebook for notebook in notebooks if notebook]
     for path in paths:
         # A failure must not leave its traceback in the committed file.
         fresh = root / "build" / "refreshed" / path.name

@@ -59,7 +59,7 @@ def test_what_is_installed_is_what_is_locked():
 
 def test_every_table_has_its_notebook():
     assert [path.name for path in NOTEBOOKS] == sorted(
-        notebook for _, notebook in plan.TABLES.values() if notebook
+        table.notebook for table in plan.TABLES.values() if table.notebook
     )
 
 
@@ -70,7 +70,7 @@ def test_notebooks_are_executed_and_clean(path):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    table = next(table for table, (_, name) in plan.TABLES.items() if name == path.name)
+    table = next(name for name, table in plan.TABLES.items() if table.notebook == path.name)
     shows_runs = bool(
         plan.runs_of("quick", table)
     )  # one that has none defines things, which prints nothing
@@ -184,7 +184,11 @@ def test_links_lead_somewhere(path):
 def test_every_notebook_and_every_page_is_in_its_index():
     readme = (ROOT / "README.md").read_text()
     index = re.findall(r"^\| \[\d\d\]\(notebooks/(\S+)\) \| `(\w+)` \|", readme, re.M)
-    assert index == [(notebook, name) for name, (_, notebook) in plan.TABLES.items() if notebook]
+    shown = [(t.notebook, name, t.group) for name, t in plan.TABLES.items() if t.notebook]
+    assert index == [(notebook, name) for notebook, name, group in shown if group != plan.RELATED]
+    related = (ROOT / "docs/related.md").read_text()
+    for notebook, _, group in shown:
+        assert group != plan.RELATED or f"](../notebooks/{notebook})" in related
     pages = {path.name for path in PAGES[1:]} - {"index.md"}
     listed = (ROOT / "docs/index.md").read_text()
     assert set(re.findall(r"\]\((\w[\w-]*\.md)\)", listed)) == pages

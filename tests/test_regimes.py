@@ -19,7 +19,7 @@ from paperlib.basics.recipe import Recipe
 from paperlib.data import choosing_images, halves, load
 from paperlib.reporting import regimes, theory
 from paperlib.runs import execution, kinds
-from paperlib.runs.execution import execute, load_teacher
+from paperlib.runs.execution import execute, load_network
 from paperlib.runs.sweep import sweep
 from paperlib.study import plan, profiles
 from paperlib.study.config import Data, HeldOutRun, ScoreRun, StudentRun, TeacherRun, WalkRun
@@ -181,7 +181,7 @@ def test_an_interrupted_walk_ends_as_if_it_had_not_been(made, tmp_path, monkeypa
 
 def test_held_out_scores_use_no_training_image_and_the_calibrating_temperature(made):
     store, _, held_out = made
-    result, teacher = store.load(held_out)["result"], load_teacher(TEACHER, store, "cpu")
+    result, teacher = store.load(held_out)["result"], load_network(TEACHER, store, "cpu")
     data, images = (
         kinds.load_data(held_out.data, "cpu"),
         kinds.load_data(held_out.held_out, "cpu"),

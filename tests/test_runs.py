@@ -26,7 +26,16 @@ from paperlib.runs import execution, kinds
 from paperlib.runs import sweep as sweeping
 from paperlib.runs.sweep import SweepError, sweep
 from paperlib.study import plan, profiles
-from paperlib.study.config import Data, ScoreRun, StudentRun, TeacherRun, check_parameters, key_of
+from paperlib.study.config import (
+    KINDS,
+    Data,
+    PredictionRun,
+    ScoreRun,
+    StudentRun,
+    TeacherRun,
+    check_parameters,
+    key_of,
+)
 from paperlib.study.store import Store, fault
 
 TEACHER = TeacherRun(
@@ -209,7 +218,7 @@ def test_students_of_other_weights_are_not_done(made, tmp_path):
     store.save(TEACHER, "done", result=record["result"] | {"weights_sha256": "0" * 64})
     assert store.done(TEACHER) and not store.done(STUDENT) and not store.done(SCORE)
     with pytest.raises(ValueError, match="not those"):
-        execution.load_teacher(TEACHER, store, "cpu")
+        execution.load_network(TEACHER, store, "cpu")
 
 
 def test_a_worker_that_dies_does_not_take_the_others_with_it(tmp_path):
@@ -495,3 +504,31 @@ def test_status_counts(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["status", "--profile", "huge"])
     assert "huge" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------- runs that look at others
+
+
+def test_predictions_of_a_network_are_those_it_kept_when_it_was_trained(tmp_path):
+    """Asked for alone, they have the student made, and its teacher."""
+    store, run = Store("quick", root=tmp_path), PredictionRun(STUDENT.data, STUDENT)
+    sweep([run], store, jobs=1)
+    kept, found = store.predictions(STUDENT), store.predictions(run)
+    assert all((a == b).all() for a, b in zip(kept, found, strict=True))
+    assert store.load(run)["result"]["accuracy"] == store.load(STUDENT)["result"]["accuracy"]
+    assert store.load(run)["teacher"]["key"] == STUDENT.key
+    assert {record["kind"] for record in store.all()} == {"teacher", "student", "prediction"}
+    other = replace(run, data=replace(run.data, test=20))  # on fewer images: another run
+    sweep([other], store, jobs=1)
+    assert len(store.predictions(other)[0]) == 20
+    student = store.load(STUDENT)["result"]
+    store.save(STUDENT, "done", result=student | {"weights_sha256": "0" * 64})
+    assert not store.done(run)  # other weights
+    (store.path(TEACHER)).unlink()
+    assert not store.done(other)  # a student without its teacher is not done either
+
+
+def test_a_kind_of_run_stands_for_one_class():
+    with pytest.raises(ValueError, match="student"):
+        type("Other", (StudentRun,), {"kind": "student", "__module__": "elsewhere"})
+    assert KINDS["student"] is StudentRun

@@ -163,7 +163,7 @@ def test_a_number_that_is_not_finite_is_no_result(tmp_path):
 
 def test_a_teacher_made_again_meanwhile_is_noticed(store, monkeypatch):
     """The record of a student never joins the results of one teacher with the name of another."""
-    run, original = replace(STUDENT, seed=3), kinds.COMPUTE[StudentRun]
+    run, original = replace(STUDENT, seed=3), kinds.make_student
 
     def slow(*arguments):
         result = original(*arguments)
@@ -171,7 +171,7 @@ def test_a_teacher_made_again_meanwhile_is_noticed(store, monkeypatch):
         store.save(TEACHER, "done", result=known | {"weights_sha256": "0" * 64})
         return result
 
-    monkeypatch.setitem(kinds.COMPUTE, StudentRun, slow)
+    monkeypatch.setattr(kinds, "make_student", slow)
     with pytest.raises(SweepError, match="again"):
         sweep([run], store, jobs=1)
     assert not store.done(run)

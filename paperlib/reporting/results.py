@@ -2,7 +2,7 @@
 No torch here.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -20,14 +20,72 @@ from .style import markdown
 
 # Vector format -> the metadata that would make a file differ every time.
 VECTOR_FORMATS = {"pdf": "CreationDate", "svg": "Date"}
-# Figure -> the table that it draws.
-FIGURES = {
-    "definitions": definitions_figure,
-    "methods": methods_figure,
-    "qat": gains_figure,
-    "kd": gains_figure,
-    "cost": claims.cost_figure,
-    "score_variants": ablations.score_variants_figure,
+Tables = Mapping[str, pd.DataFrame]
+
+
+def _of_regimes(table: Callable[[Store, Tables], pd.DataFrame]) -> Callable:
+    """A table of docs/experiments.md: empty where none of its runs is done."""
+    return lambda store, made: table(store, made) if len(made["regimes"]) else pd.DataFrame()
+
+
+# Name -> the table, of a store and the tables before it.
+TABLES: dict[str, Callable[[Store, Tables], pd.DataFrame]] = {
+    "ranking": lambda store, made: report.ranking_table(store),
+    "agreement": lambda store, made: report.agreement_table(made["ranking"]),
+    "seeds": lambda store, made: report.seeds_table(store),
+    "precision": lambda store, made: speed.precision_table(store),
+    "precision_of_scores": lambda store, made: speed.short_score_table(store),
+    "budget": lambda store, made: speed.budget_table(store),
+    "methods": lambda store, made: methods_table(store),
+    "definitions": lambda store, made: definitions_table(made["ranking"]),
+    "cost": lambda store, made: claims.cost_table(store),
+    "qat": lambda store, made: qat_table(store),
+    "kd": lambda store, made: kd_table(store),
+    "score_variants": lambda store, made: ablations.score_variants_table(store),
+    "forms": lambda store, made: ablations.forms_table(store),
+    "search": lambda store, made: ablations.search_table(store),
+    "regimes": lambda store, made: regimes.regime_rows(store),
+    "theory": _of_regimes(lambda store, made: theory.theory_table(store)),
+    "teachers": _of_regimes(lambda store, made: theory.teachers_table(made["theory"])),
+    "temperatures": _of_regimes(lambda store, made: theory.temperatures_table(store)),
+    "verdicts": _of_regimes(lambda store, made: regimes.verdicts_table(store)),
+    "rivals": _of_regimes(lambda store, made: regimes.rivals_table(store)),
+    "capacity": _of_regimes(lambda store, made: regimes.capacity_table(store)),
+    "regime_methods": _of_regimes(lambda store, made: regimes.methods_verdicts(store)),
+    "predictions": _of_regimes(lambda store, made: regimes.predictions_table(store)),
+}
+
+
+def _seven(store: Store, made: Tables) -> Figure:
+    return report.scatter(report.in_pool(made["ranking"], profiles.SEVEN))
+
+
+def _walk(store: Store, made: Tables) -> Figure | None:
+    walked = (made["theory"]["source"] == "walk").any()
+    return theory.walk_figure(made["theory"]) if walked else None
+
+
+def _regimes(store: Store, made: Tables) -> Figure | None:
+    return report.scatter(made["regimes"]) if report.groups(made["regimes"]) else None
+
+
+# Name -> the table without which there is none, and the figure, or None.
+FIGURES: dict[str, tuple[str, Callable[[Store, Tables], Figure | None]]] = {
+    "definitions": ("definitions", lambda store, made: definitions_figure(made["definitions"])),
+    "methods": ("methods", lambda store, made: methods_figure(made["methods"])),
+    "qat": ("qat", lambda store, made: gains_figure(made["qat"])),
+    "kd": ("kd", lambda store, made: gains_figure(made["kd"])),
+    "cost": ("cost", lambda store, made: claims.cost_figure(made["cost"])),
+    "score_variants": (
+        "score_variants",
+        lambda store, made: ablations.score_variants_figure(made["score_variants"]),
+    ),
+    "metric_vs_accuracy": ("agreement", lambda store, made: report.scatter(made["ranking"])),
+    "metric_vs_accuracy_seven": ("agreement", _seven),
+    "search": ("search", lambda store, made: ablations.search_figure(store)),
+    "plane": ("theory", lambda store, made: theory.plane_figure(made["theory"])),
+    "walk": ("theory", _walk),
+    "regimes": ("regimes", _regimes),
 }
 
 
@@ -52,58 +110,19 @@ def write(store: Store, vector: str = "") -> list[Path]:
 
 
 def tables_of(store: Store) -> dict[str, pd.DataFrame]:
-    """Name -> table of each table of a profile."""
-    ranking, regime_rows = report.ranking_table(store), regimes.regime_rows(store)
-    tables = {
-        "ranking": ranking,
-        "agreement": report.agreement_table(ranking),
-        "seeds": report.seeds_table(store),
-        "precision": speed.precision_table(store),
-        "precision_of_scores": speed.short_score_table(store),
-        "budget": speed.budget_table(store),
-        "methods": methods_table(store),
-        "definitions": definitions_table(ranking),
-        "cost": claims.cost_table(store),
-        "qat": qat_table(store),
-        "kd": kd_table(store),
-        "score_variants": ablations.score_variants_table(store),
-        "forms": ablations.forms_table(store),
-        "search": ablations.search_table(store),
-    }
-    if regime_rows.empty:
-        return tables
-    confidence = theory.theory_table(store)
-    return tables | {
-        "theory": confidence,
-        "teachers": theory.teachers_table(confidence),
-        "temperatures": theory.temperatures_table(store),
-        "regimes": regime_rows,
-        "verdicts": regimes.verdicts_table(store),
-        "rivals": regimes.rivals_table(store),
-        "capacity": regimes.capacity_table(store),
-        "regime_methods": regimes.methods_verdicts(store),
-        "predictions": regimes.predictions_table(store),
-    }
+    """Name -> table of each table of a profile, those without rows too."""
+    made: dict[str, pd.DataFrame] = {}
+    for name, table in TABLES.items():
+        made[name] = table(store, made)
+    return made
 
 
-def figures_of(store: Store, tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
+def figures_of(store: Store, tables: Tables) -> dict[str, Figure]:
     """Name -> figure of each figure that the non-empty tables of a profile allow."""
-    figures = {name: draw(tables[name]) for name, draw in FIGURES.items() if name in tables}
-    if "agreement" in tables:
-        ranking = tables["ranking"]
-        figures["metric_vs_accuracy"] = report.scatter(ranking)
-        seven = report.in_pool(ranking, profiles.SEVEN)
-        figures["metric_vs_accuracy_seven"] = report.scatter(seven)
-    if "search" in tables:
-        figures["search"] = ablations.search_figure(store)
-    if "regimes" in tables:
-        confidence = tables["theory"]
-        figures["plane"] = theory.plane_figure(confidence)
-        if (confidence["source"] == "walk").any():
-            figures["walk"] = theory.walk_figure(confidence)
-        if report.groups(tables["regimes"]):
-            figures["regimes"] = report.scatter(tables["regimes"])
-    return figures
+    drawn = {
+        name: draw(store, tables) for name, (needs, draw) in FIGURES.items() if needs in tables
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def _remove_stale(store: Store, tables: Collection[str]) -> None:

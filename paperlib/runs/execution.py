@@ -16,17 +16,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 
 from ..basics.files import set_aside
 from ..losses import objective
-from ..study.config import Run, StudentRun, TeacherRun, WalkRun
+from ..study.config import Run, StudentRun, WalkRun
 from ..study.store import Store
 from ..training import fit_together
 from . import kinds
-from .kinds import load_teacher
+from .kinds import load_network
 
 
 def execute(run: Run, store: Store, device: str = "cpu") -> dict[str, Any]:
@@ -36,8 +37,7 @@ def execute(run: Run, store: Store, device: str = "cpu") -> dict[str, Any]:
     Raises whatever the run raises, after a record with status "failed" was written.
     """
     if not store.whole(run):
-        for teacher in run.teachers:
-            ensure_teacher(teacher, store, device)
+        ensure_needs(run, store, device)
     with store.lock(run):
         return store.load(run) if store.whole(run) else _make(run, store, device)
 
@@ -49,7 +49,7 @@ def execute_together(
 
     Raises whatever the training raises, after records with status "failed" were written.
     """
-    ensure_teacher(runs[0].teacher, store, device)
+    ensure_needs(runs[0], store, device)
     with contextlib.ExitStack() as locks:
         # One order everywhere, so that two packs cannot wait for each other.
         for run in sorted(runs, key=lambda run: run.key):
@@ -62,7 +62,7 @@ def execute_together(
 
 def alike(a: Run, b: Run) -> bool:
     """Whether two runs are students that `fit_together` can train as one network."""
-    if not (isinstance(a, StudentRun) and isinstance(b, StudentRun)):
+    if not type(a) is type(b) is StudentRun:
         return False
     if "hessian" in a.method_options.values():
         return False
@@ -71,26 +71,36 @@ def alike(a: Run, b: Run) -> bool:
     return replace(a, augmentation=b.augmentation, seed=b.seed) == b
 
 
-def ensure_teacher(run: TeacherRun, store: Store, device: str) -> None:
-    """Train a teacher unless its record and the weights of that record are there.
+def ensure_needs(run: Run, store: Store, device: str) -> None:
+    """Train the networks that a run needs, unless they are there."""
+    for needed in run.needs:
+        ensure_network(needed, store, device)
+
+
+def ensure_network(run: kinds.Trained, store: Store, device: str) -> None:
+    """Train a teacher or student unless its record and the weights of that record are there.
 
     Training again may give other weights, as on another kind of processor. What was made with the
     old ones is then no longer `Store.done`.
     """
     with store.lock(run):
+        if _has_weights(run, store, device):
+            return
+    ensure_needs(run, store, device)
+    with store.lock(run):
         if not _has_weights(run, store, device):
             _make(run, store, device)
 
 
-def _has_weights(run: TeacherRun, store: Store, device: str) -> bool:
-    """Whether a teacher is done and its weights are there. Weights that cannot be read, or that are
+def _has_weights(run: kinds.Trained, store: Store, device: str) -> bool:
+    """Whether a network is done and its weights are there. Weights that cannot be read, or that are
     another run's, are set aside.
     """
     weights = store.weights(run)
     if not (store.whole(run) and weights.exists()):
         return False
     try:
-        load_teacher(run, store, device)
+        load_network(run, store, device)
         return True
     except Exception as error:  # whatever a damaged file makes torch raise
         store.log(f"weights of {run.name} set aside as {set_aside(weights).name}: {error}")
@@ -103,7 +113,7 @@ def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
     store.set_aside_damaged(run)
     with _failures([run], store, device), _threads(run):
         teacher = teacher_facts(run, store)
-        result = kinds.COMPUTE[type(run)](run, store, device)
+        result = resolve_name(run.compute)(run, store, device)
         seconds = {
             "seconds": time.perf_counter() - started,
             "cpu_seconds": time.process_time() - cpu_started,
@@ -114,13 +124,15 @@ def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
 
 
 def teacher_facts(run: Run, store: Store) -> dict[str, Any]:
-    """What the record of a run says of its teacher: key, accuracy and hash of the weights."""
-    facts = {}
-    for teacher in run.teachers:
-        found = store.load(teacher)["result"]
-        same = {name: found[name] for name in ("accuracy", "weights_sha256")}
-        facts["teacher"] = {"key": teacher.key, **same}
-    return facts
+    """What the record of a run says of its teacher, or of the network that it looks at, and of
+    `others` that it needs: key, accuracy and hash of the weights.
+    """
+    found = [(needed.key, store.load(needed)["result"]) for needed in run.needs]
+    names = ("accuracy", "weights_sha256")
+    facts = [{"key": key} | {name: result[name] for name in names} for key, result in found]
+    return dict(zip(("teacher",), facts, strict=False)) | (
+        {"others": facts[1:]} if facts[1:] else {}
+    )
 
 
 def _save(
@@ -151,7 +163,7 @@ def _make_together(runs: Sequence[StudentRun], store: Store, device: str) -> Non
     for run in runs:
         store.set_aside_damaged(run)
     with _failures(runs, store, device), _threads(runs[0]):
-        facts, teacher = teacher_facts(runs[0], store), load_teacher(runs[0].teacher, store, device)
+        facts, teacher = teacher_facts(runs[0], store), load_network(runs[0].teacher, store, device)
         students, tasks = zip(
             *(kinds.start_student(run, teacher, device) for run in runs), strict=True
         )

@@ -20,13 +20,14 @@ from ..quantizers import quantize
 from ..scoring.racing import rank_within
 from ..study import config
 from ..study.config import Run, StudentRun, TeacherRun
-from ..study.store import Store, weights_hash, weights_of
+from ..study.store import Store, weights_hash
 from ..training import Task, fit, predictions
 
 # The headline accuracy of schedules at least this long is the mean of their last five epochs. That
 # of shorter ones is the last epoch's.
 HEADLINE_EPOCHS = 100
 Trained = TeacherRun | StudentRun
+Result = dict[str, Any]
 
 
 @lru_cache(maxsize=4)
@@ -39,8 +40,8 @@ def load_data(data: config.Data, device: str) -> datasets.Dataset:
     return datasets.resized(images, data.size).to(device)
 
 
-def load_teacher(run: TeacherRun, store: Store, device: str) -> Module:
-    """A trained teacher, from the committed weights or the cache.
+def load_network(run: Trained, store: Store, device: str) -> Module:
+    """A trained teacher or student, from the committed weights or the cache, in eval mode.
 
     Raises FileNotFoundError if its weights are not there, ValueError if they are not those of its
     record.
@@ -50,8 +51,10 @@ def load_teacher(run: TeacherRun, store: Store, device: str) -> Module:
         folders = f"{store.cache} or {store.kept_weights(run).parent}"
         raise FileNotFoundError(f"no weights of the {run.label} ({run.key}) in {folders}")
     model = build(run.model, len(load_data(run.data, device).classes), run.seed)
+    if isinstance(run, StudentRun):
+        model = quantized(run, model)
     content = path.read_bytes()
-    if record is None or weights_hash(content) != weights_of(record):
+    if record is None or weights_hash(content) != record["result"].get("weights_sha256"):
         raise ValueError(f"the weights in {path} are not those that {store.path(run)} names")
     model.load_state_dict(safetensors.torch.load(content))
     return model.to(device).eval()
@@ -66,8 +69,8 @@ def as_safetensors(model: Module) -> bytes:
 def identity(runs: Sequence[Run], store: Store) -> str:
     """What a checkpoint of these runs belongs to: their keys, and the weights of their teachers."""
     keys = [run.key for run in runs]
-    hashes = {weights_of(store.load(teacher)) for run in runs for teacher in run.teachers}
-    return " ".join([*keys, *sorted(hashes)])
+    needed = (store.load(each)["result"] for run in runs for each in run.needs)
+    return " ".join([*keys, *sorted({result["weights_sha256"] for result in needed})])
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -83,16 +86,19 @@ def start_teacher(run: TeacherRun, device: str) -> tuple[Module, Task]:
 def start_student(run: StudentRun, teacher: Module, device: str) -> tuple[Module, Task]:
     """A student as it starts, and what it is to learn."""
     data, loss = load_data(run.data, device), objective(run.loss, **run.loss_options)
+    task = Task(data, run.augmentation, loss, run.recipe, run.seed, teacher)
+    return quantized(run, teacher), task
+
+
+def quantized(run: StudentRun, network: Module) -> Module:
+    """A low-bit copy of a network, as a student's run says."""
     bits = run.weight_bits, run.activation_bits
     # First and last layers stay in full precision as in the paper, however much they hold.
     with warnings.catch_warnings(action="ignore", category=UserWarning):
-        network = quantize(teacher, run.method, *bits, **run.method_options)
-    return network, Task(data, run.augmentation, loss, run.recipe, run.seed, teacher)
+        return quantize(network, run.method, *bits, **run.method_options)
 
 
-def trained(
-    run: Trained, network: Module, task: Task, curve: list[dict], store: Store
-) -> dict[str, Any]:
+def trained(run: Trained, network: Module, task: Task, curve: list[dict], store: Store) -> Result:
     """The result of a training run. Writes its weights and its predictions on the test images."""
     weights = as_safetensors(network)
     write_atomically(store.weights(run), weights)
@@ -102,7 +108,16 @@ def trained(
     return curve_result(curve) | hashes
 
 
-def curve_result(curve: list[dict]) -> dict[str, Any]:
+def make_prediction(run: config.PredictionRun, store: Store, device: str) -> Result:
+    """Accuracy of a trained network on the test images of `run.data`, its predictions kept."""
+    network, data = load_network(run.network, store, device), load_data(run.data, device)
+    classes, confidence = predictions(network, data, precision=run.network.recipe.precision)
+    written = store.save_predictions(run, classes.cpu().numpy(), confidence.cpu().numpy())
+    right = float((classes == data.test_labels).double().mean())
+    return {"accuracy": 100 * right, "predictions_sha256": written}
+
+
+def curve_result(curve: list[dict]) -> Result:
     """Accuracies of a training curve, in percent, and the curve."""
     accuracies = [row["test_accuracy"] for row in curve if "test_accuracy" in row]
     last_five = sum(accuracies[-5:]) / len(accuracies[-5:])
@@ -142,20 +157,26 @@ def reporter(run: Run, store: Store, epochs: int) -> Callable[[dict], None]:
     return report
 
 
-def _trained_alone(run: Trained, network: Module, task: Task, store: Store) -> dict[str, Any]:
+def trained_alone(run: Trained, network: Module, task: Task, store: Store, **how: Any) -> Result:
+    """The result of a run that trains one network, resumed from its checkpoint if there is one.
+
+    how  further arguments of `fit`.
+    """
     report = reporter(run, store, run.recipe.epochs)
     where, owner = store.checkpoint(run.key), identity([run], store)
-    curve = fit(network, task, where, report, identity=owner)
+    curve = fit(network, task, where, report, identity=owner, **how)
     return trained(run, network, task, curve, store)
 
 
-def _teacher(run: TeacherRun, store: Store, device: str) -> dict[str, Any]:
-    return _trained_alone(run, *start_teacher(run, device), store)
+def make_teacher(run: TeacherRun, store: Store, device: str) -> Result:
+    """Train a teacher."""
+    return trained_alone(run, *start_teacher(run, device), store)
 
 
-def _student(run: StudentRun, store: Store, device: str) -> dict[str, Any]:
-    teacher = load_teacher(run.teacher, store, device)
-    return _trained_alone(run, *start_student(run, teacher, device), store)
+def make_student(run: StudentRun, store: Store, device: str) -> Result:
+    """Train a student."""
+    teacher = load_network(run.teacher, store, device)
+    return trained_alone(run, *start_student(run, teacher, device), store)
 
 
 # ----------------------------------------------------------------------------------------- scoring
@@ -164,7 +185,7 @@ def _student(run: StudentRun, store: Store, device: str) -> dict[str, Any]:
 def _teacher_and_data(
     run: config.CandidatesRun, store: Store, device: str
 ) -> tuple[Module, datasets.Dataset]:
-    return load_teacher(run.teacher, store, device), load_data(run.data, device)
+    return load_network(run.teacher, store, device), load_data(run.data, device)
 
 
 def _progress(run: Run, store: Store) -> Callable[[int, int, str], None]:
@@ -176,7 +197,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{k: None if v != v else v for k, v in row.items()} for row in table.to_dict("records")]
 
 
-def _score(run: config.ScoreRun, store: Store, device: str) -> dict[str, Any]:
+def make_score(run: config.ScoreRun, store: Store, device: str) -> Result:
     # What `rank` warns of is in the tables.
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         table = scoring.rank(
@@ -192,7 +213,7 @@ def _score(run: config.ScoreRun, store: Store, device: str) -> dict[str, Any]:
     return {"scores": _rows(table)}
 
 
-def _ablation(run: config.AblationRun, store: Store, device: str) -> dict[str, Any]:
+def make_ablation(run: config.AblationRun, store: Store, device: str) -> Result:
     table = scoring.ablate(
         *_teacher_and_data(run, store, device),
         run.augmentations,
@@ -205,7 +226,7 @@ def _ablation(run: config.AblationRun, store: Store, device: str) -> dict[str, A
     return {"rows": _rows(table)}
 
 
-def _budget(run: config.BudgetRun, store: Store, device: str) -> dict[str, Any]:
+def make_budget(run: config.BudgetRun, store: Store, device: str) -> Result:
     table = rank_within(
         *_teacher_and_data(run, store, device),
         run.augmentations,
@@ -217,7 +238,7 @@ def _budget(run: config.BudgetRun, store: Store, device: str) -> dict[str, Any]:
     return {"scores": _rows(table), **table.attrs}
 
 
-def _held_out(run: config.HeldOutRun, store: Store, device: str) -> dict[str, Any]:
+def make_held_out(run: config.HeldOutRun, store: Store, device: str) -> Result:
     teacher, data = _teacher_and_data(run, store, device)
     held_out = load_data(run.held_out, device)
     batches = held_out.train_images.split(run.batch)
@@ -239,19 +260,19 @@ def _held_out(run: config.HeldOutRun, store: Store, device: str) -> dict[str, An
     return {"temperature": temperature, "scores": rows}
 
 
-def _walk(run: config.WalkRun, store: Store, device: str) -> dict[str, Any]:
+def make_walk(run: config.WalkRun, store: Store, device: str) -> Result:
     """Train the teacher as its own run does, and score every candidate after some of its epochs."""
     teacher, data = run.teacher, load_data(run.data, device)
     network, task = start_teacher(teacher, device)
 
-    def scores(name: str) -> dict[str, Any]:
+    def scores(name: str) -> Result:
         precision = teacher.recipe.precision
         views = scoring.predict_views(
             network, data, name, run.views, run.seed, run.batch, precision
         )
         return {"augmentation": name, **scoring.evaluate(*views, 1.0, 0, run.seed)}
 
-    def look(epochs: int) -> dict[str, Any]:
+    def look(epochs: int) -> Result:
         if epochs not in run.epochs:
             return {}
         store.log(f"{run.name}: scoring after epoch {epochs}")
@@ -266,7 +287,7 @@ def _walk(run: config.WalkRun, store: Store, device: str) -> dict[str, Any]:
     }
 
 
-def _tour(run: config.TourRun, store: Store, device: str) -> dict[str, Any]:
+def make_tour(run: config.TourRun, store: Store, device: str) -> Result:
     teacher, data = _teacher_and_data(run, store, device)
     views = {}
     for name in run.augmentations:
@@ -301,15 +322,3 @@ def tour_view(
     if not targets.is_floating_point():
         targets = torch.nn.functional.one_hot(targets, len(data.classes)).float()
     return views[1], targets[1]
-
-
-COMPUTE: dict[type[Run], Callable[[Any, Store, str], dict[str, Any]]] = {
-    TeacherRun: _teacher,
-    StudentRun: _student,
-    config.ScoreRun: _score,
-    config.BudgetRun: _budget,
-    config.AblationRun: _ablation,
-    config.TourRun: _tour,
-    config.HeldOutRun: _held_out,
-    config.WalkRun: _walk,
-}

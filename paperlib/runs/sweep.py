@@ -7,7 +7,7 @@ passed instead.
 
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,9 +15,10 @@ from functools import partial
 import torch
 
 from ..basics.recipe import require
-from ..study.config import Run, TeacherRun
+from ..study.config import Run, StudentRun, TeacherRun
 from ..study.store import Store
-from .execution import alike, count_cores, ensure_teacher, environment, execute, execute_together
+from .execution import alike, count_cores, ensure_network, environment, execute, execute_together
+from .kinds import Trained
 from .names import check_names
 from .pool import Outcome, Pool, WorkerDied
 
@@ -68,20 +69,28 @@ def sweep(
     place = f"in {store.folder}, {jobs} at a time, on {device}"
     store.log(f"{total} of {len(runs)} runs to make {place}")
 
-    teachers = {teacher.key: teacher for run in todo for teacher in run.teachers}
-    asked_for = {run.key: run for run in todo if isinstance(run, TeacherRun)}
-    work.make_alone([t for t in (teachers | asked_for).values() if t.recipe.threads is None])
-    work.make([(t,) for t in teachers.values() if t.recipe.threads and not _is_there(t, store)])
+    needed = _needed(todo, store)
+    teachers = {run.key: run for run in (*needed, *todo) if isinstance(run, TeacherRun)}
+    work.make_alone([t for t in teachers.values() if t.recipe.threads is None])
+    work.make(
+        [
+            (t,)
+            for t in needed
+            if isinstance(t, TeacherRun) and t.recipe.threads and not _is_there(t, store)
+        ]
+    )
+    students = [run for run in needed if isinstance(run, StudentRun)]
+    work.make([(s,) for s in students if not work.failed(s) and not _is_there(s, store)])
     left = [run for run in missing(todo, store) if not work.failed(run)]
     work.make(packs(left, together))
 
-    for run in (*teachers.values(), *runs):
+    for run in (*needed, *runs):
         if run.key in keep and store.done(run):
             store.keep(run)
     seconds = time.perf_counter() - work.started
     store.log(f"{total - len(missing(todo, store))} of {total} runs done, {seconds:.0f} s")
     for run in missing(todo, store):
-        why = "its teacher failed" if work.failed(run) else "another process is making it"
+        why = "what it needs failed" if work.failed(run) else "another process is making it"
         work.failures.setdefault(run.key, f"{run.name}: not tried, since {why}")
     if work.failures:
         raise SweepError("\n".join(work.failures.values()))
@@ -96,8 +105,20 @@ def _check(device: str, jobs: int, together: int) -> None:
         raise ValueError(f"device {device!r} was asked for, and torch sees no CUDA GPU here")
 
 
-def _is_there(teacher: TeacherRun, store: Store) -> bool:
-    return store.whole(teacher) and store.weights(teacher).exists()
+def _needed(runs: Iterable[Run], store: Store) -> list[Trained]:
+    """The trained runs whose weights these need, each once. Where one is not there, also those that
+    it needs, before it.
+    """
+    found: dict[str, Trained] = {}
+    for needed in (each for run in runs for each in run.needs):
+        if not _is_there(needed, store):
+            found |= {each.key: each for each in _needed([needed], store)}
+        found[needed.key] = needed
+    return list(found.values())
+
+
+def _is_there(run: Trained, store: Store) -> bool:
+    return store.whole(run) and store.weights(run).exists()
 
 
 def packs(runs: Sequence[Run], size: int) -> list[Unit]:
@@ -116,8 +137,8 @@ def packs(runs: Sequence[Run], size: int) -> list[Unit]:
 def _execute(unit: Unit, store: Store, device: str) -> list[dict]:
     if len(unit) > 1:
         return execute_together(unit, store, device)
-    if isinstance(unit[0], TeacherRun):
-        ensure_teacher(unit[0], store, device)
+    if isinstance(unit[0], Trained):
+        ensure_network(unit[0], store, device)
     return [execute(unit[0], store, device)]
 
 
@@ -140,7 +161,7 @@ class _Sweep:
         try:
             for teacher in teachers:
                 try:
-                    ensure_teacher(teacher, self.store, self.device)
+                    ensure_network(teacher, self.store, self.device)
                 except Exception as error:  # in its record; what depends on it is not tried
                     self._fail([teacher], f"{type(error).__name__}: {error}")
         finally:
@@ -187,8 +208,8 @@ class _Sweep:
         return False
 
     def failed(self, run: Run) -> bool:
-        """Whether this run or its teacher failed."""
-        return any(each.key in self.failures for each in (run, *run.teachers))
+        """Whether this run, or one whose weights it needs, failed."""
+        return any(each.key in self.failures for each in (run, *_needed([run], self.store)))
 
     def _fail(self, unit: Sequence[Run], error: str) -> None:
         for run in unit:

@@ -59,17 +59,32 @@ class Data:
         return self.name if self.train is None else f"{self.train} of {self.name}"
 
 
+# Kind, as keys and records have it -> class. A subclass of `Run` that names its kind is in it.
+KINDS: dict[str, type["Run"]] = {}
+
+
 @dataclass(frozen=True)
 class Run:
-    """Base of the runs below. `kind` names the class in keys and records; `title` is the format of
-    `label`.
+    """Base of all runs.
+
+    kind     names the class in keys and records. title  is the format of `label`.
+    compute  "module:function" of (run, store, device) -> the result of the record. Where the study
+             knows no torch, this is a name.
     """
 
     kind: ClassVar[str]
     title: ClassVar[str]
+    compute: ClassVar[str]
 
     data: Data
     seed: int = field(default=0, kw_only=True)
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        if "kind" in vars(cls):
+            first = KINDS.setdefault(cls.kind, cls)
+            same = (first.__module__, first.__qualname__) == (cls.__module__, cls.__qualname__)
+            require(same, f"the kind {cls.kind!r} of {cls} is that of {first}")
 
     def __post_init__(self):
         check_fields(self)
@@ -80,7 +95,7 @@ class Run:
         return key_of(self.kind, asdict(self))
 
     @property
-    def teachers(self) -> tuple["TeacherRun", ...]:
+    def needs(self) -> tuple["TeacherRun | StudentRun", ...]:
         """The runs whose weights this one needs."""
         return ()
 
@@ -103,6 +118,7 @@ class TeacherRun(Run):
     """
 
     kind = "teacher"
+    compute = "paperlib.runs.kinds:make_teacher"
     title = "teacher {run.model} on {run.data.label}, {run.augmentation}, seed {run.seed}"
 
     model: str
@@ -118,7 +134,12 @@ class RunWithTeacher(Run):
     teacher: TeacherRun
 
     @property
-    def teachers(self) -> tuple[TeacherRun, ...]:
+    def model(self) -> str:
+        """The network, which a student has of its teacher."""
+        return self.teacher.model
+
+    @property
+    def needs(self) -> tuple[TeacherRun, ...]:
         """The runs whose weights this one needs."""
         return (self.teacher,)
 
@@ -137,6 +158,7 @@ class ScoreRun(CandidatesRun):
     """
 
     kind = "score"
+    compute = "paperlib.runs.kinds:make_score"
 
     batch: int = 100
     stddev_group: int = 500
@@ -158,6 +180,7 @@ class BudgetRun(CandidatesRun):
     """
 
     kind = "budget"
+    compute = "paperlib.runs.kinds:make_budget"
 
     budget: float = 0.1
     top: int = 1
@@ -177,6 +200,7 @@ class AblationRun(CandidatesRun):
     """
 
     kind = "ablation"
+    compute = "paperlib.runs.kinds:make_ablation"
     title = "score in other ways, {run.data.name}, seed {run.seed}"
 
     temperatures: tuple[float, ...] = (0.5, 2.0, 4.0)
@@ -189,6 +213,7 @@ class StudentRun(RunWithTeacher):
     """A low-bit student of a teacher of the same architecture, started from its weights."""
 
     kind = "student"
+    compute = "paperlib.runs.kinds:make_student"
 
     augmentation: str
     recipe: Recipe
@@ -217,6 +242,7 @@ class TourRun(CandidatesRun):
     """
 
     kind = "tour"
+    compute = "paperlib.runs.kinds:make_tour"
     title = "tour of {run.data.name}"
 
     image: int = 0
@@ -232,6 +258,7 @@ class HeldOutRun(CandidatesRun):
     """
 
     kind = "held_out"
+    compute = "paperlib.runs.kinds:make_held_out"
     title = "score by held-out images, {run.data.name}, {run.teacher.model}, seed {run.seed}"
 
     held_out: Data
@@ -249,6 +276,7 @@ class WalkRun(Run):
     """
 
     kind = "walk"
+    compute = "paperlib.runs.kinds:make_walk"
     title = "walk of the {run.teacher.label}"
 
     teacher: TeacherRun
@@ -256,6 +284,11 @@ class WalkRun(Run):
     epochs: tuple[int, ...]
     views: int = 1
     batch: int = 100
+
+    @property
+    def model(self) -> str:
+        """The network that is trained."""
+        return self.teacher.model
 
     def __post_init__(self):
         super().__post_init__()
@@ -267,7 +300,32 @@ class WalkRun(Run):
         )
 
 
-KINDS = (*("teacher", "student", "walk", "tour"), *("score", "budget", "ablation", "held_out"))
+@dataclass(frozen=True)
+class NetworkRun(Run):
+    """Base of the runs that look at one trained network. `data` has the images it is shown."""
+
+    network: TeacherRun | StudentRun
+
+    @property
+    def model(self) -> str:
+        """The network's architecture."""
+        return self.network.model
+
+    @property
+    def needs(self) -> tuple[TeacherRun | StudentRun, ...]:
+        """The runs whose weights this one needs."""
+        return (self.network,)
+
+
+@dataclass(frozen=True)
+class PredictionRun(NetworkRun):
+    """What a trained network says of each test image of `data`: class and confidence, kept beside
+    the record. Students that were trained since they keep theirs need none.
+    """
+
+    kind = "prediction"
+    compute = "paperlib.runs.kinds:make_prediction"
+    title = "predictions of the {run.network.label}, {run.data.label}"
 
 
 def _note(precision: str) -> str:

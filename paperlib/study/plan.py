@@ -396,43 +396,63 @@ def _regime_gains(profile: str, store: Store | None) -> Iterable[Run]:
 
 
 def kept(profile: str) -> frozenset[str]:
-    """Keys of the runs whose weights are committed: the teachers of docs/experiments.md, and the
-    students of seed 0 of the contended set-ups. None where nothing is contended.
+    """Keys of the runs whose weights are committed: the teachers of docs/experiments.md, the
+    students of seed 0 of the contended set-ups, and the networks that tables of related systems
+    need.
     """
     contended = SIZES[profile].contended
     students = [run for setup in contended for run in setup.students if run.seed == 0]
     teachers = [setup.teacher for setup in teachers_alone(profile)] if contended else []
-    return frozenset(run.key for run in (*teachers, *students))
+    others = [each for run in runs_of(profile, RELATED) for each in run.needs]
+    return frozenset(run.key for run in (*teachers, *students, *others))
 
 
 # ------------------------------------------------------------------------------- tables and parts
 
-# What `TABLE=` accepts: name -> (the runs it needs, its notebook). The notebook is "" where that of
-# another table shows it.
-TABLES: dict[str, tuple[Callable[[str, Store | None], Iterable[Run]], str]] = {
-    "tour": (_tour, "00_tour.ipynb"),
-    "ranking": (_ranking, "01_metric_vs_accuracy.ipynb"),
-    "speed": (_speed, "02_speed.ipynb"),
-    "methods": (_methods, "03_methods.ipynb"),
-    "own": (lambda profile, store: (), "04_your_own.ipynb"),
-    "definitions": (_definitions, "05_definitions.ipynb"),
-    "cost": (_ranking, "06_cost.ipynb"),
-    "qat": (lambda profile, store: _gains(qat_gains(profile), store), "07_qat_methods.ipynb"),
-    "kd": (lambda profile, store: _gains(kd_gains(profile), store), "08_kd_methods.ipynb"),
-    "ablations": (_ablations, "09_ablations.ipynb"),
-    "search": (_search, "10_policy_search.ipynb"),
-    "theory": (_theory, "11_when_the_score_works.ipynb"),
-    "regimes": (_regimes, "12_regimes.ipynb"),
-    "regime_gains": (_regime_gains, ""),  # shown in notebook 12 too
+PAPER, EVIDENCE, RELATED = "all", "evidence", "related"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one `TABLE=` makes.
+
+    runs      (profile, store) -> the runs that it needs.
+    notebook  that shows it; "" where that of another table does.
+    group     the paper's tables, those of docs/experiments.md, or those of related systems.
+    """
+
+    runs: Callable[[str, Store | None], Iterable[Run]]
+    notebook: str
+    group: str = PAPER
+
+
+TABLES: dict[str, Table] = {
+    "tour": Table(_tour, "00_tour.ipynb"),
+    "ranking": Table(_ranking, "01_metric_vs_accuracy.ipynb"),
+    "speed": Table(_speed, "02_speed.ipynb"),
+    "methods": Table(_methods, "03_methods.ipynb"),
+    "own": Table(lambda profile, store: (), "04_your_own.ipynb"),
+    "definitions": Table(_definitions, "05_definitions.ipynb"),
+    "cost": Table(_ranking, "06_cost.ipynb"),
+    "qat": Table(lambda profile, store: _gains(qat_gains(profile), store), "07_qat_methods.ipynb"),
+    "kd": Table(lambda profile, store: _gains(kd_gains(profile), store), "08_kd_methods.ipynb"),
+    "ablations": Table(_ablations, "09_ablations.ipynb"),
+    "search": Table(_search, "10_policy_search.ipynb"),
+    "theory": Table(_theory, "11_when_the_score_works.ipynb", EVIDENCE),
+    "regimes": Table(_regimes, "12_regimes.ipynb", EVIDENCE),
+    "regime_gains": Table(_regime_gains, "", EVIDENCE),  # shown in notebook 12 too
 }
-EVIDENCE = ("theory", "regimes", "regime_gains")  # docs/experiments.md; the others are the paper's
-GROUPS = {"all": tuple(name for name in TABLES if name not in EVIDENCE), "evidence": EVIDENCE}
+
+
+def choices() -> tuple[str, ...]:
+    """What `TABLE=` accepts: the groups, and the tables."""
+    return (PAPER, EVIDENCE, RELATED, *TABLES)
 
 
 def tables(table: str) -> tuple[str, ...]:
     """(a group or one name) -> names. Raises ValueError for an unknown one."""
-    require_known("table", table, (*GROUPS, *TABLES))
-    return GROUPS.get(table, (table,))
+    require_known("table", table, choices())
+    return tuple(name for name, each in TABLES.items() if table in (name, each.group))
 
 
 @dataclass(frozen=True)
@@ -454,8 +474,9 @@ class Selection:
 
     def takes(self, run: Run) -> bool:
         """Whether a run belongs to the part."""
-        model = run.model if isinstance(run, TeacherRun) else run.teacher.model
-        if (self.dataset or run.data.name) != run.data.name or (self.model or model) != model:
+        if (self.dataset or run.data.name) != run.data.name or (
+            self.model or run.model
+        ) != run.model:
             return False
         if not isinstance(run, StudentRun):
             return True
@@ -489,7 +510,7 @@ def runs_of(
     found = {
         run.key: run
         for name in tables(table)
-        for run in TABLES[name][0](profile, store)
+        for run in TABLES[name].runs(profile, store)
         if part.takes(run)
     }
     return sorted(found.values(), key=lambda run: not isinstance(run, TeacherRun))
@@ -525,11 +546,11 @@ def lacks(profile: str, table: str, part: Selection) -> str:
     if not runs or any(map(part.takes, telling)):
         return ""
     asked = ", ".join(f"{name}={value!r}" for name, value in asdict(part).items() if value)
-    there = sorted({_named(run) for run in telling if run.teachers})
+    there = sorted({_named(run) for run in telling if run.needs})
     return f"{table} of {profile} has nothing for {asked}; it has {', '.join(there)}"
 
 
 def _named(run: Run) -> str:
     """Data set, network and bits of a run with a teacher."""
     bits = f" W{run.weight_bits}" if isinstance(run, StudentRun) else ""
-    return f"{run.data.name} {run.teacher.model}{bits}"
+    return f"{run.data.name} {run.model}{bits}"

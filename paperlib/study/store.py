@@ -174,18 +174,16 @@ class Store:
         return self.read(self.path(run))
 
     def finished(self, run: Run) -> dict[str, Any] | None:
-        """The record of a run with status "done", made with the teacher whose record is in the
-        store, else None.
+        """The record of a run with status "done", made with the weights of those records in the
+        store which it needs, else None.
         """
         record = self.load(run)
         if record is None or record["status"] != "done":
             return None
-        for teacher in map(self.load, run.teachers):
-            if teacher is None or teacher["status"] != "done":
-                return None
-            if weights_of(teacher) != weights_of(record):
-                return None
-        return record
+        needed = [
+            each and each["result"].get("weights_sha256") for each in map(self.finished, run.needs)
+        ]
+        return record if None not in needed and needed == needed_weights(record) else None
 
     def done(self, run: Run) -> bool:
         """Whether a run is `finished`."""
@@ -323,10 +321,12 @@ def weights_hash(content: bytes) -> str:
     return value.hexdigest()
 
 
-def weights_of(record: dict[str, Any]) -> str | None:
-    """The hash of the weights that a record names: a teacher's own, else those of its teacher."""
-    part = "result" if record["kind"] == "teacher" else "teacher"
-    return record.get(part, {}).get("weights_sha256")
+def needed_weights(record: dict[str, Any]) -> list[str]:
+    """Hashes of the weights with which a run was made, in the order of its `needs`: the first is
+    that of the teacher, or of the network that it looks at.
+    """
+    parts = record.get("teacher"), *record.get("others", ())
+    return [part["weights_sha256"] for part in parts if part]
 
 
 def digest(record: dict[str, Any]) -> str:

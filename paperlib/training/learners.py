@@ -171,6 +171,10 @@ class Learners(ABC):
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The inputs of `losses`, step by step."""
 
+    def steps(self) -> int:
+        """How many batches an epoch has."""
+        return steps_of(self.tasks[0])
+
     @abstractmethod
     def networks(self) -> list[nn.Module]:
         """The networks as they are now."""
@@ -205,7 +209,7 @@ class Learners(ABC):
         """One pass over the training images; returns the mean loss of each network's steps."""
         recipe, images = self.tasks[0].recipe, self.tasks[0].data.train_images
         self.loss.set_epoch(number)
-        total, steps = torch.zeros(len(self.models), device=images.device), steps_of(self.tasks[0])
+        total, steps = torch.zeros(len(self.models), device=images.device), self.steps()
         with modes(self.models, self.tasks[0].teacher):
             for done, inputs in enumerate(self.batches(number)):
                 if done == 0 or recipe.schedule == "step":

@@ -26,7 +26,7 @@ from ..models.precision import autocast
 from ..quantizers import LowBit, fusing, initialise
 from ..quantizers.ewgs import by_hessian, update_deltas
 from .checkpoint import Checkpoint, not_finite
-from .learners import InitialStage, Learners, Single, Task, Together, batches, rate_factor, steps_of
+from .learners import InitialStage, Learners, Single, Task, Together, batches, rate_factor
 
 COMPILE_FROM = 500  # steps of a run from which on compiling, some seconds to a minute, pays
 LAST_EPOCHS = 5  # always evaluated: the headline of long schedules is their mean
@@ -117,6 +117,7 @@ def fit(
     *,
     validation: tuple[Tensor, Tensor] | None = None,
     keep: str = "last",
+    learner: Callable[[nn.Module, Task, bool], Learners] = Single,
 ) -> list[dict]:
     """Train `model` in place; returns the curve, one row an epoch.
 
@@ -140,6 +141,8 @@ def fit(
     keep        "last": the weights of the last epoch. "best": those of the epoch with the highest
                 validation_accuracy, of equal ones the first, whose row then has kept = True. The
                 test images choose nothing.
+    learner     what learns, and how: (model, task, whether to compile) -> a subclass of
+                `learners.Single` that takes other batches, or has another loss.
 
     model, and the teacher, are any network of (N, 3, H, W) images in whose output `logits_in` (of
     `models.outputs`) finds logits. The package's own are the fastest; others are called as they
@@ -161,7 +164,7 @@ def fit(
     chooses = f"\nkeep {keep}" if held_out or keep == "best" else ""
     file = _checkpoint(checkpoint, [task], identity + chooses)
     with _where_the_data_are([model], [task]):
-        session = _Session(partial(Single, model, task), [model], [task], file, held_out, keep)
+        session = _Session(partial(learner, model, task), [model], [task], file, held_out, keep)
         return session.run(lambda _, row: report(row), inspect)[0]
 
 
@@ -320,7 +323,7 @@ class _Session:
         spent = clock.spent(len(self.models))
         if self.stage is not None and epoch == 0:
             spent |= {f"initial_{name}": self.initial[name] for name in ("seconds", "cpu_seconds")}
-        lr = first.recipe.lr * rate_factor(first.recipe, epoch, 0, steps_of(first))
+        lr = first.recipe.lr * rate_factor(first.recipe, epoch, 0, self.learners.steps())
         for curve, loss, values in zip(self.curves, losses, measured, strict=True):
             curve.append({"epoch": epoch, "lr": lr, "loss": loss, **values, **spent})
         if self.keeps_best and _best(self.curves[0]) == epoch:

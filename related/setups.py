@@ -1,0 +1,24 @@
+"""The set-ups on which the related systems are tried, by profile. No torch here."""
+
+from dataclasses import replace
+
+from paperlib.study.profiles import REGIMES, Setup, setups
+
+
+def tried(profile: str) -> Setup | None:
+    """The set-up of a profile: digits in `quick`, set-up B of docs/experiments.md in `cpu`; None
+    where there is none.
+
+    Both have a confident teacher, trained without CutMix, which saw no more images than its
+    students. One thread makes their results independent of the number of cores.
+    """
+    if profile == "quick":
+        digits = setups("quick")[0]
+        teacher, student = (
+            replace(recipe, threads=1) for recipe in (digits.teacher_recipe, digits.student_recipe)
+        )
+        return replace(
+            digits, teacher_recipe=teacher, student_recipe=student, teacher_augmentation="none"
+        )
+    found = {setup.regime: setup for setup in REGIMES.get(profile, ())}
+    return found.get("B")
