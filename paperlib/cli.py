@@ -153,7 +153,8 @@ def _methods(args: argparse.Namespace, store: None) -> int:
     if args.write:
         from .reporting import documents
 
-        documents.refresh(Path(), methods())
+        if not documents.refresh(Path(), methods()):
+            raise ValueError(f"no documents in {Path().absolute()}")
     return 0
 
 

@@ -56,6 +56,14 @@ class Plain(nn.Module):
         return self.head(self.body(self.act(self.stem(images))).mean((2, 3)))
 
 
+@pytest.mark.parametrize("role", ["teacher", "network"])
+def test_probabilities_are_no_logits(role):
+    networks = [Plain(), Plain()]
+    networks[role == "teacher"] = nn.Sequential(Plain(), nn.Softmax(1))
+    with pytest.raises(ValueError, match=role):
+        fit(networks[0], task_of(networks[1]))
+
+
 class Tokens(nn.Module):
     """A transformer of 16 patches of an image of 32 pixels."""
 
@@ -249,11 +257,11 @@ def test_wrapped_networks_train_what_is_inside(own):
             assert equal_states(student, plain)
 
 
-def test_short_teachers_teach_and_short_students_are_refused():
+def test_teachers_of_any_precision_teach_and_short_students_are_refused():
     teacher = seeded(Plain)
-    short = copy.deepcopy(teacher).bfloat16()
-    rows = [fit(seeded(Plain, width=4), task_of(t))[0]["loss"] for t in (teacher, short)]
-    assert rows[0] == pytest.approx(rows[1], rel=1e-2)
+    short, long = copy.deepcopy(teacher).bfloat16(), copy.deepcopy(teacher).double()
+    rows = [fit(seeded(Plain, width=4), task_of(t))[0]["loss"] for t in (teacher, short, long)]
+    assert rows == pytest.approx([rows[0]] * 3, rel=1e-2)
     with pytest.raises(ValueError, match="bfloat16"):
         fit(short, task_of(teacher))
 

@@ -78,6 +78,7 @@ def test_the_scale_is_the_training_images_own_unless_given():
     mean, std = moments(IMAGES)
     assert np.allclose(mean, x.mean((0, 1, 2))) and np.allclose(std, x.std((0, 1, 2)))
     own = dataset_of(Pairs(lambda x: x), Pairs(lambda x: x), name="mine", mean=(0.5,) * 3)
+    assert dataset_of(Pairs(lambda x: x), Pairs(lambda x: x), mean=0.5).mean == own.mean
     assert own.mean == (0.5,) * 3 and own.std == std and own.name == "mine"
     flat = moments(torch.full((2, 3, 4, 4), 51, dtype=torch.uint8))
     assert np.allclose(flat, [[0.2] * 3, [1.0] * 3])
@@ -94,6 +95,14 @@ def test_the_scale_is_the_training_images_own_unless_given():
 def test_what_cannot_be_gathered_is_named(make, named):
     with pytest.raises(ValueError, match=named):
         gather(Pairs(make))
+
+
+def test_train_and_test_number_their_classes_alike():
+    """Of folders, one may lack a class; then its labels mean others."""
+    other = Pairs(lambda x: x)
+    other.classes = ["a", "c", "d"]
+    with pytest.raises(ValueError, match="'c', 'd'"):
+        dataset_of(Pairs(lambda x: x), other)
 
 
 def test_nothing_is_no_data():

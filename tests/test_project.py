@@ -289,6 +289,10 @@ def test_the_list_of_methods_is_written_on_request(tmp_path, monkeypatch, capsys
     page.write_text("<!-- table: methods -->\n<!-- end -->\n")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["methods"]) == 0 and page.read_text().count("\n") == 2
+    monkeypatch.chdir(tmp_path.parent)
+    assert cli.main(["methods", "--write"]) == 1  # not the repository's folder
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
     assert cli.main(["methods", "--write"]) == 0
     assert capsys.readouterr().out.endswith(
         page.read_text().split("-->\n\n")[1].split("\n\n<")[0] + "\n"

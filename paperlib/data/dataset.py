@@ -1,6 +1,6 @@
 """A data set of labelled images as four tensors, and its normalisation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -100,6 +100,12 @@ class Source:
 
 
 DATASETS: Registry[Source] = Registry("data set")
+
+
+def each_channel(values: Sequence[float] | float, channels: int = 3) -> tuple[float, ...]:
+    """One number for all channels, or one for each -> one for each."""
+    single = isinstance(values, int | float)
+    return (values,) * channels if single else tuple(map(float, values))
 
 
 @lru_cache(maxsize=64)  # made anew, they would be copied from the host for every batch

@@ -1,6 +1,6 @@
 """What people have as a `Dataset` to train on: read once, kept whole as uint8."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..basics.checks import require
-from .dataset import Dataset
-from .streams import LABEL_COLUMNS, stream
+from .dataset import Dataset, each_channel
+from .streams import class_names, stream
 
 AT_ONCE = 256  # images that are read, and measured, together
 
@@ -59,8 +59,8 @@ def dataset_of(
     *,
     name: str = "own data",
     classes: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
     mirror: bool = True,
     size: int | None = None,
     file: str | Path | None = None,
@@ -70,22 +70,26 @@ def dataset_of(
     without a copy a step.
 
     train, test  as `gather` reads them; `file` holds the training images. classes  their names;
-                 None: those that `train` says it has, else numbers. mean, std  None: the training
-                 images' own. The others as for `Dataset` and `gather`.
+                 None: those that `train` says it has, else numbers. mean, std  of the channels, or
+                 one number for all; None: the training images' own. The others as for `Dataset` and
+                 `gather`.
 
     >>> pairs = [(torch.full((3, 8, 8), 0.2 * k), k % 2) for k in range(6)]
     >>> data = dataset_of(pairs, pairs[:2], classes=("even", "odd"), std=(0.25,) * 3)
     >>> data.classes, [round(m, 3) for m in data.mean]
     (('even', 'odd'), [0.5, 0.5, 0.5])
     """
+    names, others = class_names(train), class_names(test)
+    same = f"train and test must number their classes alike, got {names} and {others}"
+    require(names == others or not (names and others), same)
     images, labels = gather(train, file, workers)
     if classes is None:
-        classes = _names(train) or tuple(map(str, range(int(labels.max()) + 1)))
+        classes = names or tuple(map(str, range(int(labels.max()) + 1)))
     if mean is None or std is None:
         own = moments(images)
         mean, std = (own[0] if mean is None else mean), (own[1] if std is None else std)
     tensors = images, labels, *gather(test, None, workers)
-    scale = tuple(map(float, mean)), tuple(map(float, std))
+    scale = each_channel(mean), each_channel(std)
     return Dataset(name, *tensors, tuple(map(str, classes)), *scale, mirror, size)
 
 
@@ -111,12 +115,3 @@ def _room(shape: tuple[int, ...], file: str | Path | None) -> Tensor:
         return torch.empty(shape, dtype=torch.uint8)
     Path(file).touch(exist_ok=False)
     return torch.from_file(str(file), shared=True, size=prod(shape), dtype=torch.uint8).view(shape)
-
-
-def _names(data: Any) -> tuple[str, ...]:
-    """The classes that a source says it has: torchvision's `classes`, Hugging Face's features."""
-    names, features = getattr(data, "classes", None), getattr(data, "features", None)
-    if isinstance(features, Mapping):
-        known = [features[column] for column in LABEL_COLUMNS if column in features]
-        names = getattr(known[0], "names", None) if known else None
-    return tuple(names) if isinstance(names, Sequence) and not isinstance(names, str) else ()

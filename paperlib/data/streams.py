@@ -245,7 +245,7 @@ def _rows(data: Any, places: np.ndarray, how: Mapping[str, Any]) -> Shelf:
                 advance(len(some))
         return torch.cat(parts)
 
-    return Shelf(len(places), _classes(data), labels, read)
+    return Shelf(len(places), len(class_names(data)) or None, labels, read)
 
 
 def _listed(data: Any) -> Tensor | None:
@@ -353,12 +353,12 @@ def _whole(label: Any) -> int:
     return value
 
 
-def _classes(data: Any) -> int | None:
-    """How many classes a data set says it has: torchvision's `classes`, Hugging Face's features."""
-    features = getattr(data, "features", None)
+def class_names(data: Any) -> tuple[str, ...]:
+    """The classes that a data set says it has: torchvision's `classes`, Hugging Face's features;
+    none if it does not.
+    """
+    names, features = getattr(data, "classes", None), getattr(data, "features", None)
     if isinstance(features, Mapping):
-        known = [features[k] for k in LABEL_COLUMNS if k in features]
+        known = [features[column] for column in LABEL_COLUMNS if column in features]
         names = getattr(known[0], "names", None) if known else None
-    else:
-        names = getattr(data, "classes", None)
-    return len(names) if isinstance(names, Sequence) and not isinstance(names, str) else None
+    return tuple(names) if isinstance(names, Sequence) and not isinstance(names, str) else ()

@@ -1,5 +1,6 @@
-"""Where the logits are in what a network gives."""
+"""Where the logits are in what a network gives, and whether they are logits."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,20 @@ def logits_in(output: Any, which: Output = None) -> Tensor:
     if not isinstance(found, Tensor):
         raise TypeError(f"a network must give logits as a tensor, got {_described(found)}")
     return found
+
+
+def check_logits(logits: Tensor, role: str = "teacher") -> None:
+    """Raise ValueError for rows of probabilities or percentages: their softmax would be taken. Warn
+    of a teacher whose values all lie in 0 .. 1, as those of a sigmoid. (N, C) float.
+    """
+    rows = logits.detach().double()
+    sums, shares = rows.sum(1), bool((rows >= 0).all())
+    whole = any(((sums / total - 1).abs() < 1e-2).all() for total in (1, 100))
+    wanted = f"the {role} must give logits, before its softmax"
+    found = f"it gives probabilities, such as {[round(x, 3) for x in rows[0, :4].tolist()]}"
+    require(not (shares and whole), f"{wanted}; {found}")
+    if role == "teacher" and shares and (rows <= 1).all():
+        warnings.warn(f"{wanted}, or its sigmoid; {found}?", stacklevel=6)
 
 
 def _parts(output: Any) -> dict[Any, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 from .. import data as datasets
 from ..basics.checks import Spec, check_fields, kind_of, number, require, several
 from ..basics.progress import progress
+from ..data.dataset import each_channel
 from ..data.streams import as_images, as_labels, is_pair
 
 
-def each_channel(allowed: str) -> Spec:
+def of_channels(allowed: str) -> Spec:
     """A number, or one for each channel."""
     one = number(allowed)
 
@@ -56,7 +57,7 @@ class Scoring:
     output: int | str | None = None
 
     def __post_init__(self):
-        scale = {"mean": each_channel("[0, 1]"), "std": each_channel("(0, 1]")}
+        scale = {"mean": of_channels("[0, 1]"), "std": of_channels("(0, 1]")}
         check_fields(self, **scale, workers=number("[0, inf)", whole=True))
 
     def check_scale(self, data: Any) -> None:
@@ -100,10 +101,6 @@ class Scoring:
         datasets.check_images(images)
         datasets.check_labels(labels, len(images), len(images))
         classes = int(labels.max()) + 1
-        names, scale = tuple(map(str, range(classes))), (_three(self.mean), _three(self.std))
+        names, scale = tuple(map(str, range(classes))), map(each_channel, (self.mean, self.std))
         tensors = images, labels, images[:1], labels[:1]  # nothing is tested
         return datasets.Dataset("own data", *tensors, names, *scale, self.mirror is not False)
-
-
-def _three(value: Sequence[float] | float) -> tuple[float, ...]:
-    return (value,) * 3 if isinstance(value, int | float) else tuple(value)

@@ -19,12 +19,12 @@ from ..basics.progress import progress as progress_bar
 from ..data.checks import module
 from ..data.streams import is_pair
 from ..models import in_mode
-from ..models.outputs import logits_in
+from ..models.outputs import check_logits, logits_in
 from ..models.precision import autocast
 from .metrics import class_centroids, evaluate, paired_stddev, score
 from .options import Scoring
 from .streaming import look_of, scale_of, scoring_places, streamed
-from .teachers import check_logits, device_of, fitted, teacher_kind
+from .teachers import device_of, fitted, teacher_kind
 
 
 @torch.no_grad()

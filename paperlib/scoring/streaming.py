@@ -16,6 +16,7 @@ from ..augment import Candidate, generator
 from ..augment.candidates import keyed
 from ..basics.checks import require
 from ..data import Dataset
+from ..data.dataset import each_channel
 from ..data.streams import Batch, Stream, stream
 from ..models.outputs import logits_in
 from ..models.precision import autocast
@@ -96,7 +97,7 @@ def look_of(
 
 def _scale(values: Sequence[float] | float, name: str, channels: int) -> Tensor:
     """mean or std, one number or one a channel -> (1, C, 1, 1) on the scale 0 .. 255."""
-    each = (values,) * channels if isinstance(values, int | float) else tuple(values)
+    each = each_channel(values, channels)
     right = f"{name} must be a number for each of {channels} channels, got {values!r}"
     require(len(each) == channels, right)
     return torch.tensor(each).view(1, -1, 1, 1) * 255

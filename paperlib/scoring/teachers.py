@@ -8,22 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..basics.checks import require
 from ..models import in_mode
-
-
-def check_logits(logits: Tensor) -> None:
-    """Raise ValueError for rows of probabilities or percentages: their softmax would be scored.
-    Warn if all values lie in 0 .. 1, as those of a sigmoid. (N, C) float.
-    """
-    rows = logits.double()
-    sums, shares = rows.sum(1), bool((rows >= 0).all())
-    whole = any(((sums / total - 1).abs() < 1e-2).all() for total in (1, 100))
-    wanted = "the teacher must give logits, before its softmax"
-    found = f"it gives probabilities, such as {_few(logits[0])}"
-    require(not (shares and whole), f"{wanted}; {found}")
-    if shares and (rows <= 1).all():
-        warnings.warn(f"{wanted}, or its sigmoid; {found}?", stacklevel=6)
+from ..models.outputs import check_logits
 
 
 def check_steady(look: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
@@ -68,7 +54,3 @@ def teacher_kind(name: str, value: Callable, seen: dict | None = None) -> None:
 
 def _weight(teacher: Any) -> Tensor | None:
     return next(teacher.parameters(), None) if isinstance(teacher, nn.Module) else None
-
-
-def _few(row: Tensor) -> list[float]:
-    return [round(x, 3) for x in row[:4].tolist()]

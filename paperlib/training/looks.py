@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..basics.checks import require
 from ..losses.objective import LAYERS
 from ..models import Classifier
-from ..models.outputs import logits_in
+from ..models.outputs import check_logits, logits_in
 from ..quantizers import unwrapped
 
 # (N, 3, H, W) normalised images -> (N, classes) logits, and features by name
@@ -37,9 +37,9 @@ def look_of(network: nn.Module, layers: Sequence[str], images: Tensor) -> Look:
     known = {*LAYERS, *seen.features(images)[1]} if own and layers else set()
     paths = [name for name in layers if name not in known]
     base = seen.features if own else partial(_logits_alone, seen)
-    short = next((p.dtype for p in seen.parameters() if p.is_floating_point()), None)
-    if short in (torch.float16, torch.bfloat16):
-        base = partial(_in_type, base, short)
+    own_type = next((p.dtype for p in seen.parameters() if p.is_floating_point()), images.dtype)
+    if own_type != images.dtype:
+        base = partial(_in_type, base, own_type)
     return Hooked(base, seen, paths) if paths else base
 
 
@@ -89,7 +89,8 @@ def _record(outputs: list[Any], module: nn.Module, inputs: tuple, output: Any) -
 
 
 def check_look(role: str, outputs: tuple, images: int, classes: int, name: str) -> None:
-    """Raise ValueError unless a look gave logits (images, classes) and features of as many images.
+    """Raise ValueError unless a look gave logits (images, classes), no probabilities, and features
+    of as many images.
 
     role  "network" or "teacher". name  of the data set.
     """
@@ -100,6 +101,7 @@ def check_look(role: str, outputs: tuple, images: int, classes: int, name: str) 
     require(len(shape) == 2, f"the {role} gives logits of shape {shape} for {images} images")
     found = f"the {role} has {shape[1]} classes, the data set {name!r} has {classes}"
     require(shape == (images, classes), found)
+    check_logits(logits, role)
     for path, feature in features.items():
         shape = tuple(feature.shape)
         wanted = "features are (N, D), tokens (N, T, D) or maps (N, C, H, W), images first"
