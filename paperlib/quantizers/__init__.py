@@ -11,17 +11,19 @@ registry.py      `METHODS`, the quantizers by name; a file for each method, whic
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.parameter import is_lazy
 
 from ..basics.checks import checked, kind_of, require, several
 from ..basics.registry import import_all
 from ..data.checks import floats, module
-from ..models import learning
+from ..models import in_mode, learning
 from .attention import Product, explicit_attention
 from .description import count, describe, warn_if_mostly_float
 from .ends import ends, unwrapped
@@ -44,8 +46,6 @@ from .ternary import ternary_weight
 
 import_all(__name__, __path__)
 
-PASSES = 3  # of the first batch at most, until every layer has run
-
 
 def quantizable(model: nn.Module) -> list[str]:
     """Names of the model's convolutions and linear layers, of subclasses of them too, in its order.
@@ -63,28 +63,49 @@ def _below(product: str, layers: Collection[str]) -> bool:
 def layers_to_quantize(model: nn.Module, keep: tuple[str, ...] | None = None) -> list[str]:
     """Names of the convolutions and linear layers that `quantize` replaces by low-bit ones.
 
-    keep  modules that stay in full precision, with all below them. None: the model's own
-          `full_precision`; for a model without one the layers that run first and last, as the flow
-          of its data says, or else the order in which they were registered.
-    Raises ValueError if `keep` names no module, or nothing is left.
+    keep  modules that stay in full precision, with all below them. None: the `full_precision` of
+          the model and of those in it; for a model without one the layers that run first and last,
+          as the flow of its data says, or else, with a warning, that were registered so.
+    Raises ValueError if `keep` names no module, nothing is left, or the model is a student already.
     """
     model = unwrapped(model)
+    again = "the model is quantized already: quantize the network that it was made of"
+    require(not any(isinstance(m, LowBit) for m in model.modules()), again)
+    keep = _kept(model, keep)
     if any(isinstance(m, nn.MultiheadAttention) for m in model.modules()):
         model = copy.deepcopy(model)
-        explicit_attention(model)
-    candidates = quantizable(model)
-    if keep is None:
-        keep = getattr(model, "full_precision", None)
-    if keep is None:
-        first, last = ends(model, candidates) or (candidates[:1], candidates[-1:])
-        keep = tuple(first + last)
-    names = dict(model.named_modules())
+        explicit_attention(model, keep or ())
+    candidates, names = quantizable(model), dict(model.named_modules(remove_duplicate=False))
+    keep = _ends(model, candidates) if keep is None else keep
     for name in keep:
-        has = f"the model has no module {name!r} to keep in full precision"
-        require(name and name in names, has)
-    chosen = [c for c in candidates if not any(c == k or c.startswith(k + ".") for k in keep)]
+        require(name in names, f"the model has no module {name!r} to keep in full precision")
+    kept = {module for name in keep for module in names[name].modules()}
+    chosen = [name for name in candidates if names[name] not in kept]
     require(chosen, f"nothing to quantize: all layers, {candidates}, are kept in full precision")
     return chosen
+
+
+def _kept(model: nn.Module, keep: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """`keep`, or what the `full_precision` of the model and of the modules in it say, if any."""
+    names = several(kind_of(str), 0)
+    if keep is not None:
+        names("keep", keep)
+        return tuple(keep)
+    own = {n: m.full_precision for n, m in model.named_modules() if hasattr(m, "full_precision")}
+    for path, found in own.items():
+        names(f"full_precision of {path or 'the model'}", found)
+    paths = tuple(f"{path}.{name}".lstrip(".") for path, found in own.items() for name in found)
+    return paths if own else None
+
+
+def _ends(model: nn.Module, candidates: list[str]) -> list[str]:
+    """The layers that run first and last, or a guess with a warning."""
+    if found := ends(model, candidates):
+        return found[0] + found[1]
+    guess = [*candidates[:1], *candidates[-1:]]
+    text = f"torch.fx cannot tell which layers run first and last; kept are {guess}, those that"
+    warnings.warn(f"{text} were registered so. keep= says otherwise", stacklevel=4)
+    return guess
 
 
 @checked(model=module, keep=several(kind_of(str), 0))
@@ -129,8 +150,8 @@ def quantize(
     for option in options:
         known = option in recipe.weight_options | recipe.activation_options
         require(known, f"method {method!r} has no option {option!r}")
-    student = copy.deepcopy(unwrapped(model))
-    explicit_attention(student)
+    student, keep = _copied(unwrapped(model)), _kept(unwrapped(model), keep)
+    explicit_attention(student, (keep or ()) if kept_bits is None else ())
     if not any(p.requires_grad for p in student.parameters()):
         student.requires_grad_()  # a frozen teacher's copy is to learn; single frozen parts stay so
     low, names = set(layers_to_quantize(student, keep)), quantizable(student)
@@ -139,9 +160,18 @@ def quantize(
         _quantize_layer(student.get_submodule(name), name, recipe, bits, per_channel, options)
     for name, product in student.named_modules():
         if isinstance(product, Product) and _below(name, low):
-            product.adopt(name, *_of_inputs(recipe, activation_bits, options))
+            beside = next(student.get_submodule(name.rpartition(".")[0]).parameters())
+            product.adopt(name, *_of_inputs(recipe, activation_bits, options), beside.device)
     warn_if_mostly_float(student)
     return student
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, also where a hook has computed a weight with its gradient, as `weight_norm` does."""
+    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
+    require(not lazy, f"these have no size before the network has run once: {', '.join(lazy)}")
+    computed = [x for m in model.modules() for x in vars(m).values() if isinstance(x, Tensor)]
+    return copy.deepcopy(model, {id(x): x.detach().clone() for x in computed})
 
 
 def _of_inputs(recipe: Method, bits: int, options: dict) -> tuple[Callable, Callable]:
@@ -188,23 +218,24 @@ def initialise(student: nn.Module, images: Tensor) -> None:
     not call, such as those whose weight another module uses itself; and for a layer whose
     parameters would not be finite, as that of a weight which is NaN.
     """
+    student = unwrapped(student)
     low_bit = [m for m in student.modules() if isinstance(m, LowBit)]
     require(low_bit, "the student has no quantized layer: quantize(model, ...) makes one")
-    layers = [layer for layer in low_bit if not layer.ready]
-    if not layers:
+    if all(layer.ready for layer in low_bit):
         return
-    for layer in layers:
-        layer.phase = layer.INITIALISE
     try:
-        with learning(student):
-            for _ in range(PASSES):  # a pass may leave out a layer by chance
+        # What train mode leaves out by chance, as LayerDrop does, runs in eval mode.
+        for mode in (learning(student), in_mode(student, training=False)):
+            for layer in low_bit:
+                layer.phase = layer.RUN if layer.ready else layer.INITIALISE
+            with mode:
                 student(images)
-                if all(layer.ready for layer in layers):
-                    break
+            if all(layer.ready for layer in low_bit):
+                break
     finally:
-        for layer in layers:
+        for layer in low_bit:
             layer.phase, layer._seen = layer.RUN, []
-    left = [layer.path for layer in layers if not layer.ready]
+    left = [layer.path for layer in low_bit if not layer.ready]
     unused = "the network does not call these layers, but may use their weights: keep="
     require(not left, f"{unused}{tuple(left)}")
     for layer in low_bit:

@@ -1,7 +1,7 @@
 """Multi-head attention out of layers and products that can be quantized one by one."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,16 @@ class Product(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.sides, self.macs = nn.ModuleList(), None
+        self.sides = nn.ModuleList()
 
     def adopt(
-        self, path: str, unsigned: Callable[[], Quantizer], signed: Callable[[], Quantizer]
+        self,
+        path: str,
+        unsigned: Callable[[], Quantizer],
+        signed: Callable[[], Quantizer],
+        device: torch.device,
     ) -> None:
         """Quantize both sides; the functions make a quantizer each, see `LowBit.take`."""
-        device = next((p.device for p in self.parameters()), torch.device("cpu"))
         for number in range(2):
             side = Side()
             side.take(f"{path}.sides.{number}", unsigned(), signed, device)
@@ -46,16 +49,11 @@ class Product(nn.Module):
         """(..., M, K) and (..., K, N) -> (..., M, N)."""
         if self.sides:
             a, b = (side(x) for side, x in zip(self.sides, (a, b), strict=True))
-        y = a @ b
-        self.macs = y.numel() * a.shape[-1] // len(y)
-        return y
+        return a @ b
 
 
 class ExplicitAttention(nn.Module):
-    """`nn.MultiheadAttention` as four linear layers and two products; the same output.
-
-    Raises ValueError for biases added to keys and values (`add_bias_kv`) and `add_zero_attn`.
-    """
+    """`nn.MultiheadAttention` as four linear layers and two products; the same output."""
 
     # What nn.TransformerEncoderLayer looks at: its fast path, which would go round the quantized
     # layers, asks for a packed bias.
@@ -63,8 +61,6 @@ class ExplicitAttention(nn.Module):
 
     def __init__(self, whole: nn.MultiheadAttention):
         super().__init__()
-        plain = whole.bias_k is None and whole.bias_v is None and not whole.add_zero_attn
-        require(plain, "attention with add_bias_kv or add_zero_attn cannot be quantized: keep it")
         self.num_heads, self.batch_first = whole.num_heads, whole.batch_first
         self.dropout = whole.dropout
         weights = (whole.q_proj_weight, whole.k_proj_weight, whole.v_proj_weight)
@@ -75,6 +71,7 @@ class ExplicitAttention(nn.Module):
         self.out = _linear(whole.out_proj.weight, whole.out_proj.bias)
         self.scores, self.mix = Product(), Product()
         self.train(whole.training)
+        vars(self).update({k: hooks for k, hooks in vars(whole).items() if "_hooks" in k})
 
     def forward(
         self,
@@ -87,7 +84,8 @@ class ExplicitAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As nn.MultiheadAttention's."""
+        """As nn.MultiheadAttention's. Raises ValueError for `is_causal` without the mask."""
+        require(attn_mask is not None or not is_causal, f"is_causal={is_causal} needs attn_mask")
         batched = query.ndim == 3
         if batched and not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
@@ -133,10 +131,25 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def explicit_attention(model: nn.Module) -> None:
-    """Replace every `nn.MultiheadAttention` in the network, in place."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.MultiheadAttention):
+def _plain(module: nn.Module) -> bool:
+    """Whether it is attention without a forward, biases of keys and values or zeros of its own."""
+    attention = nn.MultiheadAttention
+    if not isinstance(module, attention) or type(module).forward is not attention.forward:
+        return False
+    return module.bias_k is None and not module.add_zero_attn
+
+
+def explicit_attention(model: nn.Module, keep: Sequence[str] = ()) -> None:
+    """Replace every `nn.MultiheadAttention` in the network, in place, but for those to keep, with
+    all below them, and those that compute something else.
+    """
+    names = dict(model.named_modules(remove_duplicate=False))
+    kept = {module for name in keep if name in names for module in names[name].modules()}
+    made: dict[nn.Module, ExplicitAttention] = {}
+    for name, module in names.items():
+        if _plain(module) and module not in kept:
             parent, _, own = name.rpartition(".")
             require(own, "a single attention module is no network: put it into one")
-            setattr(model.get_submodule(parent), own, ExplicitAttention(module))
+            if module not in made:  # one in several places stays one
+                made[module] = ExplicitAttention(module)
+            setattr(names[parent], own, made[module])

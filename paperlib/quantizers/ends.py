@@ -3,23 +3,26 @@
 import torch
 from torch import fx, nn
 
+from .attention import ExplicitAttention
 from .layers import LAYERS
+
+BLOCKS = (nn.MultiheadAttention, ExplicitAttention)
 
 
 class _Tracer(fx.Tracer):
     """Traces a network down to its layers, whatever their class."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        known = isinstance(module, (*LAYERS, nn.MultiheadAttention))
+        known = isinstance(module, (*LAYERS, *BLOCKS))
         return known or super().is_leaf_module(module, name)
 
 
 def ends(model: nn.Module, layers: list[str]) -> tuple[list[str], list[str]] | None:
-    """Of these layers, those whose input no other one has made, and those whose output no other one
-    takes.
+    """Of these layers and of attention blocks, those whose input no other one has made, and those
+    whose output no other one takes.
 
     Two heads beside each other are both last, whatever was registered first. None where
-    `torch.fx` cannot follow the network.
+    `torch.fx` cannot follow the network, or not down to its ends.
 
     >>> class Network(nn.Module):
     ...     def __init__(self):
@@ -34,20 +37,24 @@ def ends(model: nn.Module, layers: list[str]) -> tuple[list[str], list[str]] | N
         graph = _Tracer().trace(model)
     except Exception:  # whatever a network does that a symbol cannot
         return None
-    forward = _without(graph.nodes, lambda node: node.all_input_nodes, layers)
-    backward = _without(reversed(graph.nodes), lambda node: list(node.users), layers)
-    return (forward, backward[::-1]) if forward and backward else None
+    blocks = [name for name, module in model.named_modules() if isinstance(module, BLOCKS)]
+    known = {*layers, *blocks}
+    forward = _without(graph.nodes, lambda node: node.all_input_nodes, known)
+    backward = _without(reversed(graph.nodes), lambda node: list(node.users), known)
+    followed = forward and backward and known.issuperset(forward + backward)
+    return (forward, backward[::-1]) if followed else None
 
 
-def _without(nodes, neighbours, layers: list[str]) -> list[str]:
-    """The layers that are reached without passing another one. Nodes come in such an order that
-    neighbours are met first.
+def _without(nodes, neighbours, layers: set[str]) -> list[str]:
+    """The layers, or modules not looked into that hold some, which are reached without passing
+    another one. Nodes come in such an order that neighbours are met first.
     """
+    holders = {name[:k] for name in layers for k, c in enumerate(name) if c == "."}
     passed: dict[fx.Node, bool] = {}
     found = []
     for node in nodes:
         behind = any(passed[other] for other in neighbours(node))
-        is_layer = node.op == "call_module" and node.target in layers
+        is_layer = node.op == "call_module" and node.target in layers | holders
         if is_layer and not behind and node.target not in found:
             found.append(node.target)
         passed[node] = behind or is_layer

@@ -128,8 +128,8 @@ def update_deltas(
     loss: Callable[[Tensor, Tensor], Tensor],
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Set every layer's two factors to delta = max(0, mean over batches of (Tr(H) / N) / (3
-    std(g))).
+    """Set every layer's two factors, and those of attention's products, to delta = max(0, mean over
+    batches of (Tr(H) / N) / (3 std(g))).
 
     g and H are gradient and Hessian of the loss with respect to the quantized values in [0, 1], N
     their number, the batch included for activations; std unbiased (EWGS, eq. 10 and supplement).
@@ -147,7 +147,7 @@ def update_deltas(
     }
     require(layers, "no layer of this model has delta='hessian'")
     pairs = {n: (x.weight_quantizer, x.activation_quantizer) for n, x in layers.items()}
-    quantizers = [q for pair in pairs.values() for q in pair]
+    quantizers = [q for q in model.modules() if isinstance(q, EwgsQuantizer) and q.by_hessian]
     ratios = []
     rng = torch.Generator().manual_seed(seed)
     buffers = {name: b.clone() for name, b in model.named_buffers()}

@@ -77,7 +77,7 @@ class Shifted(Quantizer):
     def initialise(self, x: Tensor) -> None:
         self.offset.copy_(x.min())
         if self.inner.top is not None:
-            self.range.copy_((x.max() - x.min()) / self.inner.top)
+            self.range.copy_(divisor((x.max() - x.min()) / self.inner.top))
         self.inner.initialise(self._shifted(x))
 
     def _shifted(self, x: Tensor) -> Tensor:
@@ -120,11 +120,6 @@ class Operation:
             return y.abs().mean()
         return y.abs().movedim(-1 - self.spatial, 0).flatten(1).mean(1)
 
-    def macs(self, x: Tensor, weight: Tensor, y: Tensor) -> int:
-        """Multiply-adds an image."""
-        elements = x if self.transposed else y
-        return elements.numel() * weight[0].numel() // len(x)
-
 
 class LowBit(nn.Module):
     """What a quantized input has to know, alone or as part of a layer: its quantizer, another one
@@ -132,7 +127,7 @@ class LowBit(nn.Module):
     """
 
     # What a forward pass does: quantize; or first set the parameters from the inputs it sees; or
-    # compute exactly, and count multiply-adds.
+    # compute exactly, while multiply-adds are counted.
     RUN, INITIALISE, COUNT = "run", "initialise", "count"
 
     def take(
@@ -151,7 +146,7 @@ class LowBit(nn.Module):
         # The name under which files hold it since it was not a tensor.
         self.register_buffer("_extra_state", torch.tensor(False, device=device))
         self._ready = False  # the same on the host: no forward pass waits for the device
-        self.phase, self._seen, self.macs = self.RUN, [], None
+        self.phase, self._seen = self.RUN, []
 
     @property
     def ready(self) -> bool:
@@ -180,7 +175,9 @@ class LowBit(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
         if f"{prefix}signed_input" in state_dict and not hasattr(self, "signed_input"):
             self.take_signed_inputs()
+        self._ready = False  # a weight may be assigned (assign=True) that comes with its bounds
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self.set_extra_state(self._extra_state)
 
     def see(self, x: Tensor) -> None:
         """Set the quantizer's parameters from this input, and from those before it in the pass: a
@@ -224,7 +221,9 @@ class QuantizedLayer(LowBit):
         self.output_scale = nn.Parameter(self.weight.new_ones(scale_shape)) if has_scale else None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight" and getattr(self, "_ready", False):
+        # Hooks, as of `weight_norm`, set what is no parameter.
+        other = name == "weight" and isinstance(value, nn.Parameter)
+        if other and getattr(self, "_ready", False):
             raise ValueError(
                 "a quantized layer's bounds belong to its weight: another weight, as one that a "
                 "BatchNorm was folded into, needs a quantized layer of its own"
@@ -239,13 +238,14 @@ class QuantizedLayer(LowBit):
         """
         if self.phase == self.COUNT:
             y = operation(x, weight)
-            self.macs = operation.macs(x, weight, y)
             return y if bias is None else y + operation.per_channel(bias)
         if self.phase == self.INITIALISE:
             self._initialise(x, weight, bias, operation)
         self.require_ready()
         codes, scale = self.activation_quantizer.codes(x)
         w_codes, weight_scale = self.weight_quantizer.codes(operation.channels_first(weight))
+        if _computes_in(codes) == torch.float16:  # it ends at 65504: sums of values, not of codes
+            codes, scale, w_codes, weight_scale = codes * scale, 1.0, w_codes * weight_scale, 1.0
         w_codes = operation.channels_first(w_codes).to(codes.dtype)
         y, offset = operation(codes, w_codes), self.activation_quantizer.offset
         if isinstance(weight_scale, Tensor) and weight_scale.ndim:
@@ -278,10 +278,18 @@ class QuantizedLayer(LowBit):
         # The mean size of the quantized output becomes that of the exact one.
         bias = 0 if bias is None else operation.per_channel(bias)
         w_values = operation.channels_first(self.weight_quantizer(operation.channels_first(weight)))
-        exact = operation(x, weight) + bias
-        quantized = operation(self.activation_quantizer(x), w_values) + bias
-        sizes = [operation.mean_size(y, self.output_scale.ndim > 0) for y in (exact, quantized)]
-        self.output_scale.copy_(sizes[0] / divisor(sizes[1]))
+        own = self.output_scale.ndim > 0
+        exact, quantized = (
+            sum(operation.mean_size(operation(of(x), w) + bias, own) for x in self._seen)
+            for of, w in ((lambda x: x, weight), (self.activation_quantizer, w_values))
+        )
+        self.output_scale.copy_(exact / divisor(quantized))
+
+
+def _computes_in(x: Tensor) -> torch.dtype:
+    """The type in which a convolution or product of x is computed."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
@@ -309,7 +317,8 @@ class InterceptedLayer(QuantizedLayer):
     """
 
     def forward(self, *arguments: Any, **named: Any) -> Tensor:
-        with _Interception(self) as found:
+        found = _Interception(self)
+        with found:
             y = super(QuantizedLayer, self).forward(*arguments, **named)
         if found.count != 1:
             kind = type(self).__name__
@@ -344,7 +353,7 @@ class _Interception(TorchFunctionMode):
         if function not in _CALLS:
             return function(*arguments, **named)
         self.count += 1
-        x, weight, bias = self._operands(arguments, dict(named))
+        x, weight, bias = _operands(arguments, dict(named))
         settings = {k: v for k, v in named.items() if k not in ("input", "weight", "bias")}
 
         def call(x: Tensor, weight: Tensor) -> Tensor:
@@ -352,10 +361,10 @@ class _Interception(TorchFunctionMode):
 
         return self.layer.low_bit(x, weight, bias, Operation(call, *_CALLS[function]))
 
-    @staticmethod
-    def _operands(arguments: tuple, named: dict[str, Any]) -> tuple:
-        given = dict(zip(("input", "weight", "bias"), arguments, strict=False)) | named
-        return given["input"], given["weight"], given.get("bias")
+
+def _operands(arguments: tuple, named: dict[str, Any]) -> tuple:
+    given = dict(zip(("input", "weight", "bias"), arguments, strict=False)) | named
+    return given["input"], given["weight"], given.get("bias")
 
 
 LAYERS = (
