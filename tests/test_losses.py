@@ -28,6 +28,7 @@ from paperlib.losses import (
     attention,
     correlation,
     cross_entropy,
+    dist,
     dkd,
     factor,
     fsp,
@@ -39,6 +40,7 @@ from paperlib.losses import (
     pkt,
     rkd,
     similarity,
+    standardise,
 )
 from paperlib.losses.crd import Negatives, contrast, mix
 from paperlib.losses.features import same_size
@@ -161,6 +163,57 @@ def test_dkd_is_exact_where_one_class_has_everything():
         )
         (gradient,) = torch.autograd.grad(value, leaf)
         assert gradient.isfinite().all() and gradient[0, 1:].abs().min() > 1e-3
+
+
+def slow_pearson(a: list[float], b: list[float]) -> float:
+    n = len(a)
+    da, db = ([x - sum(v) / n for x in v] for v in (a, b))
+    return sum(x * y for x, y in zip(da, db, strict=True)) / math.sqrt(
+        sum(x * x for x in da) * sum(y * y for y in db)
+    )
+
+
+def test_dist_is_the_written_out_formula():
+    p, q = ((z / 3).softmax(1) for z in (ZS, ZT))
+    rows, columns = (
+        [slow_pearson(a, b) for a, b in zip(s.tolist(), t.tolist(), strict=True)]
+        for s, t in ((p, q), (p.T, q.T))
+    )
+    expected = 9 * (2 * (1 - sum(rows) / 6) + 0.5 * (1 - sum(columns) / 5))
+    assert dist(ZS, ZT, 2.0, 0.5, 3.0).item() == pytest.approx(expected)
+    assert dist(ZT, ZT).item() == pytest.approx(0, abs=1e-6)
+    assert gradcheck(lambda z: dist(z, ZT), ZS.clone().requires_grad_())
+
+
+def test_dist_relates_the_images_of_a_batch_by_its_second_term_alone():
+    def halves(**weights):
+        return (dist(ZS[:3], ZT[:3], **weights) + dist(ZS[3:], ZT[3:], **weights)) / 2
+
+    assert dist(ZS, ZT, intra=0.0).item() == pytest.approx(halves(intra=0.0).item())
+    assert dist(ZS, ZT, inter=0.0).item() != pytest.approx(halves(inter=0.0).item())
+
+
+def test_standardised_losses_are_those_of_the_written_out_scores():
+    scores = []
+    for z in (*ZS.tolist(), *ZT.tolist()):
+        mean = sum(z) / 5
+        spread = math.sqrt(sum((x - mean) ** 2 for x in z) / 4)
+        scores.append([(x - mean) / (spread + 1e-7) for x in z])
+    s, t = torch.tensor(scores, dtype=torch.float64).split(6)
+    for under, expected in (("kd", kd(s, t, 2.0)), ("dkd", dkd(s, t, LABELS, temperature=2.0))):
+        loss = objective("standardised", gamma=0, under=under).attach({}, {}, LABELS, 5)
+        assert loss((ZS, {}), (ZT, {}), LABELS).item() == pytest.approx(9 * expected.item())
+    with pytest.raises(ValueError, match="'at'"):
+        objective("standardised", under="at").attach({}, {}, LABELS, 5)((ZS, {}), (ZT, {}), LABELS)
+
+
+def test_standardised_logits_know_neither_place_nor_scale():
+    assert torch.allclose(standardise(7 + 3 * ZS), standardise(ZS))
+    assert torch.allclose(standardise(ZS).std(1), torch.ones(6, dtype=torch.float64))
+    leaf = torch.zeros(2, 5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(kd(standardise(leaf), ZT[:2].float()), leaf)
+    assert gradient.isfinite().all()
+    assert gradcheck(standardise, ZS.clone().requires_grad_())
 
 
 # ----------------------------------------------------------------------------------------- features
@@ -755,11 +808,12 @@ def test_every_objective_has_its_layers_weights_and_notes():
         loss = objective(name).attach(student, teacher, labels, 5)
         assert (loss.objective.gamma, loss.objective.alpha, loss.objective.beta) == (1, 0, beta)
         assert loss.student_layers == loss.teacher_layers == layers.split()
-    every = {name: objective(name) for name in (*expected, "ce", "kd", "sqakd", "dkd")}
+    of_logits = ("ce", "kd", "sqakd", "dkd", "standardised", "dist")
+    every = {name: objective(name) for name in (*expected, *of_logits)}
     assert {name for name, o in every.items() if not o.needs_teacher} == {"ce"}
     assert {name for name, o in every.items() if not o.needs_teacher_each_step} == {"ce", "fsp"}
     packable = {name for name, o in every.items() if o.packable}
-    assert packable == {"ce", "kd", "sqakd", "dkd", "at", "nst", "sp", "rkd", "pkt"}
+    assert packable == {*of_logits, "at", "nst", "sp", "rkd", "pkt"}
     assert not any(
         o.attach(student, teacher, labels, 5).state_dict()
         for name, o in every.items()

@@ -145,6 +145,17 @@ CALLS: dict[str, tuple[Callable, dict[str, Any]]] = {
             "temperature": 4.0,
         },
     ),
+    "dist": (
+        losses.dist,
+        {
+            "student_logits": LOGITS,
+            "teacher_logits": OTHER,
+            "inter": 1.0,
+            "intra": 1.0,
+            "temperature": 1.0,
+        },
+    ),
+    "standardise": (losses.standardise, {"logits": LOGITS}),
     "cross_entropy": (
         losses.cross_entropy,
         {"logits": LOGITS, "targets": LABELS, "smoothing": 0.1},
@@ -451,7 +462,7 @@ QUANTIZERS = (
 )
 LOSSES = (
     *("kd", "dkd", "cross_entropy", "attention", "nst", "similarity", "hint", "correlation"),
-    *("pkt", "rkd", "factor", "fsp", "kdsvd"),
+    *("pkt", "rkd", "factor", "fsp", "kdsvd", "dist", "standardise"),
 )
 FINE: dict[tuple[str, str, str], str] = {}
 ANY_SHAPE = "element by element: any shape goes"
@@ -493,6 +504,7 @@ FINE |= {
     ("Dataset", "name", "unknown"): "a data set of the user's has any name",
     ("load", "root", "unknown"): "any folder: digits are in the package",
     ("check_images", "images", "one row less"): "any number of images",
+    ("standardise", "logits", "one row less"): "any number of images",
     ("normalise", "images", "one row less"): "any number of images",
     ("ablate", "temperatures", "empty"): "no temperature",
     ("ablate", "counts", "empty"): "no count",

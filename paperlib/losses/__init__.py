@@ -22,6 +22,7 @@ from .cc import Correlation, correlation
 from .ce import cross_entropy
 from .cktf import CKTF
 from .crd import CRD
+from .dist import dist
 from .distillers import Distiller, Layerwise
 from .dkd import dkd
 from .fitnet import FitNet, hint
@@ -35,6 +36,7 @@ from .pkt import pkt
 from .registry import OBJECTIVES, Entry
 from .rkd import rkd
 from .sp import similarity
+from .standardised import standardise
 from .vid import VID
 
 import_all(__name__, __path__)
