@@ -140,7 +140,7 @@ def warn_if_mostly_float(student: nn.Module) -> None:
     if table.attrs["weights"] < ENOUGH:
         left = table[table["why"] != "low-bit"].sort_values("weights", ascending=False)
         warnings.warn(
-            f"only {table.attrs['weights']:.0%} of the weights are low-bit; in full precision are "
+            f"only {table.attrs['weights']:.1%} of the weights are low-bit; in full precision are "
             f"{', '.join(left['layer'].head(3))}: see paperlib.quantizers.describe",
-            stacklevel=3,
+            stacklevel=4,
         )
