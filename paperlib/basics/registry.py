@@ -12,6 +12,9 @@ T = TypeVar("T")
 class Registry(dict[str, T]):
     """A dict in which a name stands for one thing: an unknown one and a second one are ValueErrors.
 
+    What is not registered has the name "module:variable", so that a run can name what another
+    package has.
+
     kind  what is registered, for the message.
 
     >>> colours = Registry("colour")
@@ -22,6 +25,8 @@ class Registry(dict[str, T]):
     >>> colours["blue"]
     Traceback (most recent call last):
     ValueError: unknown colour 'blue'; known: red
+    >>> colours["math:pi"]
+    3.141592653589793
     """
 
     def __init__(self, kind: str):
@@ -34,7 +39,13 @@ class Registry(dict[str, T]):
         super().__setitem__(name, entry)
 
     def __missing__(self, name: str) -> T:
-        raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self)}")
+        error = None
+        if ":" in name:
+            try:
+                return pkgutil.resolve_name(name)
+            except (ValueError, ImportError, AttributeError) as why:
+                error = why
+        raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self)}") from error
 
 
 def options_of(function: Callable, given: Iterable[str]) -> dict[str, Any]:
