@@ -1,6 +1,6 @@
 """The systems beside the paper, each in its smallest faithful form, on the same runs.
 
-    related/<system>/method.py  what it computes; the only file that takes torch
+    related/<system>/method.py  what it computes; it alone takes torch, with files that are its part
                      study.py   which runs it needs: kinds of runs, an entry of `plan.TABLES`
                      report.py  its tables and figures, and its entry of `SYSTEMS`
     related/setups.py           the set-ups on which they are tried
