@@ -29,6 +29,8 @@ class System:
     headline      the table of results, never empty -> what came out, a sentence with its numbers
                   and their errors.
     regime        in which regime of the score it was tried: with a confident or a soft teacher.
+    category      of what distils and is no registered loss: what is compared, and who the teacher
+                  is, as `paperlib.losses.registry` names them.
     """
 
     title: str
@@ -39,6 +41,7 @@ class System:
     proof: str
     headline: Callable[[pd.DataFrame], str]
     regime: str
+    category: tuple[str, str] | None = None
 
 
 SYSTEMS: Registry[System] = Registry("system")
