@@ -4,6 +4,18 @@ from dataclasses import replace
 
 from paperlib.study.profiles import REGIMES, Setup, setups
 
+# Full precision: in the place of a run's number of low bits, and in the column `bits` of a table.
+FULL, FULL_BITS = 0, 32
+
+
+def precision(bits: int) -> str:
+    """Of a column `bits`, in words.
+
+    >>> precision(2), precision(FULL_BITS)
+    ('W2A2', 'full precision')
+    """
+    return "full precision" if bits == FULL_BITS else f"W{bits}A{bits}"
+
 
 def tried(profile: str) -> Setup | None:
     """The set-up of a profile: digits in `quick`, set-up B of docs/experiments.md in `cpu`; None
