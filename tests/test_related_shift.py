@@ -16,6 +16,7 @@ from scipy import ndimage
 from paperlib.augment import generator
 from paperlib.basics.recipe import Recipe
 from paperlib.data import DATASETS, Dataset, load
+from paperlib.reporting.style import read_table
 from paperlib.runs.sweep import sweep
 from paperlib.study import plan
 from paperlib.study.config import Data, StudentRun, TeacherRun
@@ -375,6 +376,18 @@ def test_the_verdict_follows_its_rule():
         assert found["verdict"] == said and found["gain"] == gains[1] and found["rival"] == "augmix"
     assert report.verdict(_table((0, 3.0, 9)).assign(n=1), TINTED) == {}
     assert report.verdict(_table((0, 3.0, 9)).assign(score=None), TINTED) == {}
+
+
+def test_the_headline_is_the_same_of_the_table_as_it_is_written(tmp_path):
+    row = {"part": PLAIN, "n": 1, "accuracy_mean": 90.0, "corrupted_mean": 61.5, "score": None}
+    rows = [row | {"network": "teacher", "augmentation": ""}]
+    assert "missing" in report.headline(pd.DataFrame(rows))
+    rows.append(row | {"network": "student", "augmentation": "none", "corrupted_sd": 2.0})
+    store = Store("quick", root=tmp_path)
+    store.tables.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(store.tables / "shift.csv", index=False)
+    said = report.headline(read_table(store, "shift"))
+    assert said == report.headline(pd.DataFrame(rows)) and "61.5" in said
 
 
 def test_the_plan_names_networks_and_looks_of_both_parts():

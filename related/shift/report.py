@@ -153,10 +153,12 @@ def sentence(table: pd.DataFrame, part: str) -> str:
 
 def kept(table: pd.DataFrame) -> str:
     """What of the teacher's accuracy under corruptions its plain student keeps, in words."""
-    plain = table[table["part"] == PLAIN].set_index("augmentation")
-    if not {"", "none"} <= set(plain.index):
+    plain = table[table["part"] == PLAIN]
+    teachers = plain[plain["network"] == "teacher"]
+    students = plain[plain["augmentation"] == "none"]
+    if teachers.empty or students.empty:
         return "the teacher or its student under plain views is missing"
-    teacher, student = plain.loc[""], plain.loc["none"]
+    teacher, student = teachers.iloc[0], students.iloc[0]
     return (
         f"under corruptions the teacher has {teacher['corrupted_mean']:.1f} % (clean "
         f"{teacher['accuracy_mean']:.1f} %), its 2-bit student without augmentation "
