@@ -808,10 +808,11 @@ def test_every_objective_has_its_layers_weights_and_notes():
         loss = objective(name).attach(student, teacher, labels, 5)
         assert (loss.objective.gamma, loss.objective.alpha, loss.objective.beta) == (1, 0, beta)
         assert loss.student_layers == loss.teacher_layers == layers.split()
-    of_logits = ("ce", "kd", "sqakd", "dkd", "standardised", "dist")
+    of_logits = ("ce", "kd", "sqakd", "dkd", "standardised", "dist", "osakd")
     every = {name: objective(name) for name in (*expected, *of_logits)}
-    assert {name for name, o in every.items() if not o.needs_teacher} == {"ce"}
-    assert {name for name, o in every.items() if not o.needs_teacher_each_step} == {"ce", "fsp"}
+    assert {name for name, o in every.items() if not o.needs_teacher} == {"ce", "osakd"}
+    alone = {name for name, o in every.items() if not o.needs_teacher_each_step}
+    assert alone == {"ce", "fsp", "osakd"}
     packable = {name for name, o in every.items() if o.packable}
     assert packable == {*of_logits, "at", "nst", "sp", "rkd", "pkt"}
     assert not any(

@@ -160,6 +160,11 @@ CALLS: dict[str, tuple[Callable, dict[str, Any]]] = {
         losses.cross_entropy,
         {"logits": LOGITS, "targets": LABELS, "smoothing": 0.1},
     ),
+    "self_labels": (
+        losses.self_labels,
+        {"features": VECTORS, "targets": LABELS, "k": 2, "classes": C},
+    ),
+    "osakd": (losses.osakd, {"student_logits": LOGITS, "targets": LABELS, "k": 2}),
     "attention": (losses.attention, {"fs": MAPS, "ft": WIDER}),
     "nst": (losses.nst, {"fs": MAPS, "ft": WIDER}),
     "similarity": (losses.similarity, {"fs": MAPS, "ft": WIDER}),
@@ -463,6 +468,7 @@ QUANTIZERS = (
 LOSSES = (
     *("kd", "dkd", "cross_entropy", "attention", "nst", "similarity", "hint", "correlation"),
     *("pkt", "rkd", "factor", "fsp", "kdsvd", "dist", "standardise"),
+    *("osakd", "self_labels"),
 )
 FINE: dict[tuple[str, str, str], str] = {}
 ANY_SHAPE = "element by element: any shape goes"

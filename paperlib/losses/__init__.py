@@ -32,6 +32,7 @@ from .kd import kd
 from .kdsvd import KDSVD, kdsvd
 from .nst import nst
 from .objective import Loss, Objective, objective
+from .osakd import osakd, self_labels
 from .pkt import pkt
 from .registry import OBJECTIVES, Entry
 from .rkd import rkd

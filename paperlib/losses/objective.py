@@ -133,14 +133,18 @@ class Objective:
         return OBJECTIVES[self.feature_loss].options if self.feature_loss else {}
 
     @property
+    def _taught(self) -> bool:
+        return self.alpha > 0 and OBJECTIVES[self.logit_loss].scheme != "self"
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any stage compares with a teacher."""
-        return self.alpha > 0 or bool(self.feature_loss)
+        return self._taught or bool(self.feature_loss)
 
     @property
     def needs_teacher_each_step(self) -> bool:
         """Whether the main stage does: an objective may use the teacher before it only."""
-        return self.alpha > 0 or self.beta > 0
+        return self._taught or self.beta > 0
 
     @property
     def packable(self) -> bool:
@@ -243,8 +247,8 @@ class Loss(nn.Module):
             total = objective.gamma * cross_entropy(logits, targets, objective.smoothing)
         if objective.alpha:
             loss, options = OBJECTIVES[objective.logit_loss].loss, self.logit_options
-            term = loss(logits, widen(teacher[0]), targets, objective.temperature, **options)
-            term = objective.alpha * term
+            other = teacher and widen(teacher[0])
+            term = objective.alpha * loss(logits, other, targets, objective.temperature, **options)
             total = total + (term * self.ramp if objective.warmup else term)
         if objective.beta:
             pairs = self._pairs(student[1], teacher[1])

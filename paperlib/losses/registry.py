@@ -25,8 +25,9 @@ class Entry:
     """A loss, registered in `OBJECTIVES`.
 
     loss       of logits: (student_logits, teacher_logits, targets, temperature, **options) ->
-               scalar. Of features: (fs, ft, **options) -> scalar, of one layer; or a subclass of
-               `Distiller`, for a loss that learns, remembers, or relates layers.
+               scalar; in the scheme "self" the teacher's may be None. Of features: (fs, ft,
+               **options) -> scalar, of one layer; or a subclass of `Distiller`, for a loss that
+               learns, remembers, or relates layers.
     knowledge  a key of `KNOWLEDGE`. scheme  one of `SCHEMES`.
     paper      authors, venue.
     defaults   fields of `Objective` and their usual values: weights, layers.

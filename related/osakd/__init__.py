@@ -1,0 +1,1 @@
+"""Online self-acquired knowledge distillation (Tzelepi & Tefas, 2021): no teacher."""
