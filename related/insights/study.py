@@ -5,10 +5,10 @@ tune the temperature and the weight of plain KD? The abstract says that tuning r
 % where the shares are alike and by 139 % where they are not, against the best method without.
 
 Rule, written before the table was made: the gain of a way is the student's accuracy less its own
-before, in points, paired by seed. A way is above another if a one-sided t test of the differences within seeds
-says so at 5 %. Tuning pays, in a kind of sharing and a precision, if tuned KD is above KD at its
-usual values. The claim holds in a precision if tuning pays for both kinds of uneven shares, and
-tuned KD is above every other way there.
+before, in points, paired by seed. A way is above another if a one-sided t test of the differences
+within seeds says so at 5 %. Tuning pays, in a kind of sharing and a precision, if tuned KD is above
+KD at its usual values. The claim holds in a precision if tuning pays for both kinds of uneven
+shares, and tuned KD is above every other way there.
 
 Both networks know the images of a small public part, with labels, where the teaching takes place.
 The temperature and weight are chosen on a validation split of that part, with the networks of seed
