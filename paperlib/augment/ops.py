@@ -3,7 +3,9 @@ magnitudes.
 
 Each operation gives, byte for byte, what torchvision.transforms.v2.functional gives for each image
 alone (uint8 tensors, fill 0); Hue, which the base augmentation draws and no policy does, to within
-one level. Everything that rounds is written as element-wise tensor arithmetic in a fixed order, so
+one level, and bilinear interpolation, which AugMix asks for, to the rounding of float32: there
+torchvision's own bytes depend on the processor, because a matrix product places its pixels.
+Everything that rounds is written as element-wise tensor arithmetic in a fixed order, so
 that CPU and CUDA give the same bytes too. Where torchvision adds with a factor, the CPU fuses
 multiplication and addition into one rounding; `_fused` reproduces that in float64, where the
 product is exact.
