@@ -26,12 +26,7 @@ from paperlib.training.looks import look_of
 DIGITS = data.subset(data.load("digits"), train=48, test=40)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 RECIPE = Recipe(1, 24, 1e-3, 1e-4, quantizer_lr=1e-5)

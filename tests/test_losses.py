@@ -52,15 +52,7 @@ LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
 MIXED = 0.3 * F.one_hot(LABELS, 5).double() + 0.7 * F.one_hot(LABELS.roll(1), 5).double()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These tensors are tiny: a second thread costs more than it does, ten times as much on a busy
-    machine.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def randn(*shape: int) -> torch.Tensor:

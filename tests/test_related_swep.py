@@ -33,12 +33,7 @@ DIGITS = subset(load("digits"), train=40, test=20)
 RECIPE = Recipe(2, 20, 1e-3, 1e-4, quantizer_lr=1e-5, threads=1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

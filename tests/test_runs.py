@@ -49,13 +49,11 @@ RUNS = [TEACHER, SCORE, STUDENT, replace(STUDENT, augmentation="erasing")]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
+def _one_core(one_thread):
     """The number of threads changes last bits, which training amplifies: every run here has one."""
-    threads, cores = torch.get_num_threads(), sweeping.count_cores
-    torch.set_num_threads(1)
+    cores = sweeping.count_cores
     sweeping.count_cores = lambda: 1
     yield
-    torch.set_num_threads(threads)
     sweeping.count_cores = cores
 
 

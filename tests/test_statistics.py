@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from paperlib.basics.statistics import (
+    direction,
     kendall,
     regret,
     sign_test,
@@ -154,3 +155,14 @@ def test_critical_values_of_t():
         assert t_critical(degrees) == pytest.approx(value, abs=5e-4)
     with pytest.raises(ValueError, match="-1"):
         t_critical(-1)
+
+
+def test_direction_is_that_of_scipys_t_test():
+    rng = np.random.default_rng(3)
+    for n in (2, 3, 10):
+        for mean in (-2.0, -0.5, 0.0, 0.5, 2.0):
+            values = rng.normal(mean, 1, n)
+            p = scipy.stats.ttest_1samp(values, 0, alternative="greater").pvalue
+            said = direction(values.mean(), scipy.stats.sem(values), n)
+            assert said == int(p < 0.05) - int(p > 0.95)
+    assert direction(5.0, 0.0, 1) == direction(float("nan"), 1.0, 3) == direction(0.0, 0.0, 3) == 0

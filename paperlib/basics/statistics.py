@@ -223,6 +223,20 @@ def t_critical(degrees: int) -> float:
     return float(stats.t.ppf(0.95, degrees)) if degrees else float("inf")
 
 
+def direction(difference: float, error: float, n: int) -> int:
+    """1 or -1 if the mean of n values, with its standard error, is above or below 0 by more than
+    chance gives in one of twenty cases (t test, one-sided); else 0, as for a single value.
+
+    >>> direction(2.0, 0.1, 3), direction(-2.0, 0.1, 3), direction(0.1, 0.1, 3)
+    (1, -1, 0)
+    >>> direction(5.0, 0.0, 1)
+    0
+    """
+    if n < 2 or not abs(difference) > t_critical(n - 1) * error:
+        return 0
+    return 1 if difference > 0 else -1
+
+
 def sign_test(right: int, n: int) -> float:
     """Two-sided exact p-value of `right` successes in n fair coin tosses; 1 for n = 0.
 

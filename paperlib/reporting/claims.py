@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..basics.statistics import t_critical
+from ..basics.statistics import direction
 from ..study import plan, profiles
 from ..study.config import Run
 from ..study.gains import Gains, Way
@@ -276,7 +276,8 @@ def _clear(rows: pd.DataFrame) -> pd.Series:
     """Whether each row's difference is above 0 by more than chance gives in one of twenty cases. A
     single seed is never clear.
     """
-    return rows["difference"] > rows["n"].map(lambda n: t_critical(n - 1)) * rows["difference_se"]
+    numbers = rows[["difference", "difference_se", "n"]]
+    return numbers.apply(lambda row: direction(*row) > 0, axis=1).astype(bool)
 
 
 def _gain_line(title: str, rows: pd.DataFrame) -> str:

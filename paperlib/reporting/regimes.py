@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..basics.statistics import regret, spearman, spearman_within, t_critical
+from ..basics.statistics import direction, regret, spearman, spearman_within
 from ..study import plan
 from ..study.config import Run
 from ..study.gains import Gains, Way, result_of
@@ -148,8 +148,7 @@ def _direction(difference: float, error: float, degrees: int) -> str:
     """Whether a difference is clearly above or below 0: t test, one-sided."""
     if not degrees:
         return CANNOT_TELL
-    bound = t_critical(degrees) * error
-    return HOLDS if difference > bound else REVERSED if difference < -bound else NO_DIFFERENCE
+    return {1: HOLDS, -1: REVERSED, 0: NO_DIFFERENCE}[direction(difference, error, degrees + 1)]
 
 
 # ------------------------------------------------------------------------------------------- rivals

@@ -198,6 +198,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def make_score(run: config.ScoreRun, store: Store, device: str) -> Result:
+    """Score every candidate with the teacher."""
     # What `rank` warns of is in the tables.
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         table = scoring.rank(
@@ -214,6 +215,7 @@ def make_score(run: config.ScoreRun, store: Store, device: str) -> Result:
 
 
 def make_ablation(run: config.AblationRun, store: Store, device: str) -> Result:
+    """Score every candidate at several temperatures and numbers of images."""
     table = scoring.ablate(
         *_teacher_and_data(run, store, device),
         run.augmentations,
@@ -227,6 +229,7 @@ def make_ablation(run: config.AblationRun, store: Store, device: str) -> Result:
 
 
 def make_budget(run: config.BudgetRun, store: Store, device: str) -> Result:
+    """Race the candidates for as many forward passes as the budget allows."""
     table = rank_within(
         *_teacher_and_data(run, store, device),
         run.augmentations,
@@ -239,6 +242,9 @@ def make_budget(run: config.BudgetRun, store: Store, device: str) -> Result:
 
 
 def make_held_out(run: config.HeldOutRun, store: Store, device: str) -> Result:
+    """Score every candidate on held-out images, and with the temperature at which they calibrate the
+    teacher.
+    """
     teacher, data = _teacher_and_data(run, store, device)
     held_out = load_data(run.held_out, device)
     batches = held_out.train_images.split(run.batch)
@@ -288,6 +294,7 @@ def make_walk(run: config.WalkRun, store: Store, device: str) -> Result:
 
 
 def make_tour(run: config.TourRun, store: Store, device: str) -> Result:
+    """One image under every candidate: the view, its soft label, the prediction, the centroids."""
     teacher, data = _teacher_and_data(run, store, device)
     views = {}
     for name in run.augmentations:

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import t_critical
+from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, compared
 from paperlib.reporting.style import legend_entry, of_seeds, styled
@@ -109,11 +109,8 @@ def _error(column: str) -> str:
 
 def effect(row: pd.Series, column: str = "difference") -> str:
     """Whether a difference is "better", "worse" or "cannot tell", by the rule of study.py."""
-    value, error, n = row[column], row[_error(column)], row["n"]
-    bound = t_critical(int(n) - 1) * error
-    if not abs(value) > bound:
-        return "cannot tell"
-    return "better" if value > 0 else "worse"
+    said = {1: "better", -1: "worse", 0: "cannot tell"}
+    return said[direction(row[column], row[_error(column)], row["n"])]
 
 
 def sentence(row: pd.Series) -> str:

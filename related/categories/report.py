@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import Correlation, spearman, t_critical
+from paperlib.basics.statistics import Correlation, direction, spearman
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, setup_facts, students_row
 from paperlib.reporting.style import error_bars, legend_of_policies, marker, of_seeds, styled
@@ -54,10 +54,8 @@ def verdict(row: dict[str, Any]) -> str:
     >>> verdict({"difference": 1.0, "difference_se": 0.2, "n": 3})
     'above KD'
     """
-    bound = t_critical(row["n"] - 1) * row["difference_se"] if row["n"] > 1 else float("inf")
-    if abs(row["difference"]) > bound:
-        return "above KD" if row["difference"] > 0 else "below KD"
-    return "not told apart"
+    said = {1: "above KD", -1: "below KD", 0: "not told apart"}
+    return said[direction(row["difference"], row["difference_se"], row["n"])]
 
 
 def ranking(table: pd.DataFrame, metric: str) -> Correlation:

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import t_critical
+from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, compared, setup_facts, students_row
 from paperlib.reporting.style import styled
@@ -63,20 +63,19 @@ def _flips(runs: Iterable[Run], store: Store) -> dict[str, float]:
     return pd.DataFrame(found).mean().to_dict()
 
 
-def bound(row: Any) -> float:
-    """What a row's `to_tuned` exceeds by chance in one of twenty cases; infinite for one seed."""
-    return t_critical(row.n - 1) * row.to_tuned_se if row.n > 1 else float("inf")
+def _below(row: Any) -> bool:
+    """Whether the way of a row is clearly below tuned KD."""
+    return direction(row.to_tuned, row.to_tuned_se, row.n) < 0
 
 
 def pays(rows: pd.DataFrame) -> bool:
     """Whether tuned KD is above the usual KD, in the rows of one sharing and precision."""
-    return any(row.to_tuned < -bound(row) for row in rows[rows["way"] == "kd"].itertuples())
+    return any(map(_below, rows[rows["way"] == "kd"].itertuples()))
 
 
 def best(rows: pd.DataFrame) -> bool:
     """Whether tuned KD is above every other way, likewise."""
-    others = rows[rows["way"] != TUNED]
-    return all(row.to_tuned < -bound(row) for row in others.itertuples())
+    return all(map(_below, rows[rows["way"] != TUNED].itertuples()))
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:

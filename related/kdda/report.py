@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import t_critical
+from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, compared
 from paperlib.reporting.style import of_seeds, short, styled
@@ -92,8 +92,7 @@ def contrast(ours: pd.Series, theirs: pd.Series) -> dict[str, Any]:
     """
     change = (ours - theirs).dropna()
     gain, se, n = change.mean(), change.sem(), len(change)
-    beyond = n > 1 and abs(gain) > t_critical(n - 1) * se
-    said = ("yes" if gain > 0 else "no") if beyond else "cannot tell"
+    said = {1: "yes", -1: "no", 0: "cannot tell"}[direction(gain, se, n)]
     return {"gain": gain, "se": se, "n": n, "verdict": said}
 
 

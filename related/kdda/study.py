@@ -13,7 +13,7 @@ epochs. A step of `tl` costs 7/4 of one of `mixed`: so it is also compared with 
 the epochs, which has 8/7 of its compute.
 
 Rules of the verdict, written before the runs. Differences are within seeds, and count if they are
-beyond `t_critical` times their standard error.
+beyond the bound of a one-sided t test at 5 %.
 - KD thrives on length, if the gain of KD from 1 to 4 times the epochs exceeds that of CE; with and
   without CutMix apart.
 - KD thrives on CutMix, if the gain of KD by CutMix at 4 times the epochs exceeds that of CE.

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import t_critical
+from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, setup_facts, students_row
 from paperlib.reporting.style import styled
@@ -81,9 +81,7 @@ def verdict(change: float, error: float, n: int) -> str:
     >>> verdict(2.0, 0.1, 3), verdict(-2.0, 0.1, 3), verdict(0.1, 0.1, 3), verdict(5.0, 0.1, 1)
     ('higher', 'lower', 'not told apart', 'not told apart')
     """
-    if n < 2 or abs(change) <= t_critical(n - 1) * error:
-        return "not told apart"
-    return "higher" if change > 0 else "lower"
+    return {1: "higher", -1: "lower", 0: "not told apart"}[direction(change, error, n)]
 
 
 def headline(table: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import t_critical
+from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, scores_of, setup_facts
 from paperlib.reporting.style import short, styled
@@ -132,10 +132,10 @@ def verdict(table: pd.DataFrame, part: str) -> dict[str, Any]:
     others = students.drop(best.name)
     rival = others.loc[others[f"{MEASURES[part]}_mean"].idxmax()]
     gain, se = -rival["difference"], rival["difference_se"]
-    bound = t_critical(int(rival["n"]) - 1) * se
-    said = "yes" if gain > bound else "no" if gain < -bound else "cannot tell"
+    n = int(rival["n"])
+    said = {1: "yes", -1: "no", 0: "cannot tell"}[direction(gain, se, n)]
     names = {"best": best["augmentation"], "rival": rival["augmentation"]}
-    return names | {"verdict": said, "gain": gain, "se": se, "n": int(rival["n"])}
+    return names | {"verdict": said, "gain": gain, "se": se, "n": n}
 
 
 def sentence(table: pd.DataFrame, part: str) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.interpolate import PchipInterpolator
 
-from paperlib.basics.statistics import t_critical
+from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, setup_facts, students_row
 from paperlib.reporting.style import styled
@@ -44,9 +44,7 @@ def told(mean: float, error: float, n: int) -> str:
     >>> told(1.0, 0.1, 3), told(-1.0, 0.1, 3), told(1.0, 0.1, 1)
     ('yes', 'no', 'cannot tell')
     """
-    if n < 2 or abs(mean) <= t_critical(n - 1) * error:
-        return "cannot tell"
-    return "yes" if mean > 0 else "no"
+    return {1: "yes", -1: "no", 0: "cannot tell"}[direction(mean, error, n)]
 
 
 def _perturbed(arm: str, store: Store) -> dict[int, dict[str, float]]:
