@@ -242,7 +242,7 @@ def make_budget(run: config.BudgetRun, store: Store, device: str) -> Result:
 
 
 def make_held_out(run: config.HeldOutRun, store: Store, device: str) -> Result:
-    """Score every candidate on held-out images, and at the temperature at which they calibrate it."""
+    """Score every candidate on held-out images, and with the teacher calibrated by them."""
     teacher, data = _teacher_and_data(run, store, device)
     held_out = load_data(run.held_out, device)
     batches = held_out.train_images.split(run.batch)
