@@ -270,7 +270,8 @@ def three(**attributes):
         (three, "12", TypeError, "keep.*'12'"),
         (three, ("head",), ValueError, "'head'"),
         (lambda: nn.Linear(4, 4), None, ValueError, "nothing"),
-        (nn.Sequential, None, ValueError, "nothing"),
+        (nn.Sequential, None, ValueError, "Sequential"),
+        (lambda: torch.jit.trace(three(), torch.rand(1, 4)), None, ValueError, "script"),
         (lambda: nn.Sequential(nn.LazyLinear(4), *three()), None, ValueError, "0.weight"),
         (lambda: quantize(three(), "lsq", 2, 2), None, ValueError, "already"),
     ],
@@ -542,9 +543,44 @@ def test_students_are_kept_in_files_and_averages(method, tmp_path):
         for _ in range(2):  # once more into what is ready
             fresh.load_state_dict(state, assign=assign)
             assert torch.equal(fresh.eval()(x), wanted)
-    for ema in (ModelEmaV2(student, 0.5), ModelEmaV3(student, 0.5), AveragedModel(student)):
-        (ema.update_parameters if isinstance(ema, AveragedModel) else ema.update)(student)
+    averages = [AveragedModel(student, use_buffers=both) for both in (False, True)]
+    for ema in (ModelEmaV2(student, 0.5), ModelEmaV3(student, 0.5), *averages):
+        for _ in range(2):
+            (ema.update_parameters if isinstance(ema, AveragedModel) else ema.update)(student)
         assert torch.allclose(ema.module.eval()(x), wanted, atol=1e-5)
+
+
+def test_a_state_is_loaded_by_students_of_its_method_and_bits_only():
+    """The names and shapes of bounds are alike; a 2-bit step on a 4-bit grid would be wrong in
+    silence.
+    """
+    network, x = three(), torch.rand(9, 4)
+    kinds = [(name, bits) for name in METHODS for bits in ((2, 2), (2, 4), (4, 2))]
+    kinds = [(name, bits) for name, bits in kinds if name != "ternary" or bits[0] == 2]
+    states = {}
+    for name, bits in kinds:
+        student = quantize(network, name, *bits)
+        initialise(student, x)
+        states[name, bits] = student.state_dict()
+    for (kind, state), other in itertools.product(states.items(), kinds):
+        student = quantize(network, other[0], *other[1])
+        if kind == other:
+            student.load_state_dict(state)
+        else:
+            with pytest.raises(RuntimeError):
+                student.load_state_dict(state)
+
+
+def test_a_state_without_its_grid_is_loaded():
+    """As students were written before there was one, their readiness a bool."""
+    network, x = three(), torch.rand(9, 4)
+    student, again = (quantize(network, "lsq", 2, 2) for _ in range(2))
+    initialise(student, x)
+    state = {k: v for k, v in student.state_dict().items() if not k.endswith("grid")}
+    again.load_state_dict(
+        {k: v.bool() if k.endswith("_extra_state") else v for k, v in state.items()}
+    )
+    assert torch.equal(again.eval()(x), student.eval()(x))
 
 
 def test_compiled_students_start_and_run():

@@ -117,9 +117,12 @@ def stream(data: Any, batch: int, order: Order, workers: int = 0) -> Stream:
 
 
 def is_pair(data: Any) -> bool:
-    """Whether this is images and labels, each as one array or a list of numbers."""
-    pair = isinstance(data, tuple | list) and len(data) == 2
-    return pair and hasattr(data[0], "shape") and len(data[0].shape) > 1 and _ndim(data[1]) == 1
+    """Whether this is images and labels, each as one array or a list of numbers; labels of another
+    shape, as one-hot ones, are for `as_labels` to refuse.
+    """
+    if not (isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape")):
+        return False
+    return len(data[0].shape) > 1 and _ndim(data[1]) in (1, 2)
 
 
 def as_images(images: Any) -> Tensor:

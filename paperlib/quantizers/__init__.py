@@ -71,11 +71,14 @@ def layers_to_quantize(model: nn.Module, keep: tuple[str, ...] | None = None) ->
     model = unwrapped(model)
     again = "the model is quantized already: quantize the network that it was made of"
     require(not any(isinstance(m, LowBit) for m in model.modules()), again)
+    scripted = isinstance(model, torch.jit.ScriptModule)
+    require(not scripted, "a scripted network's layers cannot be replaced: quantize its source")
     keep = _kept(model, keep)
     if any(isinstance(m, nn.MultiheadAttention) for m in model.modules()):
         model = copy.deepcopy(model)
         explicit_attention(model, keep or ())
     candidates, names = quantizable(model), dict(model.named_modules(remove_duplicate=False))
+    require(candidates, f"{type(model).__name__} has no convolution and no linear layer")
     keep = _ends(model, candidates) if keep is None else keep
     for name in keep:
         require(name in names, f"the model has no module {name!r} to keep in full precision")
@@ -136,7 +139,8 @@ def quantize(
     per_channel      weights get bounds, steps and scales of their own for each output channel.
     options          of the method, such as delta for EWGS or alpha for PACT.
 
-    The copy must see a first batch, `initialise(student, images)`, before it is used. Inputs that
+    The copy must see a first batch, `initialise(student, images)`, before it is used or copied for
+    a moving average. Inputs that
     are negative in that batch get a grid with negative values. `describe` tells what is low-bit;
     below 95 % of the weights a warning says so.
     Raises ValueError for an unknown method or option, or bits out of range.
@@ -162,6 +166,9 @@ def quantize(
         if isinstance(product, Product) and _below(name, low):
             beside = next(student.get_submodule(name.rpartition(".")[0]).parameters())
             product.adopt(name, *_of_inputs(recipe, activation_bits, options), beside.device)
+    for part in student.modules():
+        if isinstance(part, LowBit):
+            part.call_grid(method)
     warn_if_mostly_float(student)
     return student
 

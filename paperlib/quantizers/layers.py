@@ -143,8 +143,9 @@ class LowBit(nn.Module):
         signed  makes the quantizer that takes over if the first batch is negative too.
         """
         self.path, self.activation_quantizer, self._signed = path, activation.to(device), signed
-        # The name under which files hold it since it was not a tensor.
-        self.register_buffer("_extra_state", torch.tensor(False, device=device))
+        # The name under which files hold it since it was not a tensor. A number: averages of models
+        # subtract buffers.
+        self.register_buffer("_extra_state", torch.tensor(0, dtype=torch.uint8, device=device))
         self._ready = False  # the same on the host: no forward pass waits for the device
         self.phase, self._seen = self.RUN, []
 
@@ -163,16 +164,29 @@ class LowBit(nn.Module):
 
     def require_ready(self) -> None:
         """Raise RuntimeError before the first batch."""
+        if not self._ready:  # an average of models writes the buffers alone
+            self.set_extra_state(self._extra_state)
         if not self._ready:
             raise RuntimeError(f"{self.path} has no bounds: call initialise(model, images)")
+
+    def call_grid(self, method: str) -> None:
+        """Write method and bits into the state, so that another grid's is not loaded."""
+        both = getattr(self, "weight_quantizer", None), self.activation_quantizer
+        self._grid = " ".join([method, *(str(each.bits) for each in both if each is not None)])
+        name = torch.tensor(list(self._grid.encode()), dtype=torch.uint8)
+        self.register_buffer("grid", name.to(self._extra_state.device))
 
     def take_signed_inputs(self) -> None:
         """Exchange the quantizer for one whose grid has negative values."""
         device = self._extra_state.device
         self.activation_quantizer = self._signed().to(device)
-        self.register_buffer("signed_input", torch.tensor(True, device=device))
+        self.register_buffer("signed_input", torch.tensor(1, dtype=torch.uint8, device=device))
 
     def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+        theirs = state_dict.setdefault(f"{prefix}grid", self.grid)  # older files have none
+        if theirs is not self.grid and (name := bytes(theirs.tolist()).decode()) != self._grid:
+            arguments[-1].append(f"{self.path} is quantized as {self._grid}, its state as {name}")
+            state_dict[f"{prefix}grid"] = self.grid  # instead of an error about its length
         if f"{prefix}signed_input" in state_dict and not hasattr(self, "signed_input"):
             self.take_signed_inputs()
         self._ready = False  # a weight may be assigned (assign=True) that comes with its bounds
