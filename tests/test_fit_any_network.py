@@ -350,9 +350,12 @@ def test_features_that_mislead_are_refused_by_name(network, layer, named):
 
 
 def test_what_cannot_learn_is_refused():
-    teacher = seeded(Plain)
+    teacher, sharing = seeded(Plain), seeded(Plain)
+    sharing.stem = teacher.stem
     for student, named in (
         (teacher, "own teacher"),
+        (sharing, r"stem\.0\.weight"),
+        (seeded(Plain).double(), "float64"),
         (seeded(Plain).requires_grad_(False), "frozen"),
         (seeded(Plain, classes=12), "12 classes"),
         (nn.Sequential(nn.Conv2d(3, 10, 3)), "shape"),

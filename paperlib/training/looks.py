@@ -65,8 +65,9 @@ class Hooked:
         modules = dict(network.named_modules())
         modules.pop("")
         some = ", ".join(list(modules)[:8])
+        found = f"layers=(...) of the objective names modules of the network; it has {some}, ..."
         for path in paths:
-            require(path in modules, f"the network has no module {path!r}; it has {some}, ...")
+            require(path in modules, f"the network has no module {path!r}: {found}")
         self.base, self.modules = base, {path: modules[path] for path in paths}
 
     def __call__(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -349,11 +349,18 @@ def _prepare(model: nn.Module, task: Task) -> None:
     missing = task.objective.needs_teacher and task.teacher is None
     require(not missing, "this loss compares with a teacher, and the task has none")
     require(model is not task.teacher, "the network is its own teacher: copy one of them")
-    learn = [p.dtype for p in model.parameters() if p.requires_grad]
+    learn = {id(p): (name, p.dtype) for name, p in model.named_parameters() if p.requires_grad}
     require(learn, "nothing learns: every parameter of the network is frozen")
-    short = next((t for t in learn if t in (torch.float16, torch.bfloat16)), None)
-    wide = "weights learn in float32: call .float(), and set the recipe's precision instead"
-    require(short is None, f"{wide}; got {short}")
+    fixed = map(id, task.teacher.parameters()) if isinstance(task.teacher, nn.Module) else ()
+    shared = [learn[each][0] for each in fixed if each in learn]
+    copied = "the teacher would move with the network that it teaches: copy one of them"
+    require(not shared, f"{copied}; they share {shared[:3]}")
+    images = task.data.normalise(task.data.train_images[:1]).dtype
+    other = next(
+        (dtype for _, dtype in learn.values() if dtype not in (images, torch.float32)), None
+    )
+    wide = f"weights learn in {images}, as the images: set the recipe's precision instead"
+    require(other is None, f"{wide}; got {other}")
     _start(model, task)
 
 
