@@ -571,6 +571,21 @@ def test_a_state_is_loaded_by_students_of_its_method_and_bits_only():
                 student.load_state_dict(state)
 
 
+def test_weights_without_bounds_make_a_student_start_again():
+    """As those of a teacher; what is loaded beside it leaves a student ready."""
+    network, x = three(), torch.rand(9, 4)
+    student = quantize(network, "lsq", 2, 2)
+    initialise(student, x)
+    wanted = student.eval()(x)
+    student.load_state_dict({"2.weight": network[2].weight}, strict=False)
+    assert torch.equal(student(x), wanted)
+    student.load_state_dict({k: 3 * v for k, v in network.state_dict().items()}, strict=False)
+    with pytest.raises(RuntimeError, match="initialise"):
+        student(x)
+    initialise(student, x)
+    assert student(x).isfinite().all()
+
+
 def test_a_state_without_its_grid_is_loaded():
     """As students were written before there was one, their readiness a bool."""
     network, x = three(), torch.rand(9, 4)

@@ -190,6 +190,8 @@ class LowBit(nn.Module):
         if f"{prefix}signed_input" in state_dict and not hasattr(self, "signed_input"):
             self.take_signed_inputs()
         self._ready = False  # a weight may be assigned (assign=True) that comes with its bounds
+        if f"{prefix}_extra_state" not in state_dict and f"{prefix}weight" in state_dict:
+            self._extra_state.zero_()  # other weights without their bounds, as a teacher's
         super()._load_from_state_dict(state_dict, prefix, *arguments)
         self.set_extra_state(self._extra_state)
 
