@@ -1,5 +1,6 @@
 """Objectives: which losses a student minimises, with which weights, between which layers."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,7 +17,8 @@ from .registry import OBJECTIVES
 
 Outputs = tuple[Tensor, dict[str, Tensor]]  # logits (N, C) and named features
 
-# Groups of layers by name, from the features that are maps, and from those that are vectors.
+# Groups of layers by name, from the features f0, f1, ... that are maps, and those that are vectors.
+# Others, as a transformer's attention scores (N, h, T, T), are in no group.
 LAYERS: dict[str, Callable[[list[str], list[str]], list[str]]] = {
     "maps": lambda maps, vectors: [name for name in maps if name != "f0"],
     "maps+f0": lambda maps, vectors: maps,
@@ -38,7 +40,8 @@ def layer_names(layers: tuple[str, ...], features: Mapping[str, Tensor]) -> list
     >>> layer_names(("maps+f0", "vector"), features)
     ['f0', 'f1', 'f2']
     """
-    maps, vectors = ([name for name, f in features.items() if f.ndim == ndim] for ndim in (4, 2))
+    stages = {name: f.ndim for name, f in features.items() if re.fullmatch(r"f\d+", name)}
+    maps, vectors = ([name for name, n in stages.items() if n == ndim] for ndim in (4, 2))
     alone = {name: [name] for name in features}
     groups = alone | {group: choose(maps, vectors) for group, choose in LAYERS.items()}
     for layer in layers:
