@@ -68,6 +68,8 @@ def test_losses_are_their_slow_transcriptions():
         pairs = list(zip(fs.flatten().tolist(), ft.flatten().tolist(), strict=True))
         expected = sum((s - t) ** 2 for s, t in pairs) / len(pairs)
         assert attentive(fs, ft, maps).item() == pytest.approx(expected)
+    assert attentive(SCORES, OTHERS, weight=3.0).item() == pytest.approx(3 * sum(kls) / len(kls))
+    assert attentive(TOKENS, MORE, weight=3.0).item() == pytest.approx(expected)
     with pytest.raises(ValueError, match="value"):
         attentive(SCORES, OTHERS, maps="value")
     with pytest.raises(ValueError, match="5"):

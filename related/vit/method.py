@@ -91,18 +91,20 @@ def attention_map(fs: Tensor, ft: Tensor) -> Tensor:
     return (teacher.exp() * (teacher - student)).sum(-1).mean()
 
 
-@checked(maps=choice(("map", "score")))
-def attentive(fs: Tensor, ft: Tensor, maps: str = "map") -> Tensor:
+@checked(maps=choice(("map", "score")), weight=number("[0, inf)"))
+def attentive(fs: Tensor, ft: Tensor, maps: str = "map", weight: float = 1.0) -> Tensor:
     """The loss between one feature of student and teacher, a scalar; `Objective` sums over layers.
 
     Of tokens (N, T, d), hidden states and attention's outputs: the mean squared difference. Of
-    attention scores (N, h, T, T): `attention_map`, or with maps="score" the mean squared
-    difference, as TernaryBERT has it. Raises ValueError for shapes that differ.
+    attention scores (N, h, T, T), times `weight`: `attention_map`, or with maps="score" the mean
+    squared difference, as TernaryBERT has it. Raises ValueError for shapes that differ.
 
     >>> attentive(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 3.0), maps="score")
     tensor(9.)
     """
-    return attention_map(fs, ft) if fs.ndim == 4 and maps == "map" else hint(fs, ft)
+    if fs.ndim != 4:
+        return hint(fs, ft)
+    return weight * (attention_map if maps == "map" else hint)(fs, ft)
 
 
 # No label loss. At T = 1 the KL of the logits has the gradient of their soft cross-entropy.

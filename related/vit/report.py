@@ -16,7 +16,7 @@ from paperlib.study.store import Store
 
 from .. import SYSTEMS, System
 from ..swep.report import told
-from .study import BASELINE, LOGITS, AttentiveRun, setup_of, students
+from .study import BASELINE, CLAIMED, LOGITS, AttentiveRun, setup_of, students
 
 BEFORE = "before training"
 MEASURES = ("kl", "cover", "output")
@@ -59,7 +59,7 @@ def vit_table(store: Store) -> pd.DataFrame:
 
     teacher      its accuracy in percent. activation_bits  beside `bits` of the weights.
     difference   of accuracy to the logits alone, in points within seeds; helps  whether it is
-                 above 0. beyond  the same to the loss with scores; holds  whether it is.
+                 above 0. beyond  the same to the loss with scores; beats  whether it is.
     kl, cover, output  mean over layers and seeds. kl_change  of the KL to the loss with scores,
                  within seeds; nearer  whether it is below 0.
     """
@@ -93,7 +93,7 @@ def _beside(
     return {
         "beyond": beyond,
         "beyond_se": se,
-        "holds": told(beyond, se, n),
+        "beats": told(beyond, se, n),
         "kl_change": change.mean(),
         "kl_change_se": change.sem(),
         "nearer": told(-change.mean(), change.sem(), len(change)),
@@ -102,20 +102,21 @@ def _beside(
 
 def headline(table: pd.DataFrame) -> str:
     """What each loss brought beside the logits alone, and beside TernaryBERT's."""
-    parts = []
-    for row in table[table["arm"] != LOGITS].itertuples():
-        text = (
-            f"{row.arm}: {row.difference:+.2f} ± {row.difference_se:.2f} points to logits alone "
-            f"(helps: {row.helps})"
-        )
-        if row.arm.startswith("states + ") and row.arm != BASELINE:
-            text += f", {row.beyond:+.2f} ± {row.beyond_se:.2f} to scores (better: {row.holds})"
-        parts.append(f"{text}, map KL {row.kl:.3f} nats, cover ratio {row.cover:.3f}")
-    first = table.iloc[0]
+    rows = table.set_index("arm")
+    first = rows.loc[LOGITS]
+    helps = [
+        f"{arm} {row.difference:+.2f} ± {row.difference_se:.2f} points (helps: {row.helps})"
+        for arm, row in rows.drop(index=LOGITS).iterrows()
+    ]
+    beats = [
+        f"{arm} {row.beyond:+.2f} ± {row.beyond_se:.2f} points (better: {row.beats}), KL of the "
+        f"maps {row.kl_change:+.4f} ± {row.kl_change_se:.4f} nats (nearer: {row.nearer})"
+        for arm, row in rows[rows.index.isin(CLAIMED)].iterrows()
+    ]
     return (
-        f"Teacher {first.teacher:.1f} %, ternary weights and {first.activation_bits}-bit "
-        f"activations by logits alone {first.accuracy_mean:.1f} % (map KL {first.kl:.3f}). "
-        f"{'; '.join(parts)}. {int(first.n)} seed(s)."
+        f"Teacher {first.teacher:.1f} %; ternary weights, {first.activation_bits}-bit activations, "
+        f"logits alone {first.accuracy_mean:.1f} %, KL of the maps {first.kl:.3f} nats. To that: "
+        f"{'; '.join(helps)}. To {BASELINE}: {'; '.join(beats)}. {int(first.n)} seed(s)."
     )
 
 
