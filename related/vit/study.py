@@ -66,8 +66,8 @@ class AttentiveRun(StudentRun):
 
 
 def setup_of(profile: str) -> Setup | None:
-    """The set-up of a profile: digits in `quick`, the images of set-up B in `cpu` (an hour and a
-    half of a core, estimated), both with the small network; in `paper` the large one, for a GPU, on
+    """The set-up of a profile: digits in `quick`, the images of set-up B in `cpu` (two hours of
+    a core, estimated), both with the small network; in `paper` the large one, for a GPU, on
     CIFAR-10. None elsewhere.
     """
     if profile == "paper":
