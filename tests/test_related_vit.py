@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from paperlib.basics.recipe import Recipe
-from paperlib.data import load, subset
 from paperlib.losses import objective
 from paperlib.losses.objective import layer_names
 from paperlib.models import build
@@ -29,12 +28,7 @@ TOKENS, MORE = torch.randn(2, 3, 6, 4, generator=G, dtype=torch.float64)
 IMAGES = torch.randn(3, 3, 32, 32, generator=G)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -238,5 +232,3 @@ def test_the_runs_and_their_table(tmp_path, monkeypatch):
     assert rows.loc[few[2], "kl"] == pytest.approx(after["kl"].mean())
     assert few[2] in report.headline(table)
     assert len(report.vit_figure(table, layers).axes) == 3
-    data = subset(load("digits"), train=40, test=20)
-    assert data.view_shape == (32, 32)

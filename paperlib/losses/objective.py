@@ -30,13 +30,13 @@ LAYERS: dict[str, Callable[[list[str], list[str]], list[str]]] = {
 def layer_names(layers: tuple[str, ...], features: Mapping[str, Tensor]) -> list[str]:
     """The features that `layers` stands for, in its order.
 
-    layers    names of features, or of groups: "maps" all stage outputs but f0 (f1 .. f3 of a
-              ResNet, f1 .. f4 of a VGG), "maps+f0" with it, "last map", and "vector", the last
-              feature without height and width.
+    layers    names of features, or of groups of f0, f1, ...: "maps" all stage outputs but f0 (f1 ..
+              f3 of a ResNet, f1 .. f4 of a VGG), "maps+f0" with it, "last map", and "vector", the
+              last feature without height and width.
     Raises ValueError for a name that is neither, or a group without a member.
 
     >>> features = {"f0": torch.zeros(1, 2, 4, 4), "f1": torch.zeros(1, 2, 2, 2),
-    ...     "f2": torch.zeros(1, 2)}
+    ...     "f2": torch.zeros(1, 2), "score1": torch.zeros(1, 2, 4, 4)}
     >>> layer_names(("maps+f0", "vector"), features)
     ['f0', 'f1', 'f2']
     """

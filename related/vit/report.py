@@ -161,7 +161,8 @@ SYSTEMS["vit"] = System(
     "low-bit like everything else: ternary weights, dynamic 8-bit activations; losses on attention "
     "maps, outputs, scores and hidden states; KL and cover ratio by layer",
     ours="a vision transformer, with norms before attention, for BERT; attention's output is taken "
-    "with the shortcut, before any norm; patches in full precision; recipes; all weights 1, and once 10 for maps",
+    "with the shortcut, before any norm; patches in full precision; recipes; all weights 1 as "
+    "released, and once 10 for maps",
     table="vit",
     proof="test_related_vit.py::test_losses_are_their_slow_transcriptions",
     headline=headline,
