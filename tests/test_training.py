@@ -201,15 +201,15 @@ def test_the_first_stage_trains_what_its_method_says(teacher):
     the classifier waits.
     """
     recipe = Recipe(1, 64, 1e-3, 1e-2, quantizer_lr=1e-5)
-    for loss, of_student in (("ft", False), ("fsp", True)):
+    for loss, lr, of_student in (("ft", 1e-2, False), ("fsp", 3e-3, True)):
         student = quantize(teacher, "ewgs", 2, 2)
-        task = Task(SMALL, "none", objective(loss, init_epochs=1, init_lr=1e-2), recipe, 0, teacher)
+        task = Task(SMALL, "none", objective(loss, init_epochs=1, init_lr=lr), recipe, 0, teacher)
         initialise(student, next(batches(task, 0))[0])
         learner = Single(student, task)
         before = copy.deepcopy(student.state_dict())
         own = copy.deepcopy(learner.loss.state_dict())
         stage = InitialStage(learner)
-        losses = [stage.epoch(k) for k in range(4)]
+        losses = [stage.epoch(k) for k in range(6)]
         assert losses[-1] < losses[0]
         moved = {name for name, p in student.named_parameters() if not torch.equal(p, before[name])}
         assert ("stages.0.0.conv1.weight" in moved) == of_student and "linear.weight" not in moved
