@@ -8,7 +8,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, compared
 from paperlib.reporting.style import legend_entry, of_seeds, styled
@@ -16,6 +15,7 @@ from paperlib.study.gains import result_of
 from paperlib.study.store import Store
 
 from .. import SYSTEMS, System
+from ..verdicts import CANNOT_TELL, told
 from .study import (
     SELECTIONS,
     MisledTeacherRun,
@@ -109,8 +109,8 @@ def _error(column: str) -> str:
 
 def effect(row: pd.Series, column: str = "difference") -> str:
     """Whether a difference is "better", "worse" or "cannot tell", by the rule of study.py."""
-    said = {1: "better", -1: "worse", 0: "cannot tell"}
-    return said[direction(row[column], row[_error(column)], row["n"])]
+    words = ("better", "worse", CANNOT_TELL)
+    return told(row[column], row[_error(column)], row["n"], words)
 
 
 def sentence(row: pd.Series) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import Correlation, direction, spearman
+from paperlib.basics.statistics import Correlation, spearman
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, setup_facts, students_row
 from paperlib.reporting.style import error_bars, legend_of_policies, marker, of_seeds, styled
@@ -18,6 +18,7 @@ from paperlib.study.store import Store
 
 from .. import SYSTEMS, System
 from ..setups import tried
+from ..verdicts import NOT_APART, told
 from .study import entropies, rated, students
 
 LOSS, CANDIDATE = "loss", "augmentation"
@@ -54,8 +55,8 @@ def verdict(row: dict[str, Any]) -> str:
     >>> verdict({"difference": 1.0, "difference_se": 0.2, "n": 3})
     'above KD'
     """
-    said = {1: "above KD", -1: "below KD", 0: "not told apart"}
-    return said[direction(row["difference"], row["difference_se"], row["n"])]
+    words = ("above KD", "below KD", NOT_APART)
+    return told(row["difference"], row["difference_se"], row["n"], words)
 
 
 def ranking(table: pd.DataFrame, metric: str) -> Correlation:

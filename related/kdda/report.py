@@ -7,7 +7,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, compared
 from paperlib.reporting.style import of_seeds, short, styled
@@ -17,6 +16,7 @@ from paperlib.study.profiles import CUTMIX
 from paperlib.study.store import Store
 
 from .. import SYSTEMS, System
+from ..verdicts import told
 from .study import FORMS, LENGTHS, mixes, schedules
 
 SCHEDULE, MIXES = "schedule", "mixing"
@@ -92,8 +92,7 @@ def contrast(ours: pd.Series, theirs: pd.Series) -> dict[str, Any]:
     """
     change = (ours - theirs).dropna()
     gain, se, n = change.mean(), change.sem(), len(change)
-    said = {1: "yes", -1: "no", 0: "cannot tell"}[direction(gain, se, n)]
-    return {"gain": gain, "se": se, "n": n, "verdict": said}
+    return {"gain": gain, "se": se, "n": n, "verdict": told(gain, se, n)}
 
 
 def verdicts_table(store: Store) -> pd.DataFrame:

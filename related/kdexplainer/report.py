@@ -17,8 +17,8 @@ from paperlib.study.gains import result_of
 from paperlib.study.store import Store
 
 from .. import SYSTEMS, System
-from ..osakd.report import verdict
 from ..setups import FULL_BITS, tried
+from ..verdicts import LEVELS, told
 from .study import experts, students
 
 STUDENT, EXPERTS = "student", "experts"
@@ -102,7 +102,7 @@ def _results(runs: Sequence[Any], store: Store) -> dict[int, dict[str, Any]]:
 def _change(ours: dict[int, float], theirs: dict[int, float]) -> dict[str, Any]:
     """Mean difference within seeds, its standard error and verdict."""
     change = (pd.Series(ours, dtype=float) - pd.Series(theirs, dtype=float)).dropna()
-    verdict_ = verdict(change.mean(), change.sem(), len(change)) if len(change) else ""
+    verdict_ = told(change.mean(), change.sem(), len(change), LEVELS) if len(change) else ""
     return {"change": change.mean(), "change_se": change.sem(), "entropy_is": verdict_}
 
 
@@ -181,12 +181,12 @@ def headline(table: pd.DataFrame) -> str:
 
     parts = []
     for row in table.itertuples():
-        found = verdict(row.difference, row.difference_se, row.n)
+        found = told(row.difference, row.difference_se, row.n, LEVELS)
         points = f"{row.difference:+.2f} ± {row.difference_se:.2f} points"
         if row.kind == STUDENT and "blocks" in row.arm:
             parts.append(f"{row.arm}: {points} to the same without ({found}), {entropy(row)}")
         elif row.kind == EXPERTS and row.arm == "kd":
-            similar = verdict(row.alike, row.alike_se, row.n)
+            similar = told(row.alike, row.alike_se, row.n, LEVELS)
             parts.append(
                 f"experts under KD: {points} to CE ({found}), {entropy(row)}; branches of similar "
                 f"classes: rho {row.alike:+.2f} ± {row.alike_se:.2f} ({similar}); agreement of "

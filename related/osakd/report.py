@@ -8,7 +8,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, setup_facts, students_row
 from paperlib.reporting.style import styled
@@ -17,6 +16,7 @@ from paperlib.study.store import Store
 
 from .. import SYSTEMS, System
 from ..setups import FULL_BITS, precision
+from ..verdicts import LEVELS, told
 from .study import SelfTaughtRun, comparisons
 
 ARMS = {"ce": "labels alone", "osakd": "+ own labels (OSAKD)", "kd": "+ a teacher's (KD)"}
@@ -76,20 +76,12 @@ def entropies(runs: Sequence[SelfTaughtRun], store: Store) -> pd.DataFrame:
     )
 
 
-def verdict(change: float, error: float, n: int) -> str:
-    """
-    >>> verdict(2.0, 0.1, 3), verdict(-2.0, 0.1, 3), verdict(0.1, 0.1, 3), verdict(5.0, 0.1, 1)
-    ('higher', 'lower', 'not told apart', 'not told apart')
-    """
-    return {1: "higher", -1: "lower", 0: "not told apart"}[direction(change, error, n)]
-
-
 def headline(table: pd.DataFrame) -> str:
     """What came out, by precision and batch."""
 
     def one(row: Any) -> str:
-        accuracy = verdict(row.difference, row.difference_se, row.n)
-        error = verdict(row.change, row.change_se, row.n)
+        accuracy = told(row.difference, row.difference_se, row.n, LEVELS)
+        error = told(row.change, row.change_se, row.n, LEVELS)
         fell = "falls" if row.falling == row.n else "does not fall in every seed"
         fell = fell if row.k > 1 else "is that of one neighbour's"
         return (

@@ -9,7 +9,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, scores_of, setup_facts
 from paperlib.reporting.style import short, styled
@@ -18,6 +17,7 @@ from paperlib.study.profiles import Setup
 from paperlib.study.store import Store
 
 from .. import SYSTEMS, System
+from ..verdicts import told
 from .study import PLAIN, TINTED, ShiftRun, looks, parts, unseen
 
 SUPERCLASS = "superclasses"
@@ -133,9 +133,8 @@ def verdict(table: pd.DataFrame, part: str) -> dict[str, Any]:
     rival = others.loc[others[f"{MEASURES[part]}_mean"].idxmax()]
     gain, se = -rival["difference"], rival["difference_se"]
     n = int(rival["n"])
-    said = {1: "yes", -1: "no", 0: "cannot tell"}[direction(gain, se, n)]
     names = {"best": best["augmentation"], "rival": rival["augmentation"]}
-    return names | {"verdict": said, "gain": gain, "se": se, "n": n}
+    return names | {"verdict": told(gain, se, n), "gain": gain, "se": se, "n": n}
 
 
 def sentence(table: pd.DataFrame, part: str) -> str:

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.interpolate import PchipInterpolator
 
-from paperlib.basics.statistics import direction
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, setup_facts, students_row
 from paperlib.reporting.style import styled
@@ -17,6 +16,7 @@ from paperlib.study.store import Store
 
 from .. import SYSTEMS, System
 from ..setups import short
+from ..verdicts import told
 from .study import FIXED, PLAIN, curves, looks, students
 
 SCORES = ("cmi", "divergence", "score")
@@ -36,15 +36,6 @@ def gain(found: dict[str, float], dropout: list[dict[str, float]]) -> float:
     places, values = zip(*sorted((row["divergence"], row["cmi"]) for row in dropout), strict=True)
     place = min(max(found["divergence"], places[0]), places[-1])
     return found["cmi"] - float(PchipInterpolator(places, values)(place))
-
-
-def told(mean: float, error: float, n: int) -> str:
-    """Whether the mean of n values is above 0, by a one-sided t test at 5 %.
-
-    >>> told(1.0, 0.1, 3), told(-1.0, 0.1, 3), told(1.0, 0.1, 1)
-    ('yes', 'no', 'cannot tell')
-    """
-    return {1: "yes", -1: "no", 0: "cannot tell"}[direction(mean, error, n)]
 
 
 def _perturbed(arm: str, store: Store) -> dict[int, dict[str, float]]:

@@ -15,7 +15,7 @@ from paperlib.study.gains import result_of
 from paperlib.study.store import Store
 
 from .. import SYSTEMS, System
-from ..swep.report import told
+from ..verdicts import told
 from .study import BASELINE, CLAIMED, LOGITS, AttentiveRun, setup_of, students
 
 BEFORE = "before training"
