@@ -50,7 +50,7 @@ $(FIGURES_VENV)/.ready: requirements-figures.lock pyproject.toml
 	$(FIGURES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 5 minutes, cpu days on 2 cores (resumable)
+reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 5 to 8 minutes, cpu days on 2 cores (resumable)
 	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(RECORD),--record)
 
 run: $(READY)  ## the same runs without notebooks
@@ -82,7 +82,7 @@ lint: $(READY)  ## ruff, the layers' contract, types of the public face: seconds
 
 # Two processes of one thread: a test file, and a notebook, stays whole in one of them.
 WORKERS ?= 2
-test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 5 minutes on 2 cores
+test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 5 to 9 minutes on 2 cores
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 
