@@ -99,7 +99,7 @@ docs: $(READY)  ## the documentation as a site in build/site: seconds
 
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 lock:  ## write both locks anew from pyproject.toml (needs uv)
-	$(COMPILE) pyproject.toml --extra test --extra tools --extra docs --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra export --extra cluster --extra test --extra tools --extra docs --output-file requirements.lock
 	$(COMPILE) --group figures --constraint requirements.lock --output-file requirements-figures.lock
 
 clean:  ## remove build/, not the environment
