@@ -1,6 +1,6 @@
 # Every target builds the environment first if need be. `make help` says what each costs.
 #   PROFILE  quick (default), cpu, lite, paper      DEVICE  cpu (default), cuda
-#   TABLE    all (default: the paper's), evidence, related, or a name that `python -m paperlib run --help` lists
+#   TABLE    all (default: the paper's), evidence, related, or a name; a wrong one lists them
 #   DATASET, MODEL, BITS, SEEDS  a part of a table: cifar100, vgg13, 2 (bits), 1 (seed)
 #   JOBS     processes at a time; 0 chooses
 #   RECORD=1 work on the committed records in results/ instead of build/

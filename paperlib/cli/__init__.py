@@ -1,0 +1,71 @@
+"""The command line.
+
+experiments.py  the runs of this repository: run, reproduce, compare, status, figures, notebooks,
+                methods
+own.py          a teacher and images of one's own: rank, train, export
+options.py      what several commands take
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ..study import extensions
+from . import experiments, own
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit statuses beside 0
+
+app = typer.Typer(name="paperlib", pretty_exceptions_enable=False)
+for command in (*own.COMMANDS, *experiments.COMMANDS):
+    app.command()(command)
+
+
+@app.callback()
+def _paperlib(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="show where an error comes from, for developers")
+    ] = False,
+) -> None:
+    """Which data augmentation should train a low-bit student? Score them with the teacher alone.
+
+    Exit status: 0 done, 1 failed, 2 wrong options, 130 interrupted. An error is one line.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status. `--traceback` may stand anywhere."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    developer = "--traceback" in words
+    words = [word for word in words if word != "--traceback"] or ["--help"]
+    extensions.load()
+    sys.stdout.reconfigure(errors="backslashreplace")  # paths that the terminal cannot show
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return app(words, prog_name="paperlib", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        return _failed(error.format_message(), MISUSED)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted: the same command resumes", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        if developer:
+            raise
+        return _failed(str(error) or type(error).__name__, FAILED)
+
+
+def _failed(reason: str, status: int) -> int:
+    print(f"failed: {reason}", file=sys.stderr)
+    return status
+
+
+def _warn(message: Warning, *_where, **_more) -> None:
+    """A warning as one line of text; the line of code that it names says nothing to a user."""
+    print(f"warning: {message}", file=sys.stderr)

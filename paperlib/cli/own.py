@@ -1,0 +1,3 @@
+"""Commands on a teacher and images of one's own."""
+
+COMMANDS = ()
