@@ -7,6 +7,7 @@ options.py      what several commands take
 """
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _warn
             return app(words, prog_name="paperlib", standalone_mode=False) or 0
     except typer.TyperException as error:
-        return _failed(error.format_message(), MISUSED)
+        # typer's message seldom has the value
+        return _failed(f"{error.format_message()}; in: paperlib {shlex.join(words)}", MISUSED)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

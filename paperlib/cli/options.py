@@ -43,3 +43,41 @@ Record = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
 Jobs = Annotated[int, typer.Option(help="processes at a time; 0 chooses")]
+
+# of a teacher and images of one's own
+Teacher = Annotated[
+    str,
+    typer.Option(
+        help="timm:NAME, module:factory, a file.pt2 of torch.export, or a network of this package"
+    ),
+]
+Weights = Annotated[
+    str, typer.Option(help="a safetensors file; empty: timm's own, or what the factory gives")
+]
+Data = Annotated[
+    str, typer.Option(help="a folder with a folder a class, or an npz file of images and labels")
+]
+Classes = Annotated[
+    str, typer.Option(help="a file with a class a line, in the order of the teacher's outputs")
+]
+Order = Annotated[
+    str,
+    among(
+        lambda: ("auto", "text", "number"),
+        "of folders with numbers in their names; auto: the order in which the teacher knows more",
+    ),
+]
+Subset = Annotated[
+    bool, typer.Option("--subset", help="take only those outputs that there are pictures of")
+]
+Mean = Annotated[str, typer.Option(help="of the channels, 0 .. 1, by commas; empty: timm's own")]
+Std = Annotated[str, typer.Option(help="the same of the standard deviations")]
+Size = Annotated[
+    int, typer.Option(min=0, help="side in pixels to resize to; 0: timm's own, or as they are")
+]
+PerClass = Annotated[int, typer.Option(min=0, help="at most so many pictures a class; 0: all")]
+Workers = Annotated[int, typer.Option(min=-1, help="processes that read pictures; -1: one a core")]
+Mirror = Annotated[
+    bool, typer.Option("--mirror/--no-mirror", help="whether a mirrored picture keeps its class")
+]
+Seed = Annotated[int, typer.Option(help="of every random draw")]

@@ -1,10 +1,11 @@
 """Where the logits are in what a network gives, and whether they are logits."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..basics.checks import require
 
@@ -71,3 +72,16 @@ def _described(output: Any) -> str:
         return f"{output.dtype} {tuple(output.shape)}"
     inner = {k: _described(v) for k, v in _parts(output).items() if isinstance(v, Tensor)}
     return f"{type(output).__name__} {inner or repr(output)[:80]}"
+
+
+class SomeOutputs(nn.Module):
+    """A network with those of its outputs that a data set has classes for, in that order."""
+
+    def __init__(self, network: Callable, outputs: Sequence[int]):
+        super().__init__()
+        self.network = network
+        self.register_buffer("outputs", torch.tensor(outputs), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, outputs) logits."""
+        return logits_in(self.network(images))[:, self.outputs]

@@ -85,14 +85,19 @@ def look_of(
     for candidate in candidates:
         candidate.check_channels(channels)
         candidate.check_keyed(images[:2])
-    scale = _scale(how.mean, "mean", channels), _scale(how.std, "std", channels)
-    look = Look(teacher, how, *(x.to(images.device) for x in scale))
+    look = Look(teacher, how, *scale_tensors(how, images))
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     plain = replace(candidates[0], transform=None, mixing="")
     views, _ = plain.views(images, labels, 1, (how.seed, 0, 0, 0), *base)
     with torch.no_grad(), evaluating(teacher):
         logits = check_steady(look, views)
     return replace(look, classes=logits.shape[1])
+
+
+def scale_tensors(how: Scoring, images: Tensor) -> tuple[Tensor, Tensor]:
+    """mean and std for images such as these, where they are."""
+    scale = ((how.mean, "mean"), (how.std, "std"))
+    return tuple(_scale(*each, images.shape[1]).to(images.device) for each in scale)
 
 
 def _scale(values: Sequence[float] | float, name: str, channels: int) -> Tensor:

@@ -1,0 +1,248 @@
+"""A teacher and images that belong together, as the command line names them, looked at before
+anything is made of them.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..augment import AUGMENTATIONS, candidates
+from ..basics.checks import require
+from ..data.pictures import Pictures, arrays, numbered, pictures, readable, splits
+from ..data.streams import shelf
+from ..models.bring import TIMM, Preprocessing, named, network_of, preprocessing_of
+from ..models.outputs import SomeOutputs
+from ..scoring.glance import Glance, glance
+from ..scoring.racing import nested_order
+
+SHOWN = 12  # of a list of classes or files
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A teacher, images and what is known of them.
+
+    data     `Pictures`, or images and labels. classes  names, in the order of the outputs.
+    skipped  files that cannot be read, and why. seen  how pictures become the teacher's input.
+    """
+
+    teacher: Any
+    data: Any
+    classes: tuple[str, ...]
+    look: Preprocessing
+    skipped: tuple[tuple[str, str], ...]
+    seen: tuple[str, ...]
+    glance: Glance
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64."""
+        return shelf(self.data).labels()
+
+    def examples(self, count: int) -> tuple[Tensor, Tensor]:
+        """(count, 3, H, W) uint8 images, of as many classes as there are, and their labels."""
+        source = shelf(self.data)
+        places = nested_order(source.labels())[: min(count, source.length)]
+        return next(source.read(places.numpy(), count))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line says of teacher and images; see `options`."""
+
+    teacher: str
+    weights: str
+    data: str
+    classes: str
+    order: str
+    subset: bool
+    mean: str
+    std: str
+    size: int
+    per_class: int
+    device: str
+    workers: int
+    seed: int
+
+
+def bring(wanted: Wanted, say: Say) -> Brought:
+    """Read, check and print: classes and outputs, files that cannot be read, the preprocessing, and
+    whether the teacher knows the images. Raises ValueError if it does not.
+    """
+    workers = wanted.workers if wanted.workers >= 0 else len(os.sched_getaffinity(0))
+    names = _lines(wanted.classes) if wanted.classes else None
+    data, classes = _data(wanted, names, say)
+    if wanted.teacher.startswith(TIMM) and not wanted.weights:
+        say(f"fetching timm's weights of {wanted.teacher.removeprefix(TIMM)}")
+    network = network_of(wanted.teacher, wanted.weights or None, len(classes))
+    look = preprocessing_of(
+        network, _numbers("mean", wanted.mean), _numbers("std", wanted.std), wanted.size or None
+    )
+    if isinstance(network, nn.Module):
+        network.to(wanted.device)
+    skipped: list[tuple[str, str]] = []
+    if isinstance(data, Pictures):
+        data, skipped = _readable(replace(data, transform=look.transform), workers, say)
+    if wanted.subset:
+        data, classes, network = _subset(data, classes, network)
+    scale = {"mean": look.mean, "std": look.std, "workers": workers, "seed": wanted.seed}
+    found = glance(network, data, **scale)
+    if isinstance(data, Pictures) and names is None:
+        data, classes, found = _ordered(data, classes, found, wanted.order, say)
+    seen = _seen(data, look)
+    brought = Brought(network, data, classes, look, tuple(skipped), seen, found)
+    _report(brought, say)
+    _check(brought)
+    return brought
+
+
+def _data(wanted: Wanted, names: list[str] | None, say: Say) -> tuple[Any, tuple[str, ...]]:
+    """Images, and names of classes."""
+    source = Path(wanted.data)
+    if source.suffix == ".npz":
+        images, labels, own = arrays(source)
+        classes = tuple(names or own or map(str, range(int(labels.max()) + 1)))
+        return (images, labels), classes
+    if above := splits(source):
+        source = source / above[0]
+        say(f"{wanted.data} has {', '.join(above)} above the classes: taken is {above[0]}")
+    found = pictures(source, names)
+    if found.ignored:
+        some = ", ".join(path.name for path in found.ignored[:3])
+        say(f"ignored: {len(found.ignored)} files that are no pictures, such as {some}")
+    if wanted.per_class:
+        found = _some(found, wanted.per_class, wanted.seed)
+    return found, found.classes
+
+
+def _readable(found: Pictures, workers: int, say: Say) -> tuple[Pictures, list[tuple[str, str]]]:
+    """The pictures that can be read; the others with the reason, some of which are printed."""
+    good, bad = readable(found, workers)
+    for path, reason in bad[:SHOWN]:
+        say(f"skipped {path}: {reason}")
+    if bad:
+        say(f"{len(bad)} of {len(found)} files cannot be read and are skipped")
+    return good, [(str(path), reason) for path, reason in bad]
+
+
+def _some(found: Pictures, count: int, seed: int) -> Pictures:
+    """At most so many pictures a class, at random."""
+    targets, rng = np.array(found.targets), np.random.default_rng(seed)
+    parts = [rng.permutation(np.flatnonzero(targets == k))[:count] for k in np.unique(targets)]
+    return found.take(np.sort(np.concatenate(parts)).tolist())
+
+
+def _subset(data: Any, classes: tuple[str, ...], network: Any) -> tuple[Any, tuple[str, ...], Any]:
+    """The classes that there are images of, alone, and the teacher's outputs for them."""
+    require(isinstance(data, Pictures), "--subset is for a folder of pictures")
+    present = sorted(set(data.targets))
+    data = replace(
+        data,
+        classes=tuple(classes[k] for k in present),
+        targets=tuple(present.index(k) for k in data.targets),
+    )
+    return data, data.classes, SomeOutputs(network, present)
+
+
+def _ordered(
+    data: Pictures, classes: tuple[str, ...], found: Glance, order: str, say: Say
+) -> tuple[Pictures, tuple[str, ...], Glance]:
+    """Folders with numbers in their names can be sorted as text, as torchvision does, or by number.
+    Unless it is said, that in which the teacher knows more of the images is taken, and printed.
+    """
+    by_number = numbered(classes)
+    if by_number is None or order == "text":
+        return data, classes, found
+    numbers = [by_number.index(name) for name in classes]
+    other = found.renumbered(numbers)
+    if order == "auto":
+        text, number = found.accuracy, other.accuracy
+        taken = "by number" if number > text else "as text"
+        say(f"folders by number: {number:.1%} right; as text: {text:.1%}. They are taken {taken}")
+        if number <= text:
+            return data, classes, found
+    targets = tuple(numbers[k] for k in data.targets)
+    return replace(data, classes=tuple(by_number), targets=targets), tuple(by_number), other
+
+
+def _seen(data: Any, look: Preprocessing) -> tuple[str, ...]:
+    decoding = (
+        "Each file: the first frame, upright as EXIF says, RGB of 8 bits; grey of 16 bits is "
+        "scaled, palettes and CMYK are converted, an alpha channel is dropped."
+    )
+    scale = f"mean {_rounded(look.mean)}, standard deviation {_rounded(look.std)}"
+    if not isinstance(data, Pictures):
+        return ("Images as the file has them.", f"Normalised with {scale}.")
+    return (decoding, f"Preprocessing: {look.text}.", f"Normalised with {scale}.")
+
+
+def _rounded(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _report(brought: Brought, say: Say) -> None:
+    counts = torch.bincount(brought.labels, minlength=len(brought.classes)).tolist()
+    rows = [f"{name} -> {k} ({counts[k]})" for k, name in enumerate(brought.classes)]
+    shown = rows if len(rows) <= SHOWN else [*rows[: SHOWN - 1], "...", rows[-1]]
+    say("folder -> output (pictures)")
+    for row in shown:
+        say(f"  {row}")
+    for line in brought.seen:
+        say(line)
+    found = brought.glance
+    say(
+        f"the teacher has {found.classes} outputs; of {len(found.labels)} pictures as they are it "
+        f"knows {found.accuracy:.1%}, with a confidence of {found.confidence:.2f}"
+    )
+
+
+def _check(brought: Brought) -> None:
+    found, classes = brought.glance, len(brought.classes)
+    lists = "give --classes FILE with a name a line, in the order of the outputs"
+    have = f"the teacher has {found.classes} outputs, there are {classes} classes"
+    require(found.classes == classes, f"{have}: {lists}")
+    counts = torch.bincount(brought.labels, minlength=classes)
+    empty = [brought.classes[k] for k in range(classes) if not counts[k]]
+    only = "--subset takes the outputs of the others alone"
+    require(not empty, f"no pictures of {len(empty)} classes, such as {empty[:3]}: {only}")
+    guess = (
+        f"{found.accuracy:.1%} of {len(found.labels)} pictures as they are, no more than a guess"
+    )
+    wrong = "the order of the classes, the weights or the normalisation are not the teacher's"
+    require(found.knows, f"the teacher knows {guess}: {wrong}")
+
+
+def chosen(text: str) -> dict[str, Any]:
+    """Candidates: names, and places of one's own, "module:name", of a transform or a dictionary of
+    such, by commas; "" for the sixteen.
+    """
+    if not text:
+        return {name: name for name in AUGMENTATIONS}
+    found: dict[str, Any] = {}
+    for word in filter(None, map(str.strip, text.split(","))):
+        if ":" not in word:
+            found[word] = word
+            continue
+        own = named(word)
+        found |= own if isinstance(own, Mapping) else {word.rpartition(":")[2]: own}
+    candidates(found)  # raises for what is none
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [name for name in names if name]
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...] | None:
+    try:
+        return tuple(map(float, text.split(","))) or None if text else None
+    except ValueError:
+        raise ValueError(f"{name} must be numbers by commas, got {text!r}") from None

@@ -1,0 +1,256 @@
+"""`paperlib rank`, from a folder to a table and a page."""
+
+import json
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from paperlib.cli import main
+from paperlib.scoring import rank, rank_within
+
+COLOURS = {"blue": (30, 30, 200), "green": (30, 200, 30), "red": (200, 30, 30)}
+NETS = """
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+
+class Colours(nn.Module):  # the channel of a class is the largest
+    def __init__(self, order=(2, 1, 0), sharp=6.0):
+        super().__init__()
+        self.order, self.sharp = list(order), nn.Parameter(torch.tensor(sharp))
+
+    def forward(self, x):
+        return self.sharp * x.mean((2, 3))[:, self.order]
+
+
+def teacher():
+    return Colours()
+
+
+def twelve():
+    return Colours([2, 1, 0] * 4)
+
+
+def guessing():
+    return Colours([0, 0, 0])
+
+
+grey = v2.RandomGrayscale(1.0)
+mine = {"inverted": lambda image: 255 - image, "none": "none"}
+"""
+TEACHER = ["--teacher", "own_nets:teacher", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder to work in: a folder of 36 pictures with a space and an umlaut in its name, and
+    networks.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("own_nets", None)
+    (tmp_path / "own_nets.py").write_text(NETS)
+    for name, colour in COLOURS.items():
+        for k in range(12):
+            folder = tmp_path / "my pictüres" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            shade = tuple(min(255, value + 4 * k) for value in colour)
+            Image.new("RGB", (16, 12), shade).save(folder / f"{k}.png")
+    return tmp_path
+
+
+def command(*more, teacher=TEACHER, data="my pictüres"):
+    return main(["rank", *teacher, "--data", data, "--workers", "0", *more])
+
+
+def test_a_folder_is_ranked_and_written(here, capsys):
+    some = "none,erasing,trivialaugment,none+cutmix,own_nets:grey,own_nets:mine"
+    assert command("--candidates", some, "--out", "out put", "--seed", "3") == 0
+    said = capsys.readouterr().out
+    assert "red -> 2 (12)" in said and "100.0%" in said
+
+    table = pd.read_csv(here / "out put/ranking.csv")
+    facts = json.loads((here / "out put/ranking.json").read_text())
+    assert facts["images"] == 36 and facts["accuracy"] == 1.0 and facts["skipped"] == []
+    assert [each["name"] for each in facts["classes"]] == list(COLOURS)
+    assert [row["augmentation"] for row in facts["table"]] == table["augmentation"].tolist()
+
+    import own_nets
+
+    from paperlib.data.pictures import pictures
+
+    names = {n: n for n in ("none", "erasing", "trivialaugment", "none+cutmix")}
+    names |= {"grey": own_nets.grey, **own_nets.mine}
+    scale = {"mean": 0.5, "std": 0.25, "seed": 3}
+    same = rank(own_nets.teacher(), pictures("my pictüres"), names, **scale)
+    pd.testing.assert_frame_equal(table, same, check_dtype=False, check_exact=False)
+
+    page = (here / "out put/index.html").read_text()
+    assert page.count("<tr") >= 1 + len(table) and "http://" not in page
+    assert all(name in page for name in table["augmentation"])
+
+
+def test_a_race_is_the_librarys(here, capsys):
+    for name in COLOURS:
+        for k in range(12, 60):
+            shade = tuple(min(255, v + k) for v in COLOURS[name])
+            Image.new("RGB", (16, 12), shade).save(here / "my pictüres" / name / f"{k}.png")
+    some = ["none", "erasing", "trivialaugment"]
+    assert command("--candidates", ",".join(some), "--budget", "0.5", "--out", "out") == 0
+    import own_nets
+
+    from paperlib.data.pictures import pictures
+
+    found, how = pictures("my pictüres"), {"mean": 0.5, "std": 0.25}
+    same = rank_within(own_nets.teacher(), found, some, 0.5, **how)
+    table = pd.read_csv(here / "out/ranking.csv")
+    pd.testing.assert_frame_equal(table, same, check_dtype=False, check_exact=False)
+    assert json.loads((here / "out/ranking.json").read_text())["race"] == same.attrs
+
+
+def _failed(capsys, *named):
+    """One line of error, which names these."""
+    found = capsys.readouterr().err
+    lines = [line for line in found.splitlines() if not line.startswith("warning")]
+    assert len(lines) == 1 and all(name in lines[0] for name in named), found
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        (["--teacher", "own_nets:guessing"], "33.3%"),  # no better than a guess
+        (["--teacher", "own_nets:nope"], "nope"),
+        (["--teacher", "own_nets:twelve"], "12 outputs"),
+        (["--teacher", "gone.pt2"], "gone.pt2"),
+        (["--weights", "gone.safetensors"], "gone.safetensors"),
+        (["--mean", "a,b"], "a,b"),
+        (["--mean", "0.5,0.5"], "0.5"),
+        (["--mean", ""], "mean"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--data", "own_nets.py"], "own_nets.py"),
+        (["--candidates", "none,nope"], "nope"),
+        (["--candidates", "own_nets:nope"], "nope"),
+        (["--candidates", "own_nets:Colours"], "Colours"),
+        (["--classes", "gone.txt"], "gone.txt"),
+        (["--budget", "7"], "7"),
+        (["--precision", "int3"], "int3"),
+        (["--device", "tpu"], "tpu"),
+    ],
+)
+def test_what_is_wrong_is_one_line(here, capsys, options, named):
+    assert command(*options) == 1
+    _failed(capsys, named)
+
+
+def test_wrong_options_have_a_status_of_their_own(here, capsys):
+    assert main(["rank", "--data", "my pictüres"]) == 2
+    _failed(capsys, "--teacher")
+    for option, value in (("--order", "up"), ("--per-class", "-1"), ("--size", "x")):
+        assert command(option, value) == 2
+        _failed(capsys, option, value)
+
+
+def test_a_wrong_order_of_classes_is_seen(here, capsys):
+    (here / "order.txt").write_text("red\nblue\ngreen\n")
+    assert command("--classes", "order.txt") == 1
+    _failed(capsys, "0.0%")
+    (here / "order.txt").write_text("blue\ngreen\nred\n")
+    assert command("--classes", "order.txt", "--candidates", "none") == 0
+
+
+@pytest.fixture
+def twelve(here):
+    """Folders 0 .. 11 for a teacher whose output k is the folder k."""
+    for k in range(12):
+        folder = here / "numbers" / str(k)
+        folder.mkdir(parents=True)
+        for shade in range(12):
+            Image.new("RGB", (8, 8), (20 * k, 100, 5 * shade)).save(folder / f"{shade}.png")
+    (here / "own_nets.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "class Reds(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        red = 12.75 * (x.mean((2, 3))[:, :1] * 0.25 + 0.5)\n"
+        "        return -4 * (red - torch.arange(12)) ** 2\n"
+    )
+    return here
+
+
+@pytest.mark.parametrize("order, right", [("auto", True), ("number", True), ("text", False)])
+def test_folders_with_numbers(twelve, capsys, order, right):
+    """Sorted as text, 10 stands before 2: two classes of twelve keep their place."""
+    some = ["--candidates", "none", "--order", order, "--out", "out"]
+    status = command(*some, teacher=["--teacher", "own_nets:Reds", *TEACHER[2:]], data="numbers")
+    if not right:
+        assert capsys.readouterr().out.count("16.7%") == 1
+    if right:
+        assert status == 0
+        facts = json.loads((twelve / "out/ranking.json").read_text())
+        assert facts["accuracy"] == 1.0
+        assert [each["name"] for each in facts["classes"]] == list(map(str, range(12)))
+
+
+def test_a_teacher_of_more_classes_gives_those_there_are(here, capsys):
+    (here / "all.txt").write_text("blue\ngreen\nred\n" + "\n".join("abcdefghi"))
+    twelve = ["--teacher", "own_nets:twelve", "--classes", "all.txt"]
+    assert command(*twelve) == 1
+    _failed(capsys, "'a'", "--subset")
+    assert command(*twelve, "--subset", "--candidates", "none,erasing", "--out", "out") == 0
+    assert command("--candidates", "none,erasing", "--out", "three") == 0
+    one, other = (pd.read_csv(here / name / "ranking.csv") for name in ("out", "three"))
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_train_above_the_classes_is_taken(here, capsys):
+    (here / "parts").mkdir()
+    (here / "my pictüres").rename(here / "parts/train")
+    (here / "parts/val/red").mkdir(parents=True)
+    assert command("--candidates", "none", data="parts") == 0
+    assert "train" in capsys.readouterr().out
+
+
+def test_damaged_files_are_named_and_counted(here, capsys):
+    (here / "my pictüres/red/0.png").write_bytes(b"")
+    (here / "my pictüres/red/notes.txt").write_text("")
+    assert command("--candidates", "none", "--out", "out") == 0
+    said = capsys.readouterr().out
+    assert "notes.txt" in said and "0.png" in said and "1 of 36" in said
+    facts = json.loads((here / "out/ranking.json").read_text())
+    assert facts["images"] == 35 and facts["skipped"][0][0].endswith("0.png")
+    assert "0.png" in (here / "out/index.html").read_text()
+
+
+def test_a_text_of_the_folder_is_no_html(here, capsys):
+    (here / "my pictüres/blue").rename(here / "my pictüres/<b>blue")
+    assert command("--candidates", "none", "--out", "out") == 0
+    assert "<b>blue" not in (here / "out/index.html").read_text()
+    assert "<b>blue" in capsys.readouterr().out
+
+
+def test_an_npz_file_and_timms_own_normalisation(here):
+    import numpy as np
+    import timm
+
+    torch.manual_seed(0)
+    net = timm.create_model("mobilenetv3_small_050", num_classes=2)
+    images = np.random.default_rng(0).integers(256, size=(40, 32, 32, 3), dtype=np.uint8)
+    mean, std = (np.array(net.pretrained_cfg[name]) for name in ("mean", "std"))
+    x = torch.tensor((images / 255 - mean) / std).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        net.classifier.bias -= net.eval()(x).mean(0)
+        labels = net(x).argmax(1)
+    save_file(net.state_dict(), here / "w.safetensors")
+    np.savez(here / "set.npz", images=images, labels=labels)
+    teacher = ["--teacher", "timm:mobilenetv3_small_050", "--weights", "w.safetensors"]
+    some = ["--candidates", "none", "--out", "out"]
+    assert command(*some, teacher=teacher, data="set.npz") == 0
+    assert json.loads((here / "out/ranking.json").read_text())["accuracy"] == 1.0
+
+
+def test_help_lists_every_option(capsys):
+    assert main(["rank", "--help"]) == 0 and main(["--help"]) == 0 and main([]) == 0
