@@ -2,13 +2,14 @@
 #   PROFILE  quick (default), cpu, lite, paper      DEVICE  cpu (default), cuda
 #   TABLE    all (default: the paper's), evidence, related, or a name; a wrong one lists them
 #   DATASET, MODEL, BITS, SEEDS  a part of a table: cifar100, vgg13, 2 (bits), 1 (seed)
-#   JOBS     processes at a time; 0 chooses
+#   JOBS     processes at a time; 0 chooses         EXECUTOR  a cluster: dask://HOST:PORT, slurm (docs/clusters.md)
 #   RECORD=1 work on the committed records in results/ instead of build/
 
 PROFILE ?= quick
 DEVICE ?= cpu
 TABLE ?= all
 JOBS ?= 0
+EXECUTOR ?=
 DATASET ?=
 MODEL ?=
 BITS ?= 0
@@ -29,11 +30,11 @@ FIGURES_PYTHON := $(if $(READY_FIGURES),$(FIGURES_VENV)/bin/python,$(PYTHON))
 READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce run status compare figures notebooks bench lab lint test storm test-oldest docs lock clean
+.PHONY: help env reproduce run status compare figures notebooks bench lab lint test test-tools storm test-oldest docs lock clean
 
 help:  ## this list
-	@echo "make TARGET [PROFILE=$(PROFILE)] [DEVICE=$(DEVICE)] [TABLE=$(TABLE)] [DATASET=] [MODEL=] [BITS=$(BITS)] [SEEDS=$(SEEDS)] [JOBS=$(JOBS)] [RECORD=1]"; echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@echo "make TARGET [PROFILE=$(PROFILE)] [DEVICE=$(DEVICE)] [TABLE=$(TABLE)] [DATASET=] [MODEL=] [BITS=$(BITS)] [SEEDS=$(SEEDS)] [JOBS=$(JOBS)] [EXECUTOR=] [RECORD=1]"; echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 env: $(VENV)/.ready  ## the environment in .venv: 2 to 5 minutes, 6 GB
 
@@ -51,10 +52,10 @@ $(FIGURES_VENV)/.ready: requirements-figures.lock pyproject.toml
 	touch $@
 
 reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 5 to 8 minutes, cpu days on 2 cores (resumable)
-	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(RECORD),--record)
+	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(RECORD),--record)
 
 run: $(READY)  ## the same runs without notebooks
-	$(PAPERLIB) run --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(RECORD),--record)
+	$(PAPERLIB) run --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(RECORD),--record)
 
 status: $(READY)  ## what a profile has, lacks, or has to make again: seconds
 	@$(PAPERLIB) status --profile $(PROFILE) --table $(TABLE) $(PART) $(if $(RECORD),--record)
@@ -85,6 +86,9 @@ WORKERS ?= 2
 test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 5 to 9 minutes on 2 cores
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+
+test-tools: $(READY)  ## tests that start other programs, as a Dask cluster: 2 to 4 minutes on 2 cores
+	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope tests/tools
 
 storm: $(READY)  ## kills, bit flips, full disks, dying workers: is anything finished lost? 9 minutes on 2 cores
 	"$(PYTHON)" tests/storm.py

@@ -53,9 +53,13 @@ def _execute(source: Path, target: Path, parameters: dict) -> None:
     write_atomically(target, nbformat.writes(notebook) + "\n")
 
 
-def reproduce(store: Store, table: str, part: plan.Selection, device: str, jobs: int) -> int:
+def reproduce(
+    store: Store, table: str, part: plan.Selection, device: str, jobs: int, executor: str = ""
+) -> int:
     """Execute the notebooks of a table on a store, which makes the runs that this part of it lacks.
     Then write tables and figures, and compare them with the committed ones.
+
+    executor  makes the runs before, see `paperlib.runs.executors`. "" leaves them to the notebooks.
 
     Returns the exit status: 0, or 1 if a notebook failed. Its executed copy, with the error, is
     kept. Raises ValueError if the table has nothing of this part.
@@ -66,6 +70,10 @@ def reproduce(store: Store, table: str, part: plan.Selection, device: str, jobs:
     started, executed = time.perf_counter(), []
     if problem := plan.lacks(store.profile, table, part):
         raise ValueError(problem)
+    if executor:
+        from .runs.sweep import sweep_table  # brings torch
+
+        sweep_table(store, table, part, device, jobs, executor=executor)
     parameters = {"PROFILES": [store.profile], "TREE": store.tree, "CACHED_ONLY": False}
     parameters |= {"DEVICE": device, "JOBS": jobs}
     parameters |= {name.upper(): value for name, value in asdict(part).items()}

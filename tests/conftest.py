@@ -6,6 +6,7 @@ import torch
 from paperlib.study import extensions
 
 extensions.load()
+collect_ignore = ["tools"]  # they start other programs: make test-tools
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,19 @@ import typer
 from ..study import plan
 from ..study.config import Run
 from ..study.store import Store
-from .options import Bits, DataSet, Device, Jobs, Model, Profile, Record, Seeds, Table, among
+from .options import (
+    Bits,
+    DataSet,
+    Device,
+    Executor,
+    Jobs,
+    Model,
+    Profile,
+    Record,
+    Seeds,
+    Table,
+    among,
+)
 
 
 def _store(profile: str, record: bool) -> Store:
@@ -27,20 +39,14 @@ def run(
     record: Record = False,
     device: Device = "cpu",
     jobs: Jobs = 0,
+    executor: Executor = "",
     together: Annotated[int, typer.Option(help="students trained as one network, for a GPU")] = 1,
 ) -> int:
     """Make the runs that a table lacks, without notebooks."""
-    from ..runs.progress import following
-    from ..runs.sweep import sweep
+    from ..runs.sweep import sweep_table
 
     store, part = _store(profile, record), plan.Selection(dataset, model, bits, seeds)
-    keep = plan.kept(profile)
-    if problem := plan.lacks(profile, table, part):
-        raise ValueError(problem)
-
-    with following(store):
-        for runs in plan.stages(profile, table, store, part):
-            sweep(runs, store, device, jobs, together, keep=keep)
+    sweep_table(store, table, part, device, jobs, together, executor)
     return 0
 
 
@@ -54,12 +60,13 @@ def reproduce(
     record: Record = False,
     device: Device = "cpu",
     jobs: Jobs = 0,
+    executor: Executor = "",
 ) -> int:
     """Execute the notebooks through papermill, which makes the runs they lack. Then compare."""
     from .. import reproduce as notebooks
 
     part = plan.Selection(dataset, model, bits, seeds)
-    return notebooks.reproduce(_store(profile, record), table, part, device, jobs)
+    return notebooks.reproduce(_store(profile, record), table, part, device, jobs, executor)
 
 
 def compare(profile: Profile = "quick") -> int:

@@ -43,6 +43,13 @@ Record = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
 Jobs = Annotated[int, typer.Option(help="processes at a time; 0 chooses")]
+Executor = Annotated[
+    str,
+    typer.Option(
+        help="make the runs on a cluster (docs/clusters.md): dask://HOST:PORT, slurm, or "
+        "slurm:NAME=VALUE,... with options of submitit; empty for this machine"
+    ),
+]
 
 # of a teacher and images of one's own
 Teacher = Annotated[

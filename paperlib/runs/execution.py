@@ -45,7 +45,7 @@ def execute(run: Run, store: Store, device: str = "cpu") -> dict[str, Any]:
 def execute_together(
     runs: Sequence[StudentRun], store: Store, device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """The records of students that are `alike`. Those that are not done are trained as one network.
+    """The records of students of one `likeness`. Those not done are trained as one network.
 
     Raises whatever the training raises, after records with status "failed" were written.
     """
@@ -60,15 +60,15 @@ def execute_together(
         return [store.load(run) for run in runs]
 
 
-def alike(a: Run, b: Run) -> bool:
-    """Whether two runs are students that `fit_together` can train as one network."""
-    if not type(a) is type(b) is StudentRun:
-        return False
-    if "hessian" in a.method_options.values():
-        return False
-    if not objective(a.loss, **a.loss_options).packable:
-        return False
-    return replace(a, augmentation=b.augmentation, seed=b.seed) == b
+def likeness(run: Run) -> str:
+    """Equal for students that `fit_together` can train as one network, another for each other
+    run.
+    """
+    if type(run) is not StudentRun or "hessian" in run.method_options.values():
+        return run.key
+    if not objective(run.loss, **run.loss_options).packable:
+        return run.key
+    return replace(run, augmentation="none", seed=0).key
 
 
 def ensure_needs(run: Run, store: Store, device: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 Outcome = Callable[[], Any]  # gives what the work on a unit returned, or raises what it raised
+SPAWN = multiprocessing.get_context("spawn")
 DEATHS = 3  # of the worker that works on one unit, before the unit is given up
 
 _marks: Any = None  # in a worker: a flag for each unit, set while it is worked on
@@ -31,7 +32,8 @@ class Pool:
     """Processes of this machine, or somebody's executor.
 
     jobs, threads  processes at a time, and threads of each. executor  something with the interface
-    of `concurrent.futures` to use instead. say  is told when a worker died.
+    of `concurrent.futures` to use instead, in which a worker that dies takes only its own unit with
+    it. say  is told when a worker died.
     """
 
     jobs: int
@@ -53,7 +55,7 @@ class Pool:
             return
         left, deaths, idle_deaths = set(range(len(units))), Counter(), 0
         while left:
-            suspects = sorted(left & set(deaths))
+            suspects = sorted(left & set(deaths)) if self.executor is None else []
             batch = suspects[:1] or sorted(left)
             running = self._pass(function, units, batch, left, collect)
             deaths.update(running)
@@ -73,11 +75,8 @@ class Pool:
         """
         before, marks, executor = set(multiprocessing.active_children()), None, self.executor
         if executor is None:
-            context = multiprocessing.get_context("spawn")
-            marks = context.RawArray("b", len(units))
-            executor = ProcessPoolExecutor(
-                min(self.jobs, len(batch)), context, _start, (self.threads, os.getpid(), marks)
-            )
+            marks = SPAWN.RawArray("b", len(units))
+            executor = processes(min(self.jobs, len(batch)), self.threads, marks)
         futures = {}
         try:
             try:
@@ -86,9 +85,10 @@ class Pool:
             except BrokenExecutor:
                 pass  # what was not submitted is left
             for future in as_completed(futures):
+                number = futures.pop(future)  # and with it the record: there may be thousands
                 if not isinstance(future.exception(), BrokenExecutor):
-                    left.remove(futures[future])
-                    collect(units[futures[future]], future.result)
+                    left.remove(number)
+                    collect(units[number], future.result)
         except BaseException:  # Ctrl-C: leave at once; what runs now loses at most one epoch
             for process in set(multiprocessing.active_children()) - before:
                 process.terminate()
@@ -99,6 +99,11 @@ class Pool:
         lost = left.intersection(batch)
         known = lost if marks is None or len(batch) == 1 else {n for n in lost if marks[n]}
         return known
+
+
+def processes(number: int, threads: int, marks: Any = None) -> ProcessPoolExecutor:
+    """Spawned processes of so many threads, which end when this process does."""
+    return ProcessPoolExecutor(number, SPAWN, _start, (threads, os.getpid(), marks))
 
 
 def _gave_up() -> None:

@@ -1,26 +1,29 @@
 """Many independent runs through one executor interface (`concurrent.futures`).
 
 Runs are made in this process, or in a local pool of spawned processes with threads = cores / jobs.
-Several of these can share one GPU. The executor of a cluster has the same interface and can be
-passed instead.
+Several of these can share one GPU. The executor of a cluster (`executors.py`) has the same
+interface and can be passed instead.
 """
 
 import re
 import time
 from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from concurrent.futures import CancelledError, Executor
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
 from ..basics.recipe import require
+from ..study import plan
 from ..study.config import Run, StudentRun, TeacherRun
 from ..study.store import Store
-from .execution import alike, count_cores, ensure_network, environment, execute, execute_together
+from . import executors
+from .execution import count_cores, ensure_network, environment, execute, execute_together, likeness
 from .kinds import Trained
 from .names import check_names
 from .pool import Outcome, Pool, WorkerDied
+from .progress import following
 
 Unit = tuple[Run, ...]  # what one call makes: a run, or students trained together
 
@@ -45,40 +48,41 @@ def sweep(
 ) -> None:
     """Make every run that is missing: first the teachers, then the rest, `jobs` at a time.
 
-    Teachers whose recipe names no number of threads are trained one after the other with all cores.
+    Teachers whose recipe names no number of threads are trained one after the other with all cores
+    of this machine; by an executor, at a time and with the threads of one of its workers.
 
     jobs      processes on this machine. 0 chooses one per core on the CPU and one in all on a GPU.
               1 works in this process.
     together  students of one set-up that are trained as one network, see
               `paperlib.training.packing`. For a GPU, which one small student does not fill.
-    executor  an executor with `concurrent.futures`' interface, instead of a local pool.
+    executor  an executor with `concurrent.futures`' interface, instead of a local pool. The device
+              is then one of its workers'.
     keep      keys of the runs whose weights are to be committed, see `Store.keep`.
 
     Progress goes to `store.progress`, a line an epoch. A failed run does not stop the others.
     Raises SweepError at the end if some failed. Raises ValueError for a negative number of jobs,
     fewer than one student together, a device that is not there, or a name that is not known.
     """
-    _check(device, jobs, together)
+    _check(device, jobs, together, here=executor is None)
     for run in runs:
         check_names(run)
+    if executor is not None:  # its workers have working folders of their own
+        store = replace(store, root=store.root.absolute())
     todo = missing(runs, store)
     if not todo:
         return
     jobs = jobs or (1 if device.startswith("cuda") else count_cores())
     work, total = _Sweep(store, device, jobs, executor, keep), len(todo)
-    place = f"in {store.folder}, {jobs} at a time, on {device}"
+    how = f"{jobs} at a time" if executor is None else "by an executor"
+    place = f"in {store.folder}, {how}, on {device}"
     store.log(f"{total} of {len(runs)} runs to make {place}")
 
     needed = _needed(todo, store)
     teachers = {run.key: run for run in (*needed, *todo) if isinstance(run, TeacherRun)}
-    work.make_alone([t for t in teachers.values() if t.recipe.threads is None])
-    work.make(
-        [
-            (t,)
-            for t in needed
-            if isinstance(t, TeacherRun) and t.recipe.threads and not _is_there(t, store)
-        ]
-    )
+    if executor is None:
+        work.make_alone([t for t in teachers.values() if t.recipe.threads is None])
+    first = [run for run in needed if isinstance(run, TeacherRun)]
+    work.make([(t,) for t in first if not work.failed(t) and not _is_there(t, store)])
     students = [run for run in needed if isinstance(run, StudentRun)]
     work.make([(s,) for s in students if not work.failed(s) and not _is_there(s, store)])
     left = [run for run in missing(todo, store) if not work.failed(run)]
@@ -88,20 +92,46 @@ def sweep(
         if run.key in keep and store.done(run):
             store.keep(run)
     seconds = time.perf_counter() - work.started
-    store.log(f"{total - len(missing(todo, store))} of {total} runs done, {seconds:.0f} s")
-    for run in missing(todo, store):
+    lacking = missing(todo, store)
+    store.log(f"{total - len(lacking)} of {total} runs done, {seconds:.0f} s")
+    for run in lacking:
         why = "what it needs failed" if work.failed(run) else "another process is making it"
         work.failures.setdefault(run.key, f"{run.name}: not tried, since {why}")
     if work.failures:
         raise SweepError("\n".join(work.failures.values()))
 
 
-def _check(device: str, jobs: int, together: int) -> None:
+def sweep_table(
+    store: Store,
+    table: str,
+    part: plan.Selection = plan.ALL,
+    device: str = "cpu",
+    jobs: int = 0,
+    together: int = 1,
+    executor: str = "",
+) -> None:
+    """Make every run that a table of the store's profile lacks, or a part of it, and print how it
+    goes.
+
+    executor  a text, see `executors`; "" for this machine. The rest is that of `sweep`.
+
+    Raises ValueError if the table has nothing of this part; what `executors.executor` and `sweep`
+    raise.
+    """
+    if problem := plan.lacks(store.profile, table, part):
+        raise ValueError(problem)
+    keep = plan.kept(store.profile)
+    with executors.executor(executor, store, device, jobs) as found, following(store):
+        for runs in plan.stages(store.profile, table, store, part):
+            sweep(runs, store, device, jobs, together, found, keep)
+
+
+def _check(device: str, jobs: int, together: int, here: bool) -> None:
     require(together >= 1, f"at least one student is trained at a time, got together={together}")
     require(jobs >= 0, f"jobs must be 0 (choose) or more, got {jobs}")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ValueError(f"unknown device {device!r}; known: cpu, cuda, cuda:N")
-    if device != "cpu" and not torch.cuda.is_available():
+    if here and device != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, and torch sees no CUDA GPU here")
 
 
@@ -122,15 +152,16 @@ def _is_there(run: Trained, store: Store) -> bool:
 
 
 def packs(runs: Sequence[Run], size: int) -> list[Unit]:
-    """Runs in units of up to `size` students that are `alike`. All others are alone."""
+    """Runs in units of up to `size` students of one `likeness`. All others are alone."""
     groups: list[list[Run]] = []
+    open_groups: dict[str, list[Run]] = {}  # that one more of their kind fits into
     for run in runs:
-        for group in groups:
-            if len(group) < size and alike(group[0], run):
-                group.append(run)
-                break
-        else:
-            groups.append([run])
+        kind = likeness(run)
+        group = open_groups.get(kind)
+        if group is None or len(group) == size:
+            groups.append(group := [])
+            open_groups[kind] = group
+        group.append(run)
     return [tuple(group) for group in groups]
 
 
@@ -190,6 +221,8 @@ class _Sweep:
                     self.store.keep(run)
                 at = f"[{done}/{total}, about {left:.0f} min left]"
                 self.store.log(f"{at} {run.name}: {_headline(record)}")
+        except CancelledError:  # the executor gave up
+            raise
         except WorkerDied as error:
             for run in unit:
                 if not self._leave_failure(run, str(error)):
@@ -204,11 +237,14 @@ class _Sweep:
         with self.store.lock(run, wait=False) as held:
             if not held or self.store.whole(run):
                 return True
-            self.store.save(run, "failed", error=[error], environment=environment(self.device))
+            device = self.device if self.executor is None else "cpu"  # this machine's own
+            self.store.save(run, "failed", error=[error], environment=environment(device))
         return False
 
     def failed(self, run: Run) -> bool:
         """Whether this run, or one whose weights it needs, failed."""
+        if not self.failures:  # looking for what thousands of runs need takes seconds
+            return False
         return any(each.key in self.failures for each in (run, *_needed([run], self.store)))
 
     def _fail(self, unit: Sequence[Run], error: str) -> None:
