@@ -131,6 +131,7 @@ def _failed(capsys, *named):
         (["--mean", "a,b"], "a,b"),
         (["--mean", "0.5,0.5"], "0.5"),
         (["--mean", ""], "mean"),
+        (["--std", "0"], "0"),
         (["--data", "nowhere"], "nowhere"),
         (["--data", "own_nets.py"], "own_nets.py"),
         (["--candidates", "none,nope"], "nope"),

@@ -496,3 +496,28 @@ def test_committed_records_are_whole(profile):
             "teacher" in record
         ):  # what was made with a network belongs to the one whose record lies beside it
             assert record["teacher"]["weights_sha256"] == weights[record["teacher"]["key"]]
+
+
+def test_the_explorer_shows_what_the_tables_say(tmp_path):
+    from paperlib.reporting.explorer import explorer
+
+    store = Store("quick", "results", tmp_path)
+    setup = made_up(store, ACCURACIES)
+    found = explorer([store])
+    table = report.ranking_table(store)
+    agreement = report.agreement_table(table)
+    (shown,) = found["setups"]  # the regime that is the same set-up is not there twice
+    for column, name, _ in found["rankers"]:
+        row = agreement[(agreement["ranker"] == name) & (agreement["pool"] == "all 16")]
+        if len(row):
+            assert shown["spearman"][column] == pytest.approx(row["spearman"].item())
+        else:  # constant
+            assert column not in shown["spearman"]
+    assert [point["accuracy"] for point in shown["points"]] == table["accuracy_mean"].tolist()
+    for point in shown["points"]:
+        assert f"quick/runs/{setup.score.key}.json" == point["records"][0]
+        assert all((tmp_path / "results" / path).exists() for path in point["records"])
+        assert len(point["records"]) == 1 + point["n"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert explorer([Store("quick", "results", empty)])["setups"] == []

@@ -183,8 +183,8 @@ def _seen(data: Any, look: Preprocessing) -> tuple[str, ...]:
     return (decoding, f"Preprocessing: {look.text}.", f"Normalised with {scale}.")
 
 
-def _rounded(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
+def _rounded(values: tuple[float, ...] | float) -> str:
+    return ", ".join(f"{value:.4g}" for value in np.atleast_1d(values))
 
 
 def _report(brought: Brought, say: Say) -> None:
@@ -241,8 +241,10 @@ def _lines(path: str) -> list[str]:
     return [name for name in names if name]
 
 
-def _numbers(name: str, text: str) -> tuple[float, ...] | None:
+def _numbers(name: str, text: str) -> tuple[float, ...] | float | None:
+    """One number for all channels, or one for each; None for no text."""
     try:
-        return tuple(map(float, text.split(","))) or None if text else None
+        values = tuple(map(float, text.split(","))) if text else (None,)
+        return values if len(values) > 1 else values[0]
     except ValueError:
         raise ValueError(f"{name} must be numbers by commas, got {text!r}") from None

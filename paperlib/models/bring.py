@@ -28,12 +28,13 @@ class Preprocessing:
     """What a network's input is made by.
 
     transform  of a picture of Pillow -> (3, H, W) uint8; None: the picture as it is.
-    mean, std  of the channels, on the scale 0 .. 1. text  the same in words.
+    mean, std  of the channels, on the scale 0 .. 1, or one number for all. text  the transform in
+    words.
     """
 
     transform: Callable | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | float
+    std: tuple[float, ...] | float
     text: str
 
 
@@ -139,8 +140,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 def preprocessing_of(
     network: Any,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    mean: tuple[float, ...] | float | None = None,
+    std: tuple[float, ...] | float | None = None,
     size: int | None = None,
 ) -> Preprocessing:
     """What a network's input is made by: its own configuration, if it is timm's, and what is given.
@@ -149,16 +150,16 @@ def preprocessing_of(
     Raises ValueError if the network has no configuration and mean or std are not given.
     """
     config = getattr(network, "pretrained_cfg", None)
+    if config:
+        mean = tuple(config["mean"]) if mean is None else mean
+        std = tuple(config["std"]) if std is None else std
     if config and size is None:
         timm = _timm()
         found = timm.data.resolve_model_data_config(network)
-        mean, std = mean or tuple(found["mean"]), std or tuple(found["std"])
         # ToNumpy in the place of ToTensor and Normalize: pixels stay bytes
         change = timm.data.create_transform(**found, is_training=False, use_prefetcher=True)
         text = f"timm's: {found['input_size'][1]} pixels, crop {found['crop_pct']}, "
         return Preprocessing(change, mean, std, text + found["interpolation"])
-    if config:
-        mean, std = mean or tuple(config["mean"]), std or tuple(config["std"])
     need = "the network does not say what its input is normalised with: give mean and std"
     require(mean is not None and std is not None, need)
     if size is None:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from ..study import plan
 from ..study.store import Store
 from . import claims
+from .explorer import explorer
 from .gains import mean_and_spread, wide
 from .style import read_table
 
@@ -189,6 +190,7 @@ def render(stores: Sequence[Store], found: Sequence[claims.Claim]) -> str:
         title="Data-augmented quantization-aware knowledge distillation, reproduced",
         claims=found,
         colours=COLOURS,
+        explorer=explorer(stores[::-1]),
         profiles=[(s.profile, shown) for s in reversed(stores) if (shown := _sections(s))],
         hardware=_table(hardware_table(stores)),
         time=_table(time_table(stores)),
