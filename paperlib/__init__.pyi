@@ -13,7 +13,9 @@ from .models import MODELS as MODELS
 from .models import Classifier as Classifier
 from .models import build as build
 from .quantizers import METHODS as METHODS
+from .quantizers import agreement as agreement
 from .quantizers import describe as describe
+from .quantizers import export as export
 from .quantizers import initialise as initialise
 from .quantizers import quantize as quantize
 from .scoring import Score as Score

@@ -6,10 +6,11 @@ library's own.
 package raised itself. What is right all the same stands in `FINE`, with its reason.
 """
 
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -377,6 +378,47 @@ CALLS |= {
     "FSP": (losses.FSP, {"student": SIZES * 2, "teacher": SIZES * 2}),
     "KDSVD": (losses.KDSVD, {"student": SIZES * 2, "teacher": SIZES * 2, "k": 1}),
 }
+FOLDER = tempfile.TemporaryDirectory()  # removed at the end
+FILE, CARD = Path(FOLDER.name, "student"), {"classes": ("a", "b", "c"), **NORMALISED}
+
+
+@cache
+def ready() -> torch.nn.Module:
+    low = student()
+    quantizers.initialise(low, torch.rand(4, 3, 32, 32))
+    return low
+
+
+@cache
+def exported() -> Path:
+    quantizers.export(ready(), FILE, torch.rand(1, 3, 32, 32))
+    return FILE
+
+
+@cache
+def saved() -> Path:
+    quantizers.save_student(student(), FILE.with_suffix(".safetensors"))
+    return FILE.with_suffix(".safetensors")
+
+
+CALLS |= {
+    "export": (
+        quantizers.export,
+        {"student": ready, "path": FILE, "images": torch.rand(2, 3, 32, 32), **CARD},
+    ),
+    "agreement": (
+        quantizers.agreement,
+        {
+            "student": ready,
+            "path": exported,
+            "images": torch.rand(N, 3, 32, 32),
+            "labels": LABELS,
+            "batch": 6,
+        },
+    ),
+    "save_student": (quantizers.save_student, {"student": ready, "path": FILE, **CARD}),
+    "load_student": (quantizers.load_student, {"path": saved, "factory": lambda: net}),
+}
 CALLS["check_labels"] = (lambda labels: data.check_labels(labels, N, C), CALLS["check_labels"][1])
 NOT_CALLED = {
     **dict.fromkeys(
@@ -384,7 +426,7 @@ NOT_CALLED = {
     ),
     **dict.fromkeys(("LowBit", "Product", "explicit_attention"), "parts of quantized networks"),
     **dict.fromkeys(
-        ("count", "ends", "unwrapped", "warn_if_mostly_float"), "steps of quantize"
+        ("copied", "count", "ends", "unwrapped", "warn_if_mostly_float"), "steps of quantize"
     ),  # public names that are not tried, and why
     **dict.fromkeys(
         ("Objective", "Scoring"), "made by `objective`, and by `rank` from its options"
@@ -393,7 +435,7 @@ NOT_CALLED = {
     **dict.fromkeys(("Classifier", "Staged", "CifarResNet", "VGG", "Network"), "made by `build`"),
     **dict.fromkeys(("Method", "Entry", "Policy", "Source"), "entries of registries, for code"),
     **dict.fromkeys(("Quantizer", "QuantizedLayer"), "bases of classes, made by `quantize`"),
-    **dict.fromkeys(("Score",), "a result"),
+    **dict.fromkeys(("Score", "Card"), "a result"),
     **dict.fromkeys(("at_once", "cutmix_draw", "to_device", "augmented"), "parts of `augment`"),
     **dict.fromkeys(("logits_of", "scoring_order"), "parts of `predict`"),
     **dict.fromkeys(
@@ -488,6 +530,8 @@ for name, argument in (
     *(("augment", "size"), ("augment_batches", "size"), ("resized", "size")),
     *(("Data", "train"), ("Data", "test"), ("Recipe", "threads"), ("load", "root")),
     *(("CRD", "classes"), ("CKTF", "classes")),
+    *((name, part) for name in ("export", "save_student") for part in ("classes", "mean", "std")),
+    *(("agreement", "labels"), ("load_student", "factory")),
 ):
     FINE[name, argument, "None"] = DOCUMENTED
 REGISTRIES = "the study takes no torch: `runs.names` looks names up before any work"
@@ -506,6 +550,12 @@ FINE |= {
     ("describe", "images", "one row less"): "a batch of any size",
     ("describe", "images", "one dimension more"): "only the network knows what it takes",
     ("initialise", "images", "one dimension more"): "only the network knows what it takes",
+    ("export", "images", "one row less"): "a batch of any size",
+    **{
+        (name, "images", "one dimension more"): "only the network knows what it takes"
+        for name in ("export", "agreement")
+    },
+    ("agreement", "labels", "too large"): ANY_CLASSES,
     ("objective", "layers", "unknown"): "names of features: `attach` asks the networks",
     ("Dataset", "name", "unknown"): "a data set of the user's has any name",
     ("load", "root", "unknown"): "any folder: digits are in the package",

@@ -38,4 +38,6 @@ def build(name: str, classes: int, seed: int = 0) -> Classifier:
     network = MODELS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return network.make(classes)
+        made = network.make(classes)
+    made.built = name, classes
+    return made

@@ -74,6 +74,7 @@ class Classifier(nn.Module):
     """
 
     full_precision: tuple[str, ...] = ()
+    built: tuple[str, int] | None = None  # name and number of classes, if `build` made it
 
     def features(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(N, 3, H, W) float images, normalised -> (N, classes) logits and {"f0": ..., "f1": ...,

@@ -6,6 +6,9 @@ attention.py     multi-head attention out of layers and products
 layers.py        convolution and linear layer of any kind with quantized weight and input
 ends.py          which layers run first and last
 description.py   `describe`: what of a student is low-bit
+card.py          how a student was made; students as files: `save_student`, `load_student`
+export.py        `export`: a student as one ONNX file; `agreement`: whether that says the same
+graph.py         what becomes of its graph
 registry.py      `METHODS`, the quantizers by name; a file for each method, which says how its
                  parameters start and ends with its entry
 """
@@ -18,15 +21,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
-from torch.nn.parameter import is_lazy
 
 from ..basics.checks import checked, kind_of, require, several
 from ..basics.registry import import_all
 from ..data.checks import floats, module
 from ..models import in_mode, learning
 from .attention import Product, explicit_attention
+from .card import Card, load_student, save_student
 from .description import count, describe, warn_if_mostly_float
-from .ends import ends, unwrapped
+from .ends import copied, ends, unwrapped
+from .export import agreement, export
 from .functional import (
     dorefa_activation,
     dorefa_weight,
@@ -154,7 +158,8 @@ def quantize(
     for option in options:
         known = option in recipe.weight_options | recipe.activation_options
         require(known, f"method {method!r} has no option {option!r}")
-    student, keep = _copied(unwrapped(model)), _kept(unwrapped(model), keep)
+    model, wanted = unwrapped(model), None if keep is None else tuple(keep)
+    student, keep = copied(model), _kept(model, keep)
     explicit_attention(student, (keep or ()) if kept_bits is None else ())
     if not any(p.requires_grad for p in student.parameters()):
         student.requires_grad_()  # a frozen teacher's copy is to learn; single frozen parts stay so
@@ -169,16 +174,11 @@ def quantize(
     for part in student.modules():
         if isinstance(part, LowBit):
             part.call_grid(method)
+    bits = weight_bits, activation_bits
+    built = getattr(model, "built", None) or (None, None)
+    student.card = Card(method, *bits, wanted, kept_bits, per_channel, options, *built)
     warn_if_mostly_float(student)
     return student
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """A copy, also where a hook has computed a weight with its gradient, as `weight_norm` does."""
-    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
-    require(not lazy, f"these have no size before the network has run once: {', '.join(lazy)}")
-    computed = [x for m in model.modules() for x in vars(m).values() if isinstance(x, Tensor)]
-    return copy.deepcopy(model, {id(x): x.detach().clone() for x in computed})
 
 
 def _of_inputs(recipe: Method, bits: int, options: dict) -> tuple[Callable, Callable]:

@@ -1,8 +1,12 @@
 """Which layers a network runs first and last, by the flow of its data."""
 
-import torch
-from torch import fx, nn
+import copy
 
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
+
+from ..basics.checks import require
 from .attention import ExplicitAttention
 from .layers import LAYERS
 
@@ -73,3 +77,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     if isinstance(model, torch._dynamo.OptimizedModule):
         return unwrapped(model._orig_mod)
     return model
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy, also where a hook has computed a weight with its gradient, as `weight_norm` does."""
+    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
+    require(not lazy, f"these have no size before the network has run once: {', '.join(lazy)}")
+    computed = [x for m in model.modules() for x in vars(m).values() if isinstance(x, Tensor)]
+    return copy.deepcopy(model, {id(x): x.detach().clone() for x in computed})

@@ -16,6 +16,7 @@ from ..augment import augment, generator
 from ..basics.files import write_atomically
 from ..losses import objective
 from ..models import build
+from ..models.weights import as_safetensors
 from ..quantizers import quantize
 from ..scoring.racing import rank_within
 from ..study import config
@@ -58,12 +59,6 @@ def load_network(run: Trained, store: Store, device: str) -> Module:
         raise ValueError(f"the weights in {path} are not those that {store.path(run)} names")
     model.load_state_dict(safetensors.torch.load(content))
     return model.to(device).eval()
-
-
-def as_safetensors(model: Module) -> bytes:
-    """All state of a network. Whether a quantized layer is ready is a bool there."""
-    state = model.state_dict().items()
-    return safetensors.torch.save({n: torch.as_tensor(t).cpu().contiguous() for n, t in state})
 
 
 def identity(runs: Sequence[Run], store: Store) -> str:

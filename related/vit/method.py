@@ -51,7 +51,7 @@ def dynamic_codes(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     (tensor([-3.,  0.,  2.]), tensor(2.))
     """
     wide = widen(x.detach())
-    scale = divisor(wide.abs().amax() / (2 ** (bits - 1) - 1))
+    scale = divisor(wide.abs().max() / (2 ** (bits - 1) - 1))
     return straight_through(x, (wide / scale).round().to(x.dtype), scale), scale
 
 
