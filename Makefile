@@ -87,7 +87,7 @@ test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 5 to 
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 
-test-tools: $(READY)  ## tests that start other programs, as a Dask cluster: 2 to 4 minutes on 2 cores
+test-tools: $(READY)  ## tests that start other programs, a Dask cluster and Chromium: 2 to 5 minutes on 2 cores
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope tests/tools
 
 storm: $(READY)  ## kills, bit flips, full disks, dying workers: is anything finished lost? 9 minutes on 2 cores

@@ -62,12 +62,21 @@ def line(what: str, done: int, total: int | None, seconds: float) -> str:
     return f"{what} [{'#' * full:.<{WIDTH}}] {done} of {total}, {rate:.1f}/s, {left}"
 
 
+def looked_at() -> bool:
+    """Whether this is the kernel of a notebook that somebody has open, not papermill's or nbval's.
+
+    >>> looked_at()
+    False
+    """
+    return "ipykernel" in sys.modules and any(name in os.environ for name in LOOKED_AT)
+
+
 def _screen() -> Show | None:
     """What shows a line in the place of the last one; None where nobody looks."""
     if os.environ.get("PAPERLIB_PROGRESS") == "0" or "PYTEST_CURRENT_TEST" in os.environ:
         return None
     if "ipykernel" in sys.modules:
-        return _notebook() if any(name in os.environ for name in LOOKED_AT) else None
+        return _notebook() if looked_at() else None
     return _terminal if sys.stderr is not None and sys.stderr.isatty() else None
 
 
