@@ -2,7 +2,8 @@
 
 experiments.py  the runs of this repository: run, reproduce, compare, status, figures, notebooks,
                 methods
-own.py          a teacher and images of one's own: rank, train, export
+own.py          a teacher and images of one's own: rank
+students.py     low-bit students of one's own: train, export
 options.py      what several commands take
 """
 
@@ -16,12 +17,12 @@ from typing import Annotated
 import typer
 
 from ..study import extensions
-from . import experiments, own
+from . import experiments, own, students
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit statuses beside 0
 
 app = typer.Typer(name="paperlib", pretty_exceptions_enable=False)
-for command in (*own.COMMANDS, *experiments.COMMANDS):
+for command in (*own.COMMANDS, *students.COMMANDS, *experiments.COMMANDS):
     app.command()(command)
 
 

@@ -38,7 +38,12 @@ class Preprocessing:
     text: str
 
 
-def network_of(spec: str, weights: str | Path | None = None, classes: int | None = None) -> Any:
+def network_of(
+    spec: str,
+    weights: str | Path | None = None,
+    classes: int | None = None,
+    pretrained: bool = True,
+) -> Any:
     """The network that a text names.
 
     spec     "timm:NAME", "module:factory" (a function without arguments, or the network itself, in
@@ -47,6 +52,7 @@ def network_of(spec: str, weights: str | Path | None = None, classes: int | None
     weights  a safetensors file with its whole state. Without one timm fetches its own weights, and
              a name of `MODELS` is refused.
     classes  outputs of a network of timm or of `MODELS`; None: as many as its own weights have.
+    pretrained  False: without weights, a network as it is made.
 
     Nothing is unpickled. Raises ValueError, naming the spec or the file, for what is not known, not
     there, or does not fit.
@@ -54,13 +60,13 @@ def network_of(spec: str, weights: str | Path | None = None, classes: int | None
     >>> type(network_of("torch.nn:Identity")).__name__
     'Identity'
     """
-    if weights is None and spec in MODELS:
+    if weights is None and spec in MODELS and pretrained:
         raise ValueError(f"the network {spec!r} has no weights of its own: give a safetensors file")
     if spec.endswith(".pt2"):
         require(weights is None, f"{spec} brings its own weights, got {str(weights)!r} too")
         return load_program(spec)
     if spec.startswith(TIMM):
-        network = _of_timm(spec.removeprefix(TIMM), weights is None, classes)
+        network = _of_timm(spec.removeprefix(TIMM), pretrained and weights is None, classes)
     elif spec in MODELS:
         require(classes, f"the network {spec!r} needs to be told the number of classes")
         network = MODELS[spec].make(classes)
