@@ -255,3 +255,21 @@ def test_an_npz_file_and_timms_own_normalisation(here):
 
 def test_help_lists_every_option(capsys):
     assert main(["rank", "--help"]) == 0 and main(["--help"]) == 0 and main([]) == 0
+
+
+def test_a_known_data_set_brings_its_own_scale(here, capsys):
+    """Digits, which a mirror changes."""
+    from pathlib import Path
+
+    from paperlib import load
+    from paperlib.models.bring import network_of
+
+    weights = Path(__file__).parents[1] / "results/explore/digits_resnet8_certain.safetensors"
+    teacher = ["--teacher", "resnet8", "--weights", str(weights)]
+    some = ["none", "erasing"]
+    assert (
+        command("--candidates", ",".join(some), "--out", "out", teacher=teacher, data="digits") == 0
+    )
+    same = rank(network_of("resnet8", weights, 10), load("digits"), some)
+    table = pd.read_csv(here / "out/ranking.csv")
+    pd.testing.assert_frame_equal(table, same, check_dtype=False, check_exact=False)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..augment import AUGMENTATIONS, candidates
 from ..basics.checks import require
+from ..data import DATASETS, Dataset, load
 from ..data.pictures import Pictures, arrays, numbered, pictures, readable, splits
 from ..data.streams import shelf
 from ..models.bring import TIMM, Preprocessing, named, network_of, preprocessing_of
@@ -31,6 +32,7 @@ class Brought:
 
     data     `Pictures`, or images and labels. classes  names, in the order of the outputs.
     skipped  files that cannot be read, and why. seen  how pictures become the teacher's input.
+    mirror   whether a mirrored image keeps its class. workers  processes that read pictures.
     """
 
     teacher: Any
@@ -40,6 +42,8 @@ class Brought:
     skipped: tuple[tuple[str, str], ...]
     seen: tuple[str, ...]
     glance: Glance
+    mirror: bool
+    workers: int
 
     @property
     def labels(self) -> Tensor:
@@ -67,6 +71,7 @@ class Wanted:
     std: str
     size: int
     per_class: int
+    mirror: bool | None
     device: str
     workers: int
     seed: int
@@ -78,13 +83,16 @@ def bring(wanted: Wanted, say: Say) -> Brought:
     """
     workers = wanted.workers if wanted.workers >= 0 else len(os.sched_getaffinity(0))
     names = _lines(wanted.classes) if wanted.classes else None
-    data, classes = _data(wanted, names, say)
+    known = _known(wanted.data)
+    data, classes = _data(wanted, names, say) if known is None else _of_known(known)
     if wanted.teacher.startswith(TIMM) and not wanted.weights:
         say(f"fetching timm's weights of {wanted.teacher.removeprefix(TIMM)}")
     network = network_of(wanted.teacher, wanted.weights or None, len(classes))
-    look = preprocessing_of(
-        network, _numbers("mean", wanted.mean), _numbers("std", wanted.std), wanted.size or None
-    )
+    scale = [_numbers(name, getattr(wanted, name)) for name in ("mean", "std")]
+    if known is not None:
+        own = known.mean, known.std
+        scale = [usual if given is None else given for given, usual in zip(scale, own, strict=True)]
+    look = preprocessing_of(network, *scale, wanted.size or None)
     if isinstance(network, nn.Module):
         network.to(wanted.device)
     skipped: list[tuple[str, str]] = []
@@ -92,15 +100,25 @@ def bring(wanted: Wanted, say: Say) -> Brought:
         data, skipped = _readable(replace(data, transform=look.transform), workers, say)
     if wanted.subset:
         data, classes, network = _subset(data, classes, network)
-    scale = {"mean": look.mean, "std": look.std, "workers": workers, "seed": wanted.seed}
-    found = glance(network, data, **scale)
+    how = {"mean": look.mean, "std": look.std, "workers": workers, "seed": wanted.seed}
+    found = glance(network, data, **how)
     if isinstance(data, Pictures) and names is None:
         data, classes, found = _ordered(data, classes, found, wanted.order, say)
-    seen = _seen(data, look)
-    brought = Brought(network, data, classes, look, tuple(skipped), seen, found)
+    mirror = known is None or known.mirror if wanted.mirror is None else wanted.mirror
+    facts = tuple(skipped), _seen(data, look), found, mirror, workers
+    brought = Brought(network, data, classes, look, *facts)
     _report(brought, say)
     _check(brought)
     return brought
+
+
+def _known(name: str) -> Dataset | None:
+    """A data set that the package knows by this name, if no folder or file is called so."""
+    return load(name) if name in DATASETS and not Path(name).exists() else None
+
+
+def _of_known(data: Dataset) -> tuple[Any, tuple[str, ...]]:
+    return (data.train_images, data.train_labels), data.classes
 
 
 def _data(wanted: Wanted, names: list[str] | None, say: Say) -> tuple[Any, tuple[str, ...]]:

@@ -62,7 +62,10 @@ Weights = Annotated[
     str, typer.Option(help="a safetensors file; empty: timm's own, or what the factory gives")
 ]
 Data = Annotated[
-    str, typer.Option(help="a folder with a folder a class, or an npz file of images and labels")
+    str,
+    typer.Option(
+        help="a folder with a folder a class, an npz file of images and labels, or a known name"
+    ),
 ]
 Classes = Annotated[
     str, typer.Option(help="a file with a class a line, in the order of the teacher's outputs")
@@ -85,6 +88,9 @@ Size = Annotated[
 PerClass = Annotated[int, typer.Option(min=0, help="at most so many pictures a class; 0: all")]
 Workers = Annotated[int, typer.Option(min=-1, help="processes that read pictures; -1: one a core")]
 Mirror = Annotated[
-    bool, typer.Option("--mirror/--no-mirror", help="whether a mirrored picture keeps its class")
+    bool | None,
+    typer.Option(
+        "--mirror/--no-mirror", help="whether a mirrored picture keeps its class: usually"
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="of every random draw")]

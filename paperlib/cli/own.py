@@ -32,7 +32,7 @@ def rank(
     std: given.Std = "",
     size: given.Size = 0,
     per_class: given.PerClass = 0,
-    mirror: given.Mirror = True,
+    mirror: given.Mirror = None,
     batch: Annotated[int, typer.Option(help="images a forward pass")] = 100,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster")] = "float32",
     device: given.Device = "cpu",
@@ -54,12 +54,12 @@ def rank(
     console = Console(width=width, soft_wrap=True, highlight=False, markup=False)
     names = chosen(candidates)
     wanted = Wanted(
-        teacher, weights, data, classes, order, subset, mean, std, size, per_class, device, workers,
-        seed,
+        teacher, weights, data, classes, order, subset, mean, std, size, per_class, mirror, device,
+        workers, seed,
     )  # fmt: skip
     brought = bring(wanted, console.print)
-    how = {"mean": brought.look.mean, "std": brought.look.std, "mirror": mirror, "seed": seed}
-    how |= {"batch": batch, "precision": precision, "workers": max(workers, 0)}
+    how = {"mean": brought.look.mean, "std": brought.look.std, "mirror": brought.mirror}
+    how |= {"seed": seed, "batch": batch, "precision": precision, "workers": brought.workers}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if budget:
@@ -72,7 +72,7 @@ def rank(
     _print(console, table)
     if out:
         images, labels = brought.examples(EXAMPLES)
-        shown = strips(names, images, labels, len(brought.classes), seed, mirror)
+        shown = strips(names, images, labels, len(brought.classes), seed, brought.mirror)
         _write(Path(out), table, _facts(brought, teacher, said), shown | {"": jpeg(images)})
         console.print(f"written: {out}/ranking.csv, ranking.json and index.html")
     return 0

@@ -50,7 +50,7 @@ def train(
     std: given.Std = "",
     size: given.Size = 0,
     per_class: given.PerClass = 0,
-    mirror: given.Mirror = True,
+    mirror: given.Mirror = None,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster")] = "float32",
     device: given.Device = "cpu",
     workers: given.Workers = -1,
@@ -68,8 +68,8 @@ def train(
     from .bringing import Wanted, bring
 
     wanted = Wanted(
-        teacher, weights, data, classes, order, False, mean, std, size, per_class, device, workers,
-        seed,
+        teacher, weights, data, classes, order, False, mean, std, size, per_class, mirror, device,
+        workers, seed,
     )  # fmt: skip
     recipe = Recipe(epochs, batch, lr, 0.0, quantizer_lr=quantizer_lr, precision=precision)
     name, file = _augmentation(augmentation), Path(out)
@@ -78,11 +78,11 @@ def train(
     brought = bring(wanted, print)
     student = quantize(brought.teacher, method, bits, bits)
     student.card = replace(student.card, network=teacher, outputs=len(brought.classes))
-    images = _dataset(brought, test, mirror).to(device)
+    images = _dataset(brought, test or _beside(data)).to(device)
     low = describe(student, images.normalise(images.train_images[:1])).attrs["weights"]
     print(f"low-bit: {low:.1%} of the weights; augmentation {name}; {epochs} epochs", flush=True)
     task = Task(images, name, objective(loss), recipe, seed, brought.teacher)
-    known = repr((student.card, data, test, mirror, len(images.train_images))).encode()
+    known = repr((student.card, data, test, brought.mirror, len(images.train_images))).encode()
     identity = hashlib.sha256(as_safetensors(brought.teacher) + known).hexdigest()
     checkpoint = file.with_suffix(".epoch.pt")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -133,19 +133,27 @@ def _augmentation(text: str) -> str:
     return text
 
 
-def _dataset(brought: Any, test: str, mirror: bool) -> Any:
+def _beside(data: str) -> str:
+    """The folder for testing beside that for training; "" if there is none."""
+    from ..data.pictures import splits
+
+    above = splits(Path(data)) if Path(data).is_dir() else []
+    return str(Path(data, above[1])) if len(above) > 1 else ""
+
+
+def _dataset(brought: Any, test: str) -> Any:
     """Training and test images in memory."""
     import numpy as np
 
     from ..data import dataset_of
-    from ..data.pictures import Pictures, pictures, readable, splits
+    from ..data.pictures import Pictures, pictures, readable
 
     found, scale = brought.data, {"mean": brought.look.mean, "std": brought.look.std}
-    names = {"classes": brought.classes, "mirror": mirror, "name": "own images"}
+    names = {"classes": brought.classes, "mirror": brought.mirror, "name": "own images"}
     if test:
-        folder = Path(test) / splits(Path(test))[-1] if splits(Path(test)) else Path(test)
-        other = pictures(folder, brought.classes, brought.look.transform)
-        return dataset_of(found, readable(other)[0], **names, **scale)
+        other, _ = readable(pictures(test, brought.classes, brought.look.transform))
+        print(f"tested on the {len(other)} pictures of {test}")
+        return dataset_of(found, other, **names, **scale)
     labels = brought.labels.numpy()
     apart = np.zeros(len(labels), bool)
     for k in range(len(brought.classes)):
