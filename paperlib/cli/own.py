@@ -84,7 +84,7 @@ def _print(console: Any, table: Any) -> None:
 
     from ..reporting.ranking import cells, race, summary
 
-    rows = cells(table)
+    rows = cells(table, ("score", "behind"))
     shown = Table(box=box.SIMPLE_HEAD)
     for name in rows[0]:
         widest = max(len(row[name]) for row in rows)

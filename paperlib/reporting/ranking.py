@@ -26,19 +26,20 @@ COLUMNS = {
 MANY = 4  # candidates that a sentence lists
 
 
-def cells(table: pd.DataFrame) -> list[dict[str, str]]:
-    """The rows of a ranking as texts, by the columns of it that are shown. Scores, and what a
-    candidate is behind, have their intervals.
+def cells(table: pd.DataFrame, intervals: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """The rows of a ranking as texts, by the columns of it that are shown. intervals  columns whose
+    intervals stand behind their numbers.
     """
     shown = [c for c in COLUMNS if c in table and not table[c].isna().all()]
-    return [{c: _cell(row, c) for c in shown} for row in table.to_dict("records")]
+    rows = table.to_dict("records")
+    return [{c: _cell(row, c, c in intervals) for c in shown} for row in rows]
 
 
-def _cell(row: Mapping[str, Any], column: str) -> str:
+def _cell(row: Mapping[str, Any], column: str, interval: bool) -> str:
     if pd.isna(row[column]):
         return ""
     text, ends = format(row[column], COLUMNS[column]), (f"{column}_low", f"{column}_high")
-    if column in ("score", "behind") and ends[0] in row:
+    if interval and ends[0] in row:
         low, high = (format(row[end], COLUMNS[column]) for end in ends)
         text += f" [{low}, {high}]"
     return text
@@ -129,14 +130,16 @@ def page(table: pd.DataFrame, facts: Mapping[str, Any], pictures: Mapping[str, b
     table     of `scoring.rank` or `rank_within`. facts  as `paperlib rank` writes them as JSON.
     pictures  by candidate, and "" for the images as they are, JPEGs.
     """
-    shown, bars = cells(table), _bars(table)
+    shown, bars, labels = cells(table), _bars(table), cells(table, ("score",))
     rows = []
-    for texts, values, bar in zip(shown, table.to_dict("records"), bars, strict=True):
+    for texts, label, values, bar in zip(
+        shown, labels, table.to_dict("records"), bars, strict=True
+    ):
         name = values["augmentation"]
         picture = base64.b64encode(pictures[name]).decode()
         pairs = [(text, values[column]) for column, text in texts.items()]
         rows.append(
-            {"name": name, "cells": pairs, "bar": bar, "label": texts["score"], "picture": picture}
+            {"name": name, "cells": pairs, "bar": bar, "label": label["score"], "picture": picture}
         )
     environment = Environment(
         loader=PackageLoader("paperlib.reporting", "."), autoescape=True, undefined=StrictUndefined

@@ -109,7 +109,7 @@ def test_a_ranking_sorts_and_grows(opened, ranking):
         page.click("th:has-text('error') button")
     values = [
         float(cell.get_attribute("data-value"))
-        for cell in page.locator("#candidates tbody tr td:nth-child(6)").all()
+        for cell in page.locator("#candidates tbody tr td:nth-child(8)").all()
     ]
     assert values == sorted(values, reverse=True)
     page.click("th:has-text('rank') button")
