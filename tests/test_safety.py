@@ -523,5 +523,7 @@ def test_what_a_killed_process_was_writing_is_cleared(store):
     ]
     for path in left:
         path.write_bytes(b"half")
+    with store.lock(STUDENT):
+        assert store.begin(STUDENT)  # and that it had begun
     sweep([STUDENT], store, jobs=1)
     assert store.done(STUDENT) and not any(path.exists() for path in left)

@@ -110,6 +110,7 @@ def _has_weights(run: kinds.Trained, store: Store, device: str) -> bool:
 def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
     """Compute a run and write its record. The caller holds its lock."""
     started, cpu_started = time.perf_counter(), time.process_time()
+    first = store.begin(run)
     store.set_aside_damaged(run)
     with _failures([run], store, device), _threads(run):
         teacher = teacher_facts(run, store)
@@ -119,7 +120,7 @@ def _make(run: Run, store: Store, device: str) -> dict[str, Any]:
             "cpu_seconds": time.process_time() - cpu_started,
         }
         record = _save(run, store, result, teacher, environment(device), seconds)
-    store.clear(run.key)
+    store.clear(run.key, first)
     return record
 
 
@@ -160,6 +161,7 @@ def _make_together(runs: Sequence[StudentRun], store: Store, device: str) -> Non
     name = hashlib.sha256("".join(run.key for run in runs).encode()).hexdigest()[:16]
     checkpoint = store.checkpoint(name)
     reporters = [kinds.reporter(run, store, run.recipe.epochs) for run in runs]
+    first = all([store.begin(run) for run in runs])
     for run in runs:
         store.set_aside_damaged(run)
     with _failures(runs, store, device), _threads(runs[0]):
@@ -178,7 +180,7 @@ def _make_together(runs: Sequence[StudentRun], store: Store, device: str) -> Non
         for run, student, task, curve in zip(runs, students, tasks, curves, strict=True):
             _save(run, store, kinds.trained(run, student, task, curve, store), facts, where, {})
     for key in (name, *(run.key for run in runs)):
-        store.clear(key)
+        store.clear(key, first)
 
 
 @contextlib.contextmanager

@@ -59,7 +59,8 @@ def executor(spec: str, store: Store, device: str = "cpu", jobs: int = 0) -> Ite
         if time.time() - path.stat().st_mtime > DAY:
             path.unlink(missing_ok=True)  # of a launcher that was killed
     data = Path(os.environ.get("PAPERLIB_DATA", "data")).absolute()
-    lease = Lease(folder / f"lease-{uuid.uuid4().hex}", versions(), data, device, STALE)
+    where = data, data.is_dir()
+    lease = Lease(folder / f"lease-{uuid.uuid4().hex}", versions(), where, device, STALE)
     with lock(lease):
         lease.path.touch()
         cluster = _dask(rest, lease) if kind == "dask" else _submitit(kind, rest, lease, jobs)
@@ -114,7 +115,7 @@ def _package(name: str) -> ModuleType:
 
 # ------------------------------------------------------------------------------------------ Dask
 
-_own = threading.local()  # in a Dask worker: `process`, that of this thread
+_own = threading.local()  # in a Dask worker: this thread's process for each lease
 
 
 def _fresh_process() -> Executor:
@@ -126,12 +127,13 @@ def _fresh_process() -> Executor:
 
 def _in_process(lease: Lease, work: bytes) -> Any:
     """In a thread of a Dask worker: work in a process, so that a unit can kill nothing else."""
+    mine, name = vars(_own), lease.path.name
+    if name not in mine:
+        mine[name] = _fresh_process()
     try:
-        if not hasattr(_own, "process"):
-            _own.process = _fresh_process()
-        return _own.process.submit(leased, lease, 1, work).result()
+        return mine[name].submit(leased, lease, 1, work).result()
     except BrokenExecutor:
-        del _own.process
+        del mine[name]
         raise
 
 

@@ -26,6 +26,8 @@ from filelock import FileLock, Timeout
 
 from ..basics.files import write_atomically
 
+_watched: set[Path] = set()  # in a process of a worker: the leases that it watches
+
 
 class Unfit(RuntimeError):
     """A worker that must not work for this launcher, and why."""
@@ -36,13 +38,13 @@ class Lease:
     """What a worker needs to know of the launcher.
 
     path   the file that the launcher touches. versions  its `versions()`. data  its folder of data
-           sets. device  what a unit computes on.
+           sets, and whether that is there. device  what a unit computes on.
     stale  after so many seconds without a touch the launcher counts as dead.
     """
 
     path: Path
     versions: dict[str, str]
-    data: Path
+    data: tuple[Path, bool]
     device: str
     stale: float
 
@@ -104,8 +106,9 @@ def probe(lease: Lease, name: str) -> None:
     with lock(lease) as got:
         if got:
             raise Unfit(f"got the lock that the launcher holds: locks fail in {path.parent}")
-    if lease.data.exists() and not os.access(lease.data, os.R_OK):
-        raise Unfit(f"cannot read {lease.data}")
+    data, needed = lease.data
+    if needed and not os.access(data, os.R_OK):
+        raise Unfit(f"does not see {data}, which has the data sets")
 
 
 def leased(lease: Lease, threads: int, work: bytes) -> Any:
@@ -114,18 +117,16 @@ def leased(lease: Lease, threads: int, work: bytes) -> Any:
     """
     lease.check()
     torch.set_num_threads(threads)
-    os.environ["PAPERLIB_DATA"] = str(lease.data)
-    over = threading.Event()
-    threading.Thread(target=_watch, args=(lease, over), daemon=True).start()
-    try:
-        function, arguments = pickle.loads(work)
-        return function(*arguments)
-    finally:
-        over.set()
+    os.environ["PAPERLIB_DATA"] = str(lease.data[0])
+    if lease.path not in _watched:
+        _watched.add(lease.path)
+        threading.Thread(target=_watch, args=(lease,), daemon=True).start()
+    function, arguments = pickle.loads(work)
+    return function(*arguments)
 
 
-def _watch(lease: Lease, over: threading.Event) -> None:
-    """End this process when the lease is."""
+def _watch(lease: Lease) -> None:
+    """End this process when the lease is over, also while it waits for more work."""
     seen, since = 0, time.monotonic()
     while True:
         try:
@@ -139,5 +140,4 @@ def _watch(lease: Lease, over: threading.Event) -> None:
             seen, since = stamp, time.monotonic()
         elif time.monotonic() - since > lease.stale:
             os._exit(1)
-        if over.wait(1):
-            return
+        time.sleep(1)

@@ -119,14 +119,25 @@ class Store:
         """The path of a training's state after its last finished epoch. key  a run's, or a name."""
         return self.cache / f"{key}.epoch.pt"
 
-    def clear(self, key: str) -> None:
+    def begin(self, run: Run) -> bool:
+        """Whether nobody began to make this run and was killed. The caller holds the run's lock."""
+        try:
+            (self.cache / f"{run.key}.begun").touch(exist_ok=False)
+            return True
+        except FileExistsError:
+            return False
+
+    def clear(self, key: str, first: bool) -> None:
         """Remove what a finished run needs no more: its checkpoint, and temporary files of killed
         processes. The caller holds the run's lock, so nobody writes them now.
+
+        first  what `begin` said. Then there are no such files to look for among thousands.
         """
         self.checkpoint(key).unlink(missing_ok=True)
-        for folder in (self.cache, self.runs):
+        for folder in () if first else (self.cache, self.runs):
             for path in folder.glob(f".{key}.*.tmp"):
                 path.unlink(missing_ok=True)
+        (self.cache / f"{key}.begun").unlink(missing_ok=True)
 
     def predictions_path(self, run: Run) -> Path:
         return self.runs / f"{run.key}.predictions.safetensors"

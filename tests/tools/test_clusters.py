@@ -22,6 +22,7 @@ import pytest
 import submitit
 from distributed import Client, LocalCluster
 
+from bench import sweeps
 from paperlib.basics.recipe import Recipe
 from paperlib.runs import executors
 from paperlib.runs import lease as leases
@@ -256,7 +257,7 @@ def test_a_cluster_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "STALE", 0.5)
     (tmp_path / "lease").touch()
     lease, cluster, over = (
-        Lease(tmp_path / "lease", {}, ROOT, "cpu", 1),
+        Lease(tmp_path / "lease", {}, (ROOT, True), "cpu", 1),
         Silent(),
         threading.Event(),
     )
@@ -336,12 +337,16 @@ def test_what_does_not_fit_is_named(lone, store, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_not_shared_or_does_not_lock_is_refused(tmp_path, monkeypatch):
-    lease = Lease(tmp_path / "lease", versions(), tmp_path / "data", "cpu", 1)
+    lease = Lease(tmp_path / "lease", versions(), (tmp_path / "data", False), "cpu", 1)
     with pytest.raises(Unfit, match=re.escape(str(tmp_path))), leases.lock(lease):
         probe(lease, "of-the-launcher")  # which the worker does not see
     (tmp_path / "of-the-launcher").touch()
     with pytest.raises(Unfit, match="lock"):
         probe(lease, "of-the-launcher")  # whose lock anybody gets
+    with leases.lock(lease):
+        probe(lease, "of-the-launcher")
+        with pytest.raises(Unfit, match="data"):
+            probe(replace(lease, data=(tmp_path / "data", True)), "of-the-launcher")
 
     def fails(*_):
         raise OSError(38, "no locks here")
@@ -353,8 +358,19 @@ def test_a_folder_that_is_not_shared_or_does_not_lock_is_refused(tmp_path, monke
         pass
 
 
+@pytest.mark.parametrize("cluster, runs", [(sweeps.threads, 10_000), (sweeps.dask, 1000)])
+def test_of_thousands_of_runs_over_a_hundred_workers_none_is_lost_or_made_twice(
+    tmp_path, cluster, runs
+):
+    """Runs that compute nothing; `python -m bench.sweeps` has what they cost."""
+    with cluster() as found:
+        cost = sweeps.measure(found, runs, tmp_path)
+    assert (cost["records"], cost["twice"]) == (runs, 0)
+    assert cost["launcher ms"] < 10, "as it would be if a step looked at all runs for each"
+
+
 def test_a_worker_that_comes_later_and_does_not_fit_stops_the_sweep(store, monkeypatch):
-    """Many workers in this process; `make bench` has the cost of ten thousand runs."""
+    """Which would otherwise fail run after run."""
 
     def unfit(*_):
         raise Unfit("on a node has torch 1.0")
@@ -364,7 +380,7 @@ def test_a_worker_that_comes_later_and_does_not_fit_stops_the_sweep(store, monke
         LocalCluster(8, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
-        lease = Lease(store.cache / "lease", {}, ROOT, "cpu", 1)
+        lease = Lease(store.cache / "lease", {}, (ROOT, True), "cpu", 1)
         found = executors._Workers(client, lease, "here")
         with pytest.raises(CancelledError):
             sweep(RUNS, store, executor=found)
