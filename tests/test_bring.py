@@ -167,6 +167,13 @@ def test_a_program_runs_no_code(program, tmp_path, name):
             load_program(attack)
 
 
+def test_a_program_for_one_number_of_images_is_refused(tmp_path):
+    path = tmp_path / "two.pt2"
+    torch.export.save(torch.export.export(Net().eval(), (torch.zeros(2, 3, 8, 8),)), path)
+    with pytest.raises(ValueError, match=r"two\.pt2 takes 2 images"):
+        load_program(path)
+
+
 def test_other_files_are_no_programs(tmp_path):
     scripted = tmp_path / "script.pt2"
     torch.jit.script(nn.Linear(2, 2)).save(str(scripted))

@@ -40,6 +40,14 @@ def guessing():
     return Colours([0, 0, 0])
 
 
+def broken():
+    return 1 / 0
+
+
+def softmax():
+    return nn.Sequential(Colours(), nn.Softmax(1))
+
+
 grey = v2.RandomGrayscale(1.0)
 mine = {"inverted": lambda image: 255 - image, "none": "none"}
 """
@@ -125,6 +133,8 @@ def _failed(capsys, *named):
     [
         (["--teacher", "own_nets:guessing"], "33.3%"),  # no better than a guess
         (["--teacher", "own_nets:nope"], "nope"),
+        (["--teacher", "own_nets:broken"], "ZeroDivisionError"),
+        (["--teacher", "own_nets:softmax"], "probabilities"),
         (["--teacher", "own_nets:twelve"], "12 outputs"),
         (["--teacher", "gone.pt2"], "gone.pt2"),
         (["--weights", "gone.safetensors"], "gone.safetensors"),
@@ -273,3 +283,12 @@ def test_a_known_data_set_brings_its_own_scale(here, capsys):
     same = rank(network_of("resnet8", weights, 10), load("digits"), some)
     table = pd.read_csv(here / "out/ranking.csv")
     pd.testing.assert_frame_equal(table, same, check_dtype=False, check_exact=False)
+
+
+def test_an_interruption_is_one_line(here, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("paperlib.cli.bringing.bring", interrupted)
+    assert command() == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -20,6 +20,7 @@ from ..study import extensions
 from . import experiments, own, students
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit statuses beside 0
+RESUMABLE = ("run", "reproduce", "train")
 
 app = typer.Typer(name="paperlib", pretty_exceptions_enable=False)
 for command in (*own.COMMANDS, *students.COMMANDS, *experiments.COMMANDS):
@@ -56,12 +57,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted: the same command resumes", file=sys.stderr)
+        resumes = ": the same command resumes" if words[0] in RESUMABLE else ""
+        print(f"interrupted{resumes}", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except Exception as error:
         if developer:
             raise
-        return _failed(str(error) or type(error).__name__, FAILED)
+        return _failed(_described(error), FAILED)
+
+
+def _described(error: Exception) -> str:
+    """An error in words. Of one that the package does not raise on purpose, as from a network of
+    the user's own, the kind belongs to it.
+    """
+    known = isinstance(error, ValueError | TypeError | OSError | RuntimeError | ImportError)
+    if known and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}; --traceback shows where"
 
 
 def _failed(reason: str, status: int) -> int:

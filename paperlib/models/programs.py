@@ -43,23 +43,31 @@ def load_program(path: str | Path) -> nn.Module:
     """The network in an archive of `torch.export.save`, in the mode in which it was exported.
 
     Raises ValueError, naming the member, for an archive that holds anything which torch would
-    unpickle or run as Python, and for a file that is none; FileNotFoundError if it is not there.
+    unpickle or run as Python, for a file that is none, and for a network that was exported for one
+    number of images; FileNotFoundError if it is not there.
 
     >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp(), "net.pt2")
-    >>> net = nn.Linear(3, 2)
-    >>> torch.export.save(torch.export.export(net, (torch.ones(2, 3),)), file)
-    >>> torch.equal(load_program(file)(torch.ones(2, 3)), net(torch.ones(2, 3)))
+    >>> file, net = Path(tempfile.mkdtemp(), "net.pt2"), nn.Linear(3, 2)
+    >>> some = torch.export.Dim("images", min=1)
+    >>> made = torch.export.export(net, (torch.ones(2, 3),), dynamic_shapes=({0: some},))
+    >>> torch.export.save(made, file)
+    >>> torch.equal(load_program(file)(torch.ones(5, 3)), net(torch.ones(5, 3)))
     True
     """
     try:
         content = _harmless(Path(path))
-        return torch.export.load(io.BytesIO(content)).module()
+        program = torch.export.load(io.BytesIO(content))
     except (FileNotFoundError, IsADirectoryError):
         raise
     except Exception as error:  # what another file makes zip, json and torch raise
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is no program that can be trusted: {reason:.300}") from error
+    inputs = program.graph_signature.user_inputs
+    for node in (node for node in program.graph.nodes if node.name in inputs):
+        images = node.meta["val"].shape[0]
+        free = 'export it with dynamic_shapes=({0: torch.export.Dim("images")},)'
+        require(not isinstance(images, int), f"{path} takes {images} images and no others: {free}")
+    return program.module()
 
 
 def _harmless(path: Path) -> bytes:
