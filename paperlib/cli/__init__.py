@@ -49,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
-            return app(words, prog_name="paperlib", standalone_mode=False) or 0
+            status = app(words, prog_name="paperlib", standalone_mode=False) or 0
+        if status == INTERRUPTED:  # typer makes a status of Ctrl-C, without a word
+            raise KeyboardInterrupt
+        return status
     except typer.TyperException as error:
         # typer's message seldom has the value
         return _failed(f"{error.format_message()}; in: paperlib {shlex.join(words)}", MISUSED)
