@@ -95,7 +95,7 @@ storm: $(READY)  ## kills, bit flips, full disks, dying workers: is anything fin
 
 test-oldest:  ## the tests on the oldest versions that pyproject.toml allows (needs uv): 10 minutes, 6 GB
 	uv venv --quiet --clear --python 3.11 build/oldest
-	uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct -e '.[test]'
+	uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct -e '.[test,export]'
 	build/oldest/bin/python -m pytest -n $(WORKERS) --dist loadscope
 
 docs: $(READY)  ## the documentation as a site in build/site: seconds

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .line import CHAIN, Stored, line_of
+from .line import CHAIN, Stored, grid_of, line_of
 
 OPSET, IR = 25, 13  # the first with 2 bits
 DOMAIN = "paperlib"  # of the node that stands for a layer's weight until it is packed
@@ -33,10 +33,12 @@ class Rewriting:
         self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         self.outputs = {value.name for value in graph.output}
         self.users: dict[str, list] = {}
+        self.makers: dict[str, Any] = {}
         self.weights: dict[str, tuple[str, tuple[int, ...] | None]] = {}  # value -> layer, order
         self.eight: dict[str, tuple[str, int]] = {}  # codes -> the same as uint8, which is 0
         self.swallowed: set[str] = set()  # values that are there as uint8 alone, or not at all
         for node in graph.node:
+            self.makers[node.output[0]] = node
             for name in node.input:
                 self.users.setdefault(name, []).append(node)
             if node.domain == DOMAIN:
@@ -50,8 +52,13 @@ class Rewriting:
         for node in list(self.graph.node):
             if node.output[0] not in self.weights and node.output[0] not in self.swallowed:
                 self.replace(node)
+        used, kept = set(self.outputs), []
+        for node in reversed(self.nodes):
+            if used.intersection(node.output):
+                used.update(node.input)
+                kept.append(node)
         del self.graph.node[:]
-        self.graph.node.extend(self.nodes)
+        self.graph.node.extend(reversed(kept))
 
     # ------------------------------------------------------------------------------ what is added
 
@@ -109,10 +116,40 @@ class Rewriting:
         """A layer's input as uint8, and which of its values is 0."""
         if value not in self.eight:
             zero, name = -layer.inputs[0], value
-            if zero:
-                name = self.add("Add", [value, self.offset(zero)], f"{value}.from0")
-            self.eight[value] = self.add("Cast", [name], f"{value}.uint8", to=UINT8), zero
+            source, grid = self.grid(value)
+            if grid:
+                shift, scale, bottom, top = grid
+                name = f"{value}.uint8"
+                if shift:
+                    moved = [source, self.constant(f"{value}.shift", shift)]
+                    source = self.add("Add", moved, f"{value}.shifted")
+                inputs = [source, self.constant(f"{value}.scale", scale), self.scalar(zero)]
+                self.add("QuantizeLinear", inputs, name)
+                name = self.clipped(name, bottom + zero, top + zero)
+            else:
+                if zero:
+                    name = self.add("Add", [value, self.offset(zero)], f"{value}.from0")
+                name = self.add("Cast", [name], f"{value}.uint8", to=UINT8)
+            self.eight[value] = name, zero
         return self.eight[value]
+
+    def clipped(self, name: str, bottom: int, top: int) -> str:
+        """uint8, which ends at 255, within the codes that there are."""
+        if (bottom, top) == (0, 255):
+            return name
+        return self.add("Clip", [name, self.scalar(bottom), self.scalar(top)], f"{name}.clipped")
+
+    def grid(self, value: str) -> tuple[str, tuple | None]:
+        """What a quantizer is applied to, and its numbers; None where it is another kind."""
+        found, shape = [], np.zeros((1, 1), np.uint8)
+        while (node := self.makers.get(value)) and len(self.users[value]) == 1:
+            known = all(name in self.constants or not name for name in node.input[1:])
+            operation = known and list(self.operations([node], shape))
+            if not operation or node.op_type not in CHAIN or node.op_type == "MaxPool":
+                break
+            found, value = operation + found, node.input[0]
+        good = found and found[-1][0] == "Round"
+        return value, grid_of(found) if good else None
 
     def keep(self, node: Any) -> None:
         """A node as it is, on floats."""
@@ -150,7 +187,7 @@ class Rewriting:
         if kind == "Conv":
             return self.convolution(node, layer)
         if kind not in ("MatMul", "Gemm"):
-            return f"onnxruntime has no integer {kind} that is better"
+            return f"no better {kind} of integers"
         turn = any(a.name == "transB" and a.i for a in node.attribute)
         codes, zero = self.codes8(node.input[0], layer)
         weight = self.weight(node.input[1], 1, turn)
@@ -164,7 +201,7 @@ class Rewriting:
         """Replace a convolution and what is behind it by a QLinearConv, or say why not."""
         chain, following = self.chain(node.output[0])
         if following is None:
-            return "its output goes elsewhere than into one layer's quantizer"
+            return "no single quantizer follows"
         operations = list(self.operations(chain, layer.index))
         whole = len(operations) == len(chain)
         line = line_of(operations, layer, following.inputs) if whole else None
@@ -178,9 +215,7 @@ class Rewriting:
         inputs += [one, self.scalar(0)]
         inputs += [self.constant(f"{layer.path}.bias", line.bias.ravel(), INT32)]
         name = self.add("QLinearConv", inputs, f"{node.output[0]}.uint8", **_settings(node))
-        if (line.bottom, line.top) != (0, 255):
-            ends = [self.scalar(line.bottom), self.scalar(line.top)]
-            name = self.add("Clip", [name, *ends], f"{name}.clipped")
+        name = self.clipped(name, line.bottom, line.top)
         for pool in (each for each in chain if each.op_type == "MaxPool"):
             name = self.add("MaxPool", [name], f"{pool.output[0]}.uint8", **_settings(pool))
         self.eight[chain[-1].output[0]] = name, -following.inputs[0]

@@ -71,9 +71,9 @@ class Stored:
             return "codes that are no integers"
         width, largest = self.inputs[1] - self.inputs[0], int(np.abs(self.table).max())
         if largest > INT8_TOP or width > 255:
-            return f"codes of weights to {largest}, of inputs over {width}, do not fit into 8 bits"
+            return f"no fit into 8 bits: weights to {largest}, inputs over {width}"
         fits = 2 * width * largest < 2**15
-        return "" if fits else f"products of {width} x {largest} would saturate without VNNI"
+        return "" if fits else f"{width} x {largest} would saturate without VNNI"
 
     def reach(self) -> tuple[np.ndarray, np.ndarray]:
         """The least and the largest sum of each output channel of a convolution, (C,) each."""
@@ -152,6 +152,21 @@ def line_of(operations: Sequence[tuple], layer: Stored, codes: tuple[int, int]) 
     line.off = float(off.sum() / max(1, (most - least).sum()) / np.median(length))
     missed = off.max() > 1 or (gaps & (np.diff(ours) != 0)).any()
     return None if missed or line.off > OFF * (top - bottom) else line
+
+
+def grid_of(operations: Sequence[tuple]) -> tuple[float, float, int, int] | None:
+    """Operations of scalars as clip(round((x + shift) / scale)): shift, scale, bottom, top. None if
+    they are something else.
+    """
+    at0, slope = (float(x[0, 0]) for x in _straight(operations, np.zeros((1, 1))))
+    ends = _applied(operations, np.array([[-1e30, 1e30]], np.float32))[0]
+    if not (0 < slope < np.inf and np.isfinite(ends).all()) or np.ptp(ends) > 255:
+        return None
+    edges = (np.arange(*ends) + 0.5 - at0) / slope
+    points = np.stack([edges - 0.01 / slope, edges + 0.01 / slope])
+    codes = np.clip(np.rint(points * slope + at0), *ends)
+    same = (_applied(operations, points.astype(np.float32)) == codes).all()
+    return (at0 / slope, 1 / slope, *map(int, ends)) if same else None
 
 
 def _applied(operations: Sequence[tuple], sums: np.ndarray, straight: bool = False) -> np.ndarray:

@@ -441,6 +441,7 @@ TABLES: dict[str, Table] = {
     "theory": Table(_theory, "11_when_the_score_works.ipynb", EVIDENCE),
     "regimes": Table(_regimes, "12_regimes.ipynb", EVIDENCE),
     "regime_gains": Table(_regime_gains, "", EVIDENCE),  # shown in notebook 12 too
+    "export": Table(lambda profile, store: (), "13_export.ipynb", EVIDENCE),
     "explore": Table(lambda profile, store: (), "14_explore.ipynb", EVIDENCE),
 }
 
