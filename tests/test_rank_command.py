@@ -292,3 +292,14 @@ def test_an_interruption_is_one_line(here, capsys, monkeypatch):
     monkeypatch.setattr("paperlib.cli.bringing.bring", interrupted)
     assert command() == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_shell_completes_names(monkeypatch, capsys):
+    monkeypatch.setenv("_PAPERLIB_COMPLETE", "complete_bash")
+    for words, wanted in (("run --table r", {"ranking", "regimes"}), ("tr", {"train"})):
+        monkeypatch.setenv("COMP_WORDS", f"paperlib {words}")
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+        with pytest.raises(SystemExit) as ended:
+            main([])
+        assert ended.value.code == 0
+        assert wanted <= set(capsys.readouterr().out.split())
