@@ -234,7 +234,8 @@ class _Sweep:
         """Record that a run failed with its worker. Returns True if it is done all the same, made
         by another sweep, or being made by one.
         """
-        with self.store.lock(run, wait=False) as held:
+        # A process whose Dask worker was killed holds the lock for a second more.
+        with self.store.lock(run, wait=5) as held:
             if not held or self.store.whole(run):
                 return True
             device = self.device if self.executor is None else "cpu"  # this machine's own

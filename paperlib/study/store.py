@@ -267,17 +267,17 @@ class Store:
         return record
 
     @contextmanager
-    def lock(self, run: Run, wait: bool = True) -> Iterator[bool]:
+    def lock(self, run: Run, wait: float = -1) -> Iterator[bool]:
         """Hold this while making a run: two processes then never make the same one. The lock is
         released if the process dies.
 
-        wait  False: do not wait for another holder. Yields whether the lock is held.
+        wait  seconds to wait for another holder; -1: for ever. Yields whether the lock is held.
         """
         path = self.cache / f"{run.key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
-            lock.acquire(timeout=-1 if wait else 0)
+            lock.acquire(timeout=wait)
         except Timeout:
             yield False
             return

@@ -175,7 +175,7 @@ def epochs(store):
 
 def is_free(run, store):
     """Whether nobody works on a run."""
-    with store.lock(run, wait=False) as free:
+    with store.lock(run, wait=0) as free:
         return free
 
 
