@@ -99,6 +99,14 @@ class Residual(nn.Module):
         return self.head((self.b(y) + x[:, :, ::2, ::2]).mean((2, 3)))
 
 
+def twice():
+    """A layer whose two calls end in different quantizers."""
+    layer = nn.Conv2d(6, 6, 3, padding=1)
+    first, last = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+    inner = (layer, nn.ReLU(), layer, nn.BatchNorm2d(6), nn.ReLU())
+    return nn.Sequential(first, nn.ReLU(), *inner, last, nn.Flatten(), nn.Linear(64, 5))
+
+
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
@@ -119,6 +127,7 @@ def flat(layer, features):
 NETWORKS = {
     "plain": (plain, (3, 14, 14)),
     "residual": (Residual, (3, 8, 8)),
+    "twice": (twice, (3, 8, 8)),
     "attention": (Attention, (7, 6)),
     "1d": (lambda: flat(nn.Conv1d(6, 4, 3, dilation=2), 32), (3, 14)),
     "3d": (lambda: flat(nn.Conv3d(6, 4, 3, groups=2), 256), (3, 8, 8, 8)),
@@ -213,6 +222,7 @@ def test_every_method_exports_and_says_the_same(method, exported):
     "network, options",
     [
         ("residual", {}),
+        ("twice", {}),
         ("attention", {"keep": ()}),
         ("1d", {}),
         ("3d", {"per_channel": True}),
@@ -221,13 +231,16 @@ def test_every_method_exports_and_says_the_same(method, exported):
     ],
 )
 def test_every_kind_of_layer_exports(network, options, exported):
-    made, path, images, table = exported(network, "lsq+", (4, 4), **options)
+    method = "ewgs" if network == "twice" else "lsq+"
+    made, path, images, table = exported(network, method, (4, 4), **options)
     check(made, path, images)
     kernels = dict(zip(table["layer"], table["kernel"], strict=True))
     whys = dict(zip(table["layer"], table["why"], strict=True))
     if network == "attention":
         assert kernels["block.self_attn.q"] == "int8" and table.attrs["int8"] > 0.5
         assert kernels["block.self_attn.scores"] == "float"
+    if network == "twice":
+        assert [n.op_type for n in onnx.load(path).graph.node].count("QLinearConv") == 2
     if network == "transposed":
         assert "ConvTranspose" in whys["2"]
 

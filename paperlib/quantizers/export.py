@@ -25,13 +25,8 @@ from .graph import DOMAIN, OPSET, Rewriting, tidy
 from .layers import LowBit, QuantizedLayer, Quantizer
 from .line import Stored
 
-PROBES = (
-    -1e30,
-    -1.0,
-    0.0,
-    1.0,
-    1e30,
-)  # a quantizer's codes for these include its least and largest
+# Among a quantizer's codes for these are the least and the largest.
+PROBES = (-1e30, -1.0, 0.0, 1.0, 1e30)
 
 
 def needed(name: str) -> ModuleType:
@@ -57,7 +52,7 @@ def export(
     student  as `quantize` and training made it, ready; it is not changed, nor are its modes.
     path     of the file, which is replaced in one step.
     images   (N, ...) float, as the network takes them. One is enough; the file takes any number, of
-             this size. More of them tell better what the layers' inputs are.
+             this size.
     classes, mean, std  names of the classes and what images are normalised with; they are written
              into the file's metadata, with the student's method and bits.
 
@@ -70,11 +65,22 @@ def export(
     float, and so is right everywhere.
 
     Returns the rows of `describe`, and for a low-bit layer: stored, the type of its weights; bytes;
-    kernel, "int8" or "float"; and why it is not int8. `.attrs` has `describe`'s shares, bytes of
-    the file, and int8, the share of multiply-adds in int8 kernels.
-    Raises ValueError for a student that is not ready, for a layer or a quantizer that cannot be
-    exported, which it names, for one that is not float32, and for a file that cannot be written
-    OSError; ImportError without onnx and onnxscript.
+    kernel, "int8" or "float"; and why it is not int8, or what that changes. `.attrs` has
+    `describe`'s shares, bytes of the file, and int8, the share of multiply-adds in int8 kernels.
+    Raises ValueError for a student that is not ready or not float32, and for a layer that cannot be
+    exported, which it names; ImportError without onnx and onnxscript.
+
+    >>> from tempfile import mkdtemp
+    >>> from paperlib.quantizers import initialise, quantize
+    >>> layers = nn.Linear(2, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2)
+    >>> student = quantize(nn.Sequential(*layers), "lsq", 2, 2)
+    >>> initialise(student, torch.rand(5, 2))
+    >>> path = Path(mkdtemp(), "student.onnx")
+    >>> table = export(student, path, torch.rand(1, 2))
+    >>> table[["layer", "stored", "bytes", "kernel"]].values.tolist()[1]
+    ['2', 'UINT2', 400.0, 'int8']
+    >>> agreement(student, path, torch.rand(20, 2)).attrs["equal"]
+    20
     """
     onnx = needed("onnx")
     needed("onnxscript")
@@ -199,12 +205,15 @@ def _exported(network: nn.Module, images: Tensor, sizes: Any = None) -> Any:
 
 def _culprit(network: nn.Module) -> str:
     """The layer whose input's quantizer cannot be exported alone, if there is one."""
+    parts = {"even a ReLU": nn.ReLU()}  # by versions of packages that do not fit
     for layer in (m for m in network.modules() if isinstance(m, LowBit)):
-        quantizer = layer.activation_quantizer
+        kind = type(layer.activation_quantizer).__name__
+        parts[f"layer {layer.path!r} with its {kind}"] = layer.activation_quantizer
+    for name, part in parts.items():
         try:
-            _exported(quantizer, torch.tensor(PROBES))
+            _exported(part, torch.tensor(PROBES))
         except Exception:
-            return f"layer {layer.path!r} with its {type(quantizer).__name__}"
+            return name
     return "the network"
 
 

@@ -90,8 +90,9 @@ class Rewriting:
     def scalar(self, value: int, kind: int = UINT8) -> str:
         return self.constant(f"scalar.{kind}.{value}", value, kind)
 
-    def weight(self, value: str, factors: Any = None, turn: bool = False) -> str:
-        """A layer's codes in float or, times a factor for each output channel, in int8. turn  with
+    def weight(self, value: str, factors: Any = None, own: str = "", turn: bool = False) -> str:
+        """A layer's codes in float or, times a factor for each output channel, in int8. own  begins
+        the names of what this one call of the layer needs. turn  with
         both axes of a matrix exchanged.
         """
         path, order = self.weights[value]
@@ -101,8 +102,8 @@ class Rewriting:
         self.add("Gather", [self.constant(f"{path}.table", layer.table), places], name)
         if factors is not None and np.any(factors != 1):
             shaped = np.reshape(factors, (-1, *[1] * (layer.index.ndim - 1)))
-            factor = self.constant(f"{path}.factors", shaped)
-            name = self.add("Mul", [name, factor], f"{path}.times")
+            factor = self.constant(f"{own}.factors", shaped)
+            name = self.add("Mul", [name, factor], f"{own}.times")
         if factors is not None:
             name = self.add("Cast", [name], f"{name}.int8", to=INT8)
         if turn:
@@ -190,7 +191,7 @@ class Rewriting:
             return f"no better {kind} of integers"
         turn = any(a.name == "transB" and a.i for a in node.attribute)
         codes, zero = self.codes8(node.input[0], layer)
-        weight = self.weight(node.input[1], 1, turn)
+        weight = self.weight(node.input[1], 1, turn=turn)
         inputs = [codes, weight, self.scalar(zero), self.scalar(0, INT8)]
         sums = self.add("MatMulInteger", inputs, f"{node.output[0]}.sums")
         self.add("Cast", [sums], node.output[0], to=FLOAT)
@@ -208,13 +209,13 @@ class Rewriting:
         if line is None:
             return "int8 would not give the same codes"
         codes, zero = self.codes8(node.input[0], layer)
-        scale, one = f"{layer.path}.scale", self.constant("one", 1.0)
-        scale = self.constant(scale, line.scale.ravel())
-        inputs = [codes, one, self.scalar(zero)]
-        inputs += [self.weight(node.input[1], line.sign * line.step), scale, self.scalar(0, INT8)]
-        inputs += [one, self.scalar(0)]
-        inputs += [self.constant(f"{layer.path}.bias", line.bias.ravel(), INT32)]
-        name = self.add("QLinearConv", inputs, f"{node.output[0]}.uint8", **_settings(node))
+        own, one = node.output[0], self.constant("one", 1.0)
+        weight = self.weight(node.input[1], line.sign * line.step, own)
+        scale = self.constant(f"{own}.scale", line.scale.ravel())
+        bias = self.constant(f"{own}.bias", line.bias.ravel(), INT32)
+        inputs = [codes, one, self.scalar(zero), weight, scale, self.scalar(0, INT8)]
+        inputs += [one, self.scalar(0), bias]
+        name = self.add("QLinearConv", inputs, f"{own}.uint8", **_settings(node))
         name = self.clipped(name, line.bottom, line.top)
         for pool in (each for each in chain if each.op_type == "MaxPool"):
             name = self.add("MaxPool", [name], f"{pool.output[0]}.uint8", **_settings(pool))
