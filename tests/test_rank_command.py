@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -267,22 +268,21 @@ def test_help_lists_every_option(capsys):
     assert main(["rank", "--help"]) == 0 and main(["--help"]) == 0 and main([]) == 0
 
 
-def test_a_known_data_set_brings_its_own_scale(here, capsys):
+def test_a_known_data_set_brings_its_own_scale():
     """Digits, which a mirror changes."""
-    from pathlib import Path
-
     from paperlib import load
-    from paperlib.models.bring import network_of
+    from paperlib.cli.bringing import Wanted, bring
 
     weights = Path(__file__).parents[1] / "results/explore/digits_resnet8_certain.safetensors"
-    teacher = ["--teacher", "resnet8", "--weights", str(weights)]
-    some = ["none", "erasing"]
-    assert (
-        command("--candidates", ",".join(some), "--out", "out", teacher=teacher, data="digits") == 0
-    )
-    same = rank(network_of("resnet8", weights, 10), load("digits"), some)
-    table = pd.read_csv(here / "out/ranking.csv")
-    pd.testing.assert_frame_equal(table, same, check_dtype=False, check_exact=False)
+    usual = dict.fromkeys(("classes", "mean", "std"), "") | dict.fromkeys(("size", "seed"), 0)
+    usual |= {"order": "auto", "subset": False, "per_class": 0, "device": "cpu", "workers": 0}
+    digits, said = load("digits"), []
+    for given, mirror in ((None, False), (True, True)):
+        wanted = Wanted("resnet8", str(weights), "digits", mirror=given, **usual)
+        found = bring(wanted, said.append)
+        assert found.mirror == mirror and found.glance.accuracy > 0.95
+        assert (found.look.mean, found.look.std) == (digits.mean, digits.std)
+        assert found.classes == digits.classes and found.labels.equal(digits.train_labels)
 
 
 def test_an_interruption_is_one_line(here, capsys, monkeypatch):
