@@ -66,6 +66,14 @@ def test_a_list_of_classes_says_the_outputs(folder):
         pictures(folder, ["cat", "dog", "cat"])
 
 
+def test_an_accent_is_the_same_however_it_is_written(folder):
+    (folder / "dog").rename(folder / "do\u0308g")  # as macOS writes it
+    assert pictures(folder, ["d\u00f6g", "cat"]).targets == (1, 1, 0)
+    picture(folder / "d\u00f6g/1.png")
+    with pytest.raises(ValueError, match="twice"):
+        pictures(folder)
+
+
 def test_train_and_val_are_no_classes(tmp_path, folder):
     for part in ("val", "Train"):
         for name in ("cat", "dog"):
@@ -111,6 +119,7 @@ BAD = {
     "folder.png": Path.mkdir,
     "device.png": lambda path: path.symlink_to("/dev/zero"),
     "huge.png": _huge,
+    "integers.tiff": lambda path: Image.fromarray(np.full((4, 4), 200, np.int32)).save(path),
     "floats.tiff": lambda path: Image.fromarray(np.ones((4, 4), np.float32)).save(path),
 }
 
@@ -152,6 +161,22 @@ def test_links_to_folders_are_not_followed_round_in_a_circle(folder):
     (folder / "cat/again").symlink_to(folder)
     found = pictures(folder)
     assert len(found) == 3 and [path.name for path in found.ignored] == ["again"]
+    (folder / "all").symlink_to(".")
+    with pytest.raises(ValueError, match="'all'"):
+        pictures(folder)
+
+
+def test_what_is_beside_the_classes_is_told(folder):
+    picture(folder / "1.png")
+    (folder / "bird").symlink_to("nowhere")
+    assert [path.name for path in pictures(folder).ignored] == ["1.png", "bird"]
+
+
+def test_a_file_that_cannot_be_read_later_is_named(folder):
+    found = pictures(folder)
+    (folder / "cat/1.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cat/1\.png"):
+        found[0]
 
 
 def _pixel(path):

@@ -45,12 +45,22 @@ def broken():
     return 1 / 0
 
 
+def two():
+    return Colours([2, 1])
+
+
+def nothing():
+    return Colours(sharp=float("nan"))
+
+
 def softmax():
     return nn.Sequential(Colours(), nn.Softmax(1))
 
 
 grey = v2.RandomGrayscale(1.0)
 mine = {"inverted": lambda image: 255 - image, "none": "none"}
+other = {"grey": v2.RandomInvert(1.0)}
+text = "no network"
 """
 TEACHER = ["--teacher", "own_nets:teacher", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"]
 
@@ -149,12 +159,19 @@ def _failed(capsys, *named):
         (["--candidates", "own_nets:nope"], "nope"),
         (["--candidates", "own_nets:Colours"], "Colours"),
         (["--classes", "gone.txt"], "gone.txt"),
-        (["--budget", "7"], "7"),
-        (["--precision", "int3"], "int3"),
+        (["--data", ""], "''"),
+        (["--teacher", "own_nets:text"], "text"),
+        (["--teacher", "own_nets:nothing"], "not finite"),
+        (["--teacher", "own_nets:two"], "2 outputs"),
+        (["--candidates", "own_nets:grey,own_nets:other"], "grey"),
+        (["--out", "own_nets.py"], "own_nets.py"),
+        (["--classes", "own_nets.pyc"], "own_nets.pyc"),
+        (["--per-class", "1"], "3 pictures are too few"),
         (["--device", "tpu"], "tpu"),
     ],
 )
 def test_what_is_wrong_is_one_line(here, capsys, options, named):
+    (here / "own_nets.pyc").write_bytes(b"\xff\xfe")
     assert command(*options) == 1
     _failed(capsys, named)
 
@@ -162,7 +179,8 @@ def test_what_is_wrong_is_one_line(here, capsys, options, named):
 def test_wrong_options_have_a_status_of_their_own(here, capsys):
     assert main(["rank", "--data", "my pictüres"]) == 2
     _failed(capsys, "--teacher")
-    for option, value in (("--order", "up"), ("--per-class", "-1"), ("--size", "x")):
+    wrong = [("--order", "up"), ("--per-class", "-1"), ("--size", "x"), ("--budget", "7")]
+    for option, value in [*wrong, ("--precision", "int3"), ("--batch", "0"), ("--seed", "-1")]:
         assert command(option, value) == 2
         _failed(capsys, option, value)
 
@@ -172,6 +190,8 @@ def test_a_wrong_order_of_classes_is_seen(here, capsys):
     assert command("--classes", "order.txt") == 1
     _failed(capsys, "0.0%")
     (here / "order.txt").write_text("blue\ngreen\nred\n")
+    assert command("--classes", "order.txt", "--candidates", "none") == 0
+    (here / "order.txt").write_bytes(b"\xef\xbb\xbfblue\r\n\r\ngreen\r\nred\r\n")  # of Windows
     assert command("--classes", "order.txt", "--candidates", "none") == 0
 
 
@@ -235,6 +255,78 @@ def test_damaged_files_are_named_and_counted(here, capsys):
     facts = json.loads((here / "out/ranking.json").read_text())
     assert facts["images"] == 35 and facts["skipped"][0][0].endswith("0.png")
     assert "0.png" in (here / "out/index.html").read_text()
+
+
+def test_any_name_of_a_file_is_written(here, capsys):
+    """A line break, what a terminal obeys, and a byte that is no UTF-8."""
+    import os
+
+    strange = os.fsdecode(b"z\nb\x1b[2J\xff.png")
+    (here / "my pictüres/red" / strange).write_bytes(b"")
+    (here / "my pictüres/red").rename(here / "my pictüres" / strange)
+    assert command("--candidates", "none", "--out", "out") == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "\nb" not in said and r"z\nb\x1b[2J\udcff.png -> 2 (12)" in said
+    facts = json.loads((here / "out/ranking.json").read_text())
+    assert facts["classes"][2]["name"] == strange and facts["skipped"][0][0].endswith(strange)
+    assert r"\udcff.png" in (here / "out/index.html").read_text()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_file_that_goes_away_later_is_named(here, capsys, monkeypatch, workers):
+    from paperlib.cli import bringing
+
+    usable = bringing.usable
+
+    def then_damaged(*given):
+        found = usable(*given)
+        (here / "my pictüres/red/5.png").write_bytes(b"")
+        return found
+
+    monkeypatch.setattr(bringing, "usable", then_damaged)
+    assert command("--workers", workers) == 1
+    _failed(capsys, "red/5.png")
+
+
+def test_pictures_of_two_sizes_need_one(here, capsys):
+    Image.new("RGB", (5, 4), COLOURS["red"]).save(here / "my pictüres/red/0.png")
+    assert command() == 1
+    _failed(capsys, "16 x 12", "5 x 4", "red/0.png")
+    assert command("--size", "8", "--candidates", "none") == 0
+
+
+def test_what_lies_beside_the_classes_is_named(here, capsys):
+    (here / "my pictüres/gone").symlink_to("nowhere")
+    assert command("--candidates", "none") == 0
+    assert "gone" in capsys.readouterr().out
+
+
+def test_options_that_the_images_have_no_use_for(here, capsys):
+    import numpy as np
+
+    colours = np.array(list(COLOURS.values()), np.uint8)[np.arange(30) % 3]
+    images, some = np.tile(colours[:, None, None], (1, 8, 8, 1)), {"data": "set.npz"}
+    np.savez("set.npz", images=images, labels=np.arange(30) % 3)
+    assert command("--candidates", "none", **some) == 0
+    for option in (["--subset"], ["--size", "9"], ["--per-class", "2"]):
+        capsys.readouterr()
+        assert command(*option, **some) == 1
+        _failed(capsys, option[0])
+    for labels, classes, named in (
+        (np.arange(30) % 3 * 10**9, [], "2000000000"),
+        (np.arange(30) % 3, ["a", "b"], "2 classes"),
+        (np.arange(30) % 3, ["a", "b", "b"], "'b'"),
+        (np.arange(30) % 3 + 1, [], "4 classes"),
+    ):
+        np.savez(
+            "set.npz", images=images, labels=labels, **({"classes": classes} if classes else {})
+        )
+        capsys.readouterr()
+        assert command(**some) == 1
+        _failed(capsys, named)
+    (here / "three.txt").write_text("a\nb\nc\n")
+    assert command("--classes", "three.txt", data="digits") == 1
+    _failed(capsys, "--classes", "digits")
 
 
 def test_a_text_of_the_folder_is_no_html(here, capsys):

@@ -35,7 +35,8 @@ def teacher():
     return net
 
 
-inverted = v2.RandomInvert(1.0)
+inverted = erasing = v2.RandomInvert(1.0)
+two = {"one": inverted, "other": inverted}
 """
 SCALE = ["--mean", "0.4", "--std", "0.25"]
 
@@ -107,6 +108,45 @@ def test_what_was_interrupted_resumes_to_the_same_student(here, monkeypatch, cap
     assert all(torch.equal(tensor, half[name]) for name, tensor in whole.items())
 
 
+@pytest.mark.parametrize("change", [("--size", "9"), ("--mean", "0.5"), ("--std", "0.3"), ()])
+def test_a_training_on_other_images_does_not_resume(here, monkeypatch, capsys, change):
+    step = learners.Single.epoch
+
+    def second(self, epoch):
+        if epoch:
+            raise KeyboardInterrupt
+        return step(self, epoch)
+
+    monkeypatch.setattr(learners.Single, "epoch", second)
+    assert train() == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    if not change:
+        Image.new("RGB", (10, 10), (210, 0, 0)).save(here / "set/train/red/0.png")
+    assert train(*change) == 0
+    assert "epoch 1/3" in capsys.readouterr().out.rpartition("tested on")[2]
+
+
+def test_pictures_to_test_on_are_looked_through(here, capsys):
+    """A damaged file and a class that is not there, in training and in an export."""
+    (here / "set/val/blue/0.png").write_bytes(b"")
+    for k in range(6):
+        (here / f"set/val/red/{k}.png").unlink()
+    (here / "set/val/red").rmdir()
+    export = ["export", "s.safetensors", "s.onnx", "--data", "set", "--workers", "0"]
+    for do in (train, lambda: main([*export, "--network", "student_nets:teacher"])):
+        assert do() == 0
+        said = capsys.readouterr().out
+        assert "1 of 12 files" in said and "['red']" in said and "blue/0.png" in said
+
+
+def test_an_export_overwrites_no_student(here, capsys):
+    assert train() == 0
+    before = (here / "s.safetensors").read_bytes()
+    assert main(["export", "s.safetensors", "s.safetensors", "--data", "set"]) == 1
+    assert (here / "s.safetensors").read_bytes() == before
+
+
 def test_the_pick_of_a_ranking_and_ones_own_augmentation(here, capsys):
     from paperlib.augment import POLICIES
 
@@ -132,7 +172,12 @@ def test_without_test_pictures_one_in_ten_is_kept_apart(here, capsys):
         (["--augmentation", "nope"], "nope"),
         (["--augmentation", "student_nets:nope"], "nope"),
         (["--augmentation", "gone.json"], "gone.json"),
+        (["--augmentation", "student_nets:two"], "two"),
+        (["--augmentation", "student_nets:erasing"], "erasing"),
+        (["--teacher", "net.pt2"], "net.pt2"),
         (["--out", "s.pth"], "s.pth"),
+        (["--out", "set.safetensors"], "set.safetensors"),
+        (["--out", "student_nets.py/s.safetensors"], "student_nets.py"),
         (["--test", "nowhere"], "nowhere"),
         (["--lr", "-1"], "-1"),
         (["--epochs", "0"], "0"),
@@ -142,6 +187,7 @@ def test_without_test_pictures_one_in_ten_is_kept_apart(here, capsys):
     ],
 )
 def test_what_is_wrong_is_one_line(here, capsys, options, named):
+    (here / "set.safetensors").mkdir()
     assert train(*options) in (1, 2)
     lines = [s for s in capsys.readouterr().err.splitlines() if not s.startswith("warning")]
     assert len(lines) == 1 and named in lines[0]

@@ -8,6 +8,7 @@ options.py      what several commands take
 """
 
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -16,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from ..basics.files import printable
 from ..study import extensions
 from . import experiments, own, students
 
@@ -44,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     developer = "--traceback" in words
     words = [word for word in words if word != "--traceback"] or ["--help"]
-    extensions.load()
     sys.stdout.reconfigure(errors="backslashreplace")  # paths that the terminal cannot show
     try:
+        extensions.load()
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             status = app(words, prog_name="paperlib", standalone_mode=False) or 0
@@ -73,17 +75,18 @@ def _described(error: Exception) -> str:
     """An error in words. Of one that the package does not raise on purpose, as from a network of
     the user's own, the kind belongs to it.
     """
-    known = isinstance(error, ValueError | TypeError | OSError | RuntimeError | ImportError)
-    if known and str(error):
-        return str(error)
-    return f"{type(error).__name__}: {error}; --traceback shows where"
+    kinds = ValueError | TypeError | OSError | RuntimeError | ImportError | FloatingPointError
+    kind, text = type(error).__name__, str(error)
+    if "\nOriginal Traceback" in text:  # of a process that reads pictures; its end is the error
+        text = re.split(rf"\n[\w.]*{kind}: ", text)[-1].rstrip()
+    return text if isinstance(error, kinds) and text else f"{kind}: {text}; --traceback shows where"
 
 
 def _failed(reason: str, status: int) -> int:
-    print(f"failed: {reason}", file=sys.stderr)
+    print(printable("failed: " + re.sub(r"\s*\n\s*", " ", reason)), file=sys.stderr)
     return status
 
 
 def _warn(message: Warning, *_where, **_more) -> None:
     """A warning as one line of text; the line of code that it names says nothing to a user."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(printable(f"warning: {message}"), file=sys.stderr)

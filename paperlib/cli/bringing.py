@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..augment import AUGMENTATIONS, candidates
 from ..basics.checks import require
+from ..basics.files import printable
 from ..data import DATASETS, Dataset, load
-from ..data.pictures import Pictures, arrays, numbered, pictures, readable, splits
+from ..data.pictures import Pictures, arrays, check_names, numbered, pictures, readable, splits
 from ..data.streams import shelf
 from ..models.bring import TIMM, Preprocessing, named, network_of, preprocessing_of
 from ..models.outputs import SomeOutputs
@@ -81,10 +82,12 @@ def bring(wanted: Wanted, say: Say) -> Brought:
     """Read, check and print: classes and outputs, files that cannot be read, the preprocessing, and
     whether the teacher knows the images. Raises ValueError if it does not.
     """
+    say = printing(say)
     workers = wanted.workers if wanted.workers >= 0 else len(os.sched_getaffinity(0))
     names = _lines(wanted.classes) if wanted.classes else None
     known = _known(wanted.data)
     data, classes = _data(wanted, names, say) if known is None else _of_known(known)
+    _check_options(wanted, data, known)
     if wanted.teacher.startswith(TIMM) and not wanted.weights:
         say(f"fetching timm's weights of {wanted.teacher.removeprefix(TIMM)}")
     network = network_of(wanted.teacher, wanted.weights or None, len(classes))
@@ -97,7 +100,7 @@ def bring(wanted: Wanted, say: Say) -> Brought:
         network.to(wanted.device)
     skipped: list[tuple[str, str]] = []
     if isinstance(data, Pictures):
-        data, skipped = _readable(replace(data, transform=look.transform), workers, say)
+        data, skipped = usable(replace(data, transform=look.transform), workers, say)
     if wanted.subset:
         data, classes, network = _subset(data, classes, network)
     how = {"mean": look.mean, "std": look.std, "workers": workers, "seed": wanted.seed}
@@ -123,25 +126,64 @@ def _of_known(data: Dataset) -> tuple[Any, tuple[str, ...]]:
 
 def _data(wanted: Wanted, names: list[str] | None, say: Say) -> tuple[Any, tuple[str, ...]]:
     """Images, and names of classes."""
+    require(wanted.data, "data must name a folder, a file or a data set, got ''")
     source = Path(wanted.data)
     if source.suffix == ".npz":
-        images, labels, own = arrays(source)
-        classes = tuple(names or own or map(str, range(int(labels.max()) + 1)))
-        return (images, labels), classes
+        return _of_arrays(source, names)
     if above := splits(source):
         source = source / above[0]
         say(f"{wanted.data} has {', '.join(above)} above the classes: taken is {above[0]}")
     found = pictures(source, names)
-    if found.ignored:
-        some = ", ".join(path.name for path in found.ignored[:3])
-        say(f"ignored: {len(found.ignored)} files that are no pictures, such as {some}")
     if wanted.per_class:
         found = _some(found, wanted.per_class, wanted.seed)
     return found, found.classes
 
 
-def _readable(found: Pictures, workers: int, say: Say) -> tuple[Pictures, list[tuple[str, str]]]:
+def _of_arrays(source: Path, names: list[str] | None) -> tuple[Any, tuple[str, ...]]:
+    images, labels, own = arrays(source)
+    most, known = int(labels.max()), names or own
+    there = (
+        f"{len(known)} classes" if known else f"{len(labels)} images, so that some class has none"
+    )
+    reach = f"{source}: labels reach {most}, but there are {there}"
+    require(most < (len(known) or len(labels)), reach)
+    classes = tuple(known or map(str, range(most + 1)))
+    check_names(classes)
+    return (images, labels), classes
+
+
+def _check_options(wanted: Wanted, data: Any, known: Dataset | None) -> None:
+    """Raise ValueError for what these images have no use for."""
+    folder = isinstance(data, Pictures)
+    for name in ("subset", "size", "per_class"):
+        option = f"--{name.replace('_', '-')} is for a folder of pictures, {wanted.data} is none"
+        require(folder or not getattr(wanted, name), option)
+    own = f"--classes is for images of one's own; {wanted.data} has its classes"
+    require(known is None or not wanted.classes, own)
+
+
+def printing(say: Say) -> Say:
+    """The same for any text: one line, whatever the names of files hold."""
+    return lambda text: say(printable(text))
+
+
+def tested(
+    folder: Path, classes: tuple[str, ...], look: Preprocessing, workers: int, say: Say
+) -> Pictures:
+    """The pictures of a folder to test on; what it lacks is printed."""
+    say = printing(say)
+    found, _ = usable(pictures(folder, classes, look.transform), workers, say)
+    lacks = [name for k, name in enumerate(classes) if k not in found.targets]
+    if lacks:
+        say(f"{folder} has no pictures of {len(lacks)} classes, such as {lacks[:3]}")
+    return found
+
+
+def usable(found: Pictures, workers: int, say: Say) -> tuple[Pictures, list[tuple[str, str]]]:
     """The pictures that can be read; the others with the reason, some of which are printed."""
+    if found.ignored:
+        some = ", ".join(path.name for path in found.ignored[:3])
+        say(f"ignored: {len(found.ignored)} files that are no pictures of a class, such as {some}")
     good, bad = readable(found, workers)
     for path, reason in bad[:SHOWN]:
         say(f"skipped {path}: {reason}")
@@ -159,7 +201,6 @@ def _some(found: Pictures, count: int, seed: int) -> Pictures:
 
 def _subset(data: Any, classes: tuple[str, ...], network: Any) -> tuple[Any, tuple[str, ...], Any]:
     """The classes that there are images of, alone, and the teacher's outputs for them."""
-    require(isinstance(data, Pictures), "--subset is for a folder of pictures")
     present = sorted(set(data.targets))
     data = replace(
         data,
@@ -230,9 +271,10 @@ def _check(brought: Brought) -> None:
     empty = [brought.classes[k] for k in range(classes) if not counts[k]]
     only = "--subset takes the outputs of the others alone"
     require(not empty, f"no pictures of {len(empty)} classes, such as {empty[:3]}: {only}")
-    guess = (
-        f"{found.accuracy:.1%} of {len(found.labels)} pictures as they are, no more than a guess"
-    )
+    images = f"{len(found.labels)} pictures"
+    few = f"{images} are too few to tell a teacher from a guess, which knows {found.guess:.1%}"
+    require(found.enough, f"{few}: give more")
+    guess = f"{found.accuracy:.1%} of {images} as they are, which a guess of {found.guess:.1%} can"
     wrong = "the order of the classes, the weights or the normalisation are not the teacher's"
     require(found.knows, f"the teacher knows {guess}: {wrong}")
 
@@ -249,14 +291,22 @@ def chosen(text: str) -> dict[str, Any]:
             found[word] = word
             continue
         own = named(word)
-        found |= own if isinstance(own, Mapping) else {word.rpartition(":")[2]: own}
+        own = own if isinstance(own, Mapping) else {word.rpartition(":")[2]: own}
+        twice = [name for name in own if name in found and found[name] != own[name]]
+        require(not twice, f"two candidates have the name {twice}, one of {word!r}")
+        found |= own
     candidates(found)  # raises for what is none
     return found
 
 
 def _lines(path: str) -> list[str]:
-    names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    return [name for name in names if name]
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # a mark of Windows is no part of a name
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+    names = [name for line in text.splitlines() if (name := line.strip())]
+    require(names, f"{path} names no class")
+    return names
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...] | float | None:

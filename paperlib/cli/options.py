@@ -93,4 +93,7 @@ Mirror = Annotated[
         "--mirror/--no-mirror", help="whether a mirrored picture keeps its class: usually"
     ),
 ]
-Seed = Annotated[int, typer.Option(help="of every random draw")]
+Precision = Annotated[
+    str, among(lambda: ("float32", "bfloat16"), "of the forward pass; bfloat16 is faster")
+]
+Seed = Annotated[int, typer.Option(min=0, help="of every random draw")]

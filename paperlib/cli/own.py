@@ -26,15 +26,16 @@ def rank(
         str, typer.Option(help="names, or module:name of your own, by commas; empty: the sixteen")
     ] = "",
     budget: Annotated[
-        float, typer.Option(help="share of all passes that a race may spend; 0: no race")
+        float,
+        typer.Option(min=0, max=1, help="share of all passes that a race may spend; 0: no race"),
     ] = 0.0,
     mean: given.Mean = "",
     std: given.Std = "",
     size: given.Size = 0,
     per_class: given.PerClass = 0,
     mirror: given.Mirror = None,
-    batch: Annotated[int, typer.Option(help="images a forward pass")] = 100,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster")] = "float32",
+    batch: Annotated[int, typer.Option(min=1, help="images a forward pass")] = 100,
+    precision: given.Precision = "float32",
     device: given.Device = "cpu",
     workers: given.Workers = -1,
     seed: given.Seed = 0,
@@ -46,6 +47,7 @@ def rank(
     from rich.console import Console
 
     from ..augment.showing import jpeg, strips
+    from ..basics.files import make_folder
     from ..scoring import rank as rank_all
     from ..scoring import rank_within
     from .bringing import Wanted, bring, chosen
@@ -57,6 +59,8 @@ def rank(
         teacher, weights, data, classes, order, subset, mean, std, size, per_class, mirror, device,
         workers, seed,
     )  # fmt: skip
+    if out:
+        make_folder(Path(out))
     brought = bring(wanted, console.print)
     how = {"mean": brought.look.mean, "std": brought.look.std, "mirror": brought.mirror}
     how |= {"seed": seed, "batch": batch, "precision": precision, "workers": brought.workers}

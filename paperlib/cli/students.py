@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..basics.checks import require
+from ..basics.files import make_folder
 from . import options as given
 
-HELD_OUT = (
-    10  # of so many pictures of a class one is for testing, where there is no folder for that
-)
+HELD_OUT = 10  # of so many pictures of a class one is for testing, where no folder is for that
 
 
 def _methods() -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def train(
     size: given.Size = 0,
     per_class: given.PerClass = 0,
     mirror: given.Mirror = None,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster")] = "float32",
+    precision: given.Precision = "float32",
     device: given.Device = "cpu",
     workers: given.Workers = -1,
     seed: given.Seed = 0,
@@ -62,7 +62,6 @@ def train(
     from ..basics.files import write_atomically
     from ..basics.recipe import Recipe
     from ..losses import objective
-    from ..models.weights import as_safetensors
     from ..quantizers import describe, quantize, save_student
     from ..training import Task, fit
     from .bringing import Wanted, bring
@@ -72,9 +71,8 @@ def train(
         workers, seed,
     )  # fmt: skip
     recipe = Recipe(epochs, batch, lr, 0.0, quantizer_lr=quantizer_lr, precision=precision)
-    name, file = _augmentation(augmentation), Path(out)
-    if file.suffix != ".safetensors":
-        raise ValueError(f"out must be a file .safetensors, got {out!r}")
+    name, file = _augmentation(augmentation), _file(out, ".safetensors")
+    require(not teacher.endswith(".pt2"), f"a program cannot be quantized, got {teacher!r}")
     brought = bring(wanted, print)
     student = quantize(brought.teacher, method, bits, bits)
     student.card = replace(student.card, network=teacher, outputs=len(brought.classes))
@@ -82,10 +80,8 @@ def train(
     low = describe(student, images.normalise(images.train_images[:1])).attrs["weights"]
     print(f"low-bit: {low:.1%} of the weights; augmentation {name}; {epochs} epochs", flush=True)
     task = Task(images, name, objective(loss), recipe, seed, brought.teacher)
-    known = repr((student.card, data, test, brought.mirror, len(images.train_images))).encode()
-    identity = hashlib.sha256(as_safetensors(brought.teacher) + known).hexdigest()
     checkpoint = file.with_suffix(".epoch.pt")
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    identity = _identity(student.card, brought.teacher, images)
     curve = fit(student, task, checkpoint, _line(epochs), identity=identity)
     save_student(student, file, brought.classes, images.mean, images.std)
     table = pd.DataFrame(curve).drop(columns="test_accuracy_halves", errors="ignore")
@@ -93,6 +89,29 @@ def train(
     checkpoint.unlink(missing_ok=True)
     print(f"written: {file}, and its curve {file.with_suffix('.csv')}")
     return 0
+
+
+def _file(path: str, suffix: str) -> Path:
+    """The file to write, whose folder is there. Raises ValueError or OSError if it cannot be
+    written.
+    """
+    file = Path(path)
+    good = file.suffix == suffix and not file.is_dir()
+    require(good, f"out must be a file {suffix}, got {path!r}")
+    make_folder(file.parent)
+    return file
+
+
+def _identity(card: Any, teacher: Any, images: Any) -> str:
+    """Of all that a training resumes with, besides the options: other pictures have another."""
+    from ..models.weights import as_safetensors
+
+    known = repr((card, images.classes, images.mean, images.std, images.mirror)).encode()
+    found = hashlib.sha256(as_safetensors(teacher) + known)
+    for part in (images.train_images, images.train_labels, images.test_images, images.test_labels):
+        found.update(repr(part.shape).encode())
+        found.update(part.cpu().contiguous().numpy())
+    return found.hexdigest()
 
 
 def _line(epochs: int) -> Any:
@@ -125,9 +144,13 @@ def _augmentation(text: str) -> str:
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise ValueError(f"{text} is no ranking: {error!r}") from error
     if ":" in text:
-        ((name, function),) = chosen(text).items()
-        if name not in POLICIES:
-            POLICIES[name] = as_policy(function)
+        found = chosen(text)
+        require(len(found) == 1, f"augmentation must name one, got {text!r} of {list(found)}")
+        ((name, function),) = found.items()
+        require(
+            name not in POLICIES, f"{text!r} must not be called as one of the package, {name!r}"
+        )
+        POLICIES[name] = as_policy(function)
         return name
     augmentation_name("augmentation", text)
     return text
@@ -146,12 +169,14 @@ def _dataset(brought: Any, test: str) -> Any:
     import numpy as np
 
     from ..data import dataset_of
-    from ..data.pictures import Pictures, pictures, readable
+    from ..data.pictures import Pictures
+    from .bringing import tested
 
     found, scale = brought.data, {"mean": brought.look.mean, "std": brought.look.std}
     names = {"classes": brought.classes, "mirror": brought.mirror, "name": "own images"}
+    names["workers"] = brought.workers
     if test:
-        other, _ = readable(pictures(test, brought.classes, brought.look.transform))
+        other = tested(Path(test), brought.classes, brought.look, brought.workers, print)
         print(f"tested on the {len(other)} pictures of {test}")
         return dataset_of(found, other, **names, **scale)
     labels = brought.labels.numpy()
@@ -184,6 +209,7 @@ def export(
     from ..quantizers import agreement, load_student
     from ..quantizers import export as write
 
+    _file(out, ".onnx")
     card, factory = _factory(student, network)
     found = load_student(student, factory)
     x, labels = _compared(card, factory, data, size, images, max(workers, 0))
@@ -237,10 +263,11 @@ def _compared(
     import torch
 
     from ..data.dataset import each_channel
-    from ..data.pictures import arrays, pictures, splits
+    from ..data.pictures import arrays, splits
     from ..data.streams import shelf
     from ..models.bring import preprocessing_of
     from ..scoring.racing import nested_order
+    from .bringing import tested
 
     source = Path(data)
     if source.suffix == ".npz":
@@ -248,7 +275,7 @@ def _compared(
     else:
         source = source / splits(source)[-1] if splits(source) else source
         look = preprocessing_of(factory and factory(), card.mean, card.std, size or None)
-        found = pictures(source, card.classes, look.transform)
+        found = tested(source, card.classes, look, workers, print)
     places = shelf(found, workers)
     order = nested_order(places.labels())[:count]
     images, labels = map(torch.cat, zip(*places.read(order.numpy(), 100), strict=True))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..basics.checks import require
+from ..basics.progress import progress
 from .dataset import Dataset, each_channel
 from .streams import class_names, stream
 
@@ -35,20 +36,22 @@ def gather(data: Any, file: str | Path | None = None, workers: int = 0) -> tuple
     """
     source, images, labels = stream(data, AT_ONCE, np.arange, workers), None, []
     parts, done = [], 0
-    for batch, targets in source.batches:
-        grey = "images must be RGB, let the transform repeat grey; got"
-        require(batch.shape[1] == 3, f"{grey} {batch.shape[1]} channels")
-        if images is None and source.length is not None:
-            images = _room((source.length, *batch.shape[1:]), file)
-        if images is None:
-            require(file is None, "a file needs a source that says how many images it has")
-            parts.append(batch)
-        else:
-            one = f"images must be of one size, got {tuple(batch.shape[2:])} after others"
-            require(batch.shape[1:] == images.shape[1:], one)
-            images[done : done + len(batch)] = batch
-        labels.append(targets)
-        done += len(batch)
+    with progress("images", source.length) as advance:
+        for batch, targets in source.batches:
+            grey = "images must be RGB, let the transform repeat grey; got"
+            require(batch.shape[1] == 3, f"{grey} {batch.shape[1]} channels")
+            if images is None and source.length is not None:
+                images = _room((source.length, *batch.shape[1:]), file)
+            if images is None:
+                require(file is None, "a file needs a source that says how many images it has")
+                parts.append(batch)
+            else:
+                one = f"images must be of one size, got {tuple(batch.shape[2:])} after others"
+                require(batch.shape[1:] == images.shape[1:], one)
+                images[done : done + len(batch)] = batch
+            labels.append(targets)
+            done += len(batch)
+            advance(len(batch))
     require(done, "the source has no images")
     return torch.cat(parts) if images is None else images[:done], torch.cat(labels)
 

@@ -8,6 +8,7 @@ torchvision drops it.
 import os
 import re
 import stat
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ class Pictures:
 
     files, targets  of each picture its path, and its class by number.
     classes         names in the order of the network's outputs.
-    ignored         files below the classes that are no pictures by their name.
+    ignored         files below the classes that are no pictures by their name, and all beside them.
     transform       of a picture of Pillow in RGB; None: (3, H, W) uint8 of it as it is.
     """
 
@@ -51,8 +52,11 @@ class Pictures:
         return len(self.files)
 
     def __getitem__(self, place: int) -> tuple[Any, int]:
-        change = self.transform or v2.functional.pil_to_tensor
-        return change(decode(self.files[place])), self.targets[place]
+        change, path = self.transform or v2.functional.pil_to_tensor, self.files[place]
+        try:
+            return change(decode(path)), self.targets[place]
+        except Exception as error:  # of a worker process all that is left is the text
+            raise ValueError(f"{path}: {_reason(error)}") from error
 
     def take(self, places: Sequence[int]) -> "Pictures":
         """Those at these places."""
@@ -68,10 +72,12 @@ def pictures(
     folder   its hidden folders are no classes. One with `train` and others of `SPLITS` above the
              classes is named in the error.
     classes  names of folders in the order of the network's outputs, also such as are not there.
-             None: the folders that are there, sorted as text, which is torchvision's ImageFolder.
+             However a system writes an accent, the name is the same. None: the folders that are
+             there, sorted as text, which is torchvision's ImageFolder.
 
-    Raises ValueError for a folder of no class or of one, one that is not among `classes`, or a
-    class without a picture; FileNotFoundError and NotADirectoryError as the system does.
+    Raises ValueError for a folder of no class or of one, one that is not among `classes`, a class
+    without a picture, or one that is a link to what it lies in; FileNotFoundError and other OSError
+    as the system does.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -87,19 +93,34 @@ def pictures(
     above = f"{str(folder)!r} has {', '.join(found)} above the classes: give one of them"
     require(not splits(folder), above)
     names = found if classes is None else list(classes)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    require(not twice, f"the list of classes has {twice} twice")
-    unknown = [name for name in found if name not in names]
+    place = check_names(names)
+    unknown = [name for name in found if _composed(name) not in place]
     require(not unknown, f"folders of {str(folder)!r} are not in the list of classes: {unknown}")
     require(len(found) > 1, f"{str(folder)!r} must have a folder a class, two at least; {found}")
-    files, targets, ignored = [], [], []
+    files, targets, ignored = [], [], _beside(folder)
     for name in found:
+        round_about = folder.resolve().is_relative_to((folder / name).resolve())
+        require(
+            not round_about, f"the class {name!r} is a link to what it lies in, {str(folder)!r}"
+        )
         own, others = _files(folder / name)
         require(own, f"the class {name!r} has no picture in {str(folder / name)!r}")
         files += own
-        targets += [names.index(name)] * len(own)
+        targets += [place[_composed(name)]] * len(own)
         ignored += others
     return Pictures(tuple(files), tuple(targets), tuple(names), tuple(ignored), transform)
+
+
+def check_names(classes: Sequence[str]) -> dict[str, int]:
+    """The place of each name, its accents composed. Raises ValueError for one that is there twice.
+
+    >>> check_names(["a", "e\u0301"]) == {"a": 0, "\u00e9": 1}
+    True
+    """
+    names = list(map(_composed, classes))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    require(not twice, f"the list of classes has {twice} twice")
+    return {name: k for k, name in enumerate(names)}
 
 
 def splits(folder: Path) -> list[str]:
@@ -139,48 +160,63 @@ def decode(path: str | Path) -> Image.Image:
     with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
         width, height = image.size
         require(width * height <= MOST_PIXELS, f"it has {width} x {height} pixels")
-        return _rgb(ImageOps.exif_transpose(image))
+        return _rgb(ImageOps.exif_transpose(image), image.format)
 
 
 def readable(found: Pictures, workers: int = 0) -> tuple[Pictures, list[tuple[Path, str]]]:
     """Those pictures that can be read, and each other file with the reason.
 
     Every file is decoded once. workers  processes that read. Raises ValueError if a class has no
-    picture left.
+    picture left, or for pictures of two sizes that no transform resizes.
     """
-    good, bad = [], []
+    good, bad, sizes = [], [], {}
     loader = DataLoader(_Reasons(found.files), 64, num_workers=workers, collate_fn=list)
     with progress("pictures", len(found)) as advance:
         for reasons in loader:
-            for place, reason in reasons:
+            for place, reason, size in reasons:
                 if reason:
                     bad.append((found.files[place], reason))
                 else:
                     good.append(place)
+                    sizes.setdefault(size, found.files[place])
             advance(len(reasons))
     left = {found.targets[place] for place in good}
     lost = sorted({found.classes[k] for k in found.targets if k not in left})
     first = f"such as {bad[0][0]}: {bad[0][1]}" if bad else ""
     require(not lost, f"no picture of the classes {lost} can be read, {first}")
+    some = ", ".join(f"{w} x {h} {path}" for (w, h), path in list(sizes.items())[:2])
+    one = f"pictures must be of one size, or be resized to one; found {some}"
+    require(found.transform or len(sizes) == 1, one)
     return found.take(good), bad
 
 
 @dataclass(frozen=True)
 class _Reasons:
-    """Of each file why it cannot be read, "" if it can."""
+    """Of each file why it cannot be read, "" if it can, and its size."""
 
     files: tuple[Path, ...]
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> tuple[int, str]:
+    def __getitem__(self, place: int) -> tuple[int, str, tuple[int, int]]:
         try:
-            decode(self.files[place])
+            return place, "", decode(self.files[place]).size
         except Exception as error:  # what a damaged file makes Pillow raise is of many kinds
-            system = getattr(error, "strerror", None)
-            return place, system or str(error) or type(error).__name__
-        return place, ""
+            return place, _reason(error), (0, 0)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _beside(folder: Path) -> list[Path]:
+    """What is in a folder and is no folder itself, such as a link to nowhere; nothing hidden."""
+    return sorted(p for p in folder.iterdir() if not (p.name.startswith(".") or p.is_dir()))
 
 
 def _classes(folder: Path) -> list[str]:
@@ -192,10 +228,14 @@ def _classes(folder: Path) -> list[str]:
 
 def _files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Pictures below a folder, sorted, and other files, and links to folders, which may lead round
-    in a circle. What is hidden is neither.
+    in a circle. What is hidden is neither. Raises OSError for a folder that cannot be read.
     """
+
+    def unread(error: OSError) -> None:
+        raise error
+
     found: tuple[list[Path], list[Path]] = [], []
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=unread):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found[1].extend(path for name in folders if (path := Path(place, name)).is_symlink())
         for name in sorted(names):
@@ -204,10 +244,11 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
     return found
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, form: str | None) -> Image.Image:
     if image.mode[0] in "IF":
         values = np.asarray(image)
-        known = image.mode[0] == "I" and values.min() >= 0 and values.max() <= 65535
+        # Mode I holds 32 bits: of these formats they are 16 that have been scaled to their range.
+        known = image.mode.startswith("I;16") or (image.mode == "I" and form in ("PNG", "PPM"))
         require(known, f"it has values of unknown scale, Pillow's mode {image.mode}")
         return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
     return (image.convert("RGBA") if image.mode in ("P", "PA") else image).convert("RGB")

@@ -117,7 +117,12 @@ def named(place: str) -> Any:
 def _of_module(spec: str) -> Any:
     require(":" in spec, f"a network is {FORMS}; got {spec!r}")
     found = named(spec)
-    return found if isinstance(found, nn.Module) else found()
+    network = found() if callable(found) and not isinstance(found, nn.Module) else found
+    require(
+        callable(network),
+        f"{spec!r} must be a network, or a function that makes one: {network!r:.80}",
+    )
+    return network
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:

@@ -80,8 +80,12 @@ class SomeOutputs(nn.Module):
     def __init__(self, network: Callable, outputs: Sequence[int]):
         super().__init__()
         self.network = network
+        self.last = max(outputs)
         self.register_buffer("outputs", torch.tensor(outputs), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, outputs) logits."""
-        return logits_in(self.network(images))[:, self.outputs]
+        logits = logits_in(self.network(images))
+        has = f"the network has {logits.shape[1]} outputs, there is a class for output {self.last}"
+        require(self.last < logits.shape[1], has)
+        return logits[:, self.outputs]

@@ -136,6 +136,7 @@ def load_student(path: str | Path, factory: Callable[[], nn.Module] | None = Non
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"no student can be made of {path}: {error}") from error
+        why = str(error)  # torch lists every tensor that does not fit
+        raise ValueError(f"no student can be made of {path}: {why:.300}") from error
     student.card = card
     return student.eval()

@@ -22,7 +22,8 @@ CHANCE = 0.001  # a teacher at chance level looks better with this probability
 class Glance:
     """What a teacher says of some images without augmentation.
 
-    predicted  (N,) int64 classes. labels  (N,) int64. classes  outputs of the teacher.
+    predicted  (N,) int64 classes. labels  (N,) int64, which may be beyond them. classes  outputs of
+    the teacher.
     confidence  mean of the largest probability.
     """
 
@@ -37,11 +38,21 @@ class Glance:
         return float((self.predicted == self.labels).float().mean())
 
     @property
-    def knows(self) -> bool:
-        """Whether that is more than guessing the commonest class could give."""
+    def guess(self) -> float:
+        """The share that guessing gives: of the commonest class, or of one output in all."""
         commonest = int(torch.bincount(self.labels).max()) / len(self.labels)
-        right, chance = int((self.predicted == self.labels).sum()), max(commonest, 1 / self.classes)
-        found = binomtest(right, len(self.labels), min(chance, 1.0), "greater")
+        return max(commonest, 1 / self.classes)
+
+    @property
+    def enough(self) -> bool:
+        """Whether so many images could show that a teacher which knows them all does not guess."""
+        return self.guess ** len(self.labels) < CHANCE
+
+    @property
+    def knows(self) -> bool:
+        """Whether the accuracy is more than guessing could give."""
+        right = int((self.predicted == self.labels).sum())
+        found = binomtest(right, len(self.labels), self.guess, "greater")
         return bool(found.pvalue < CHANCE)
 
     def renumbered(self, numbers: Sequence[int]) -> "Glance":
@@ -54,7 +65,7 @@ def glance(teacher: Callable, data: Any, images: int = 1000, **options: Any) -> 
     """A teacher's predictions of so many images, of each class in its share, as they are.
 
     teacher, data, options  as for `scoring.rank`; the data must be readable at any place. Raises
-    what that raises.
+    what that raises, but for labels beyond the teacher's outputs, which are wrong predictions.
 
     >>> net = lambda x: x.mean((2, 3))[:, :2] * 9
     >>> pictures = torch.zeros(40, 3, 8, 8, dtype=torch.uint8)
@@ -79,6 +90,5 @@ def glance(teacher: Callable, data: Any, images: int = 1000, **options: Any) -> 
             top = look(some).softmax(1).max(1)
             parts.append((top.indices.cpu(), top.values.cpu(), labels))
     predicted, confidence, labels = map(torch.cat, zip(*parts, strict=True))
-    low, most = f"labels must lie in 0..{classes - 1}, the teacher's classes", int(labels.max())
-    require(most < classes, f"{low}, found {most}")
+    require(confidence.isfinite().all(), "the teacher gives logits that are not finite")
     return Glance(predicted, labels, classes, float(confidence.mean()))
