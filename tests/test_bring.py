@@ -214,7 +214,15 @@ def test_names_of_networks(tmp_path, monkeypatch):
     )
     assert network_of("my_nets:make").out_features == 3
     assert network_of("my_nets:ready").out_features == 4
-    for spec in ("nope", "my_nets:nope", "no_module:make", "resnet8", "timm:no_such_net"):
+    (tmp_path / "script.py").write_text("raise SystemExit(0)")
+    for spec in (
+        "nope",
+        "script:make",
+        "my_nets:nope",
+        "no_module:make",
+        "resnet8",
+        "timm:no_such_net",
+    ):
         with pytest.raises(ValueError, match=spec.removeprefix("timm:")):
             network_of(spec)
 
@@ -235,6 +243,11 @@ def test_preprocessing_is_timms_own():
     torch.testing.assert_close(ours, theirs(picture))
     with pytest.raises(ValueError, match="mean"):
         preprocessing_of(nn.Linear(2, 2))
+    network.pretrained_cfg = {name: config[name] for name in ("std", "input_size")}
+    with pytest.raises(ValueError, match="mean"):
+        preprocessing_of(network)
+    partly = preprocessing_of(network, 0.5)
+    assert partly.mean == 0.5 and partly.std == found.std
     assert preprocessing_of(nn.Linear(2, 2), (0.5,), (0.2,), 9).transform(picture).shape == (
         3,
         9,

@@ -114,6 +114,15 @@ def test_a_folder_is_ranked_and_written(here, capsys):
     assert all(name in page for name in table["augmentation"])
 
 
+def test_no_number_is_left_out_of_a_wide_table(here, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    (here / "own_nets.py").write_text(NETS + f"long = {{'{'x' * 300}': 'none'}}\n")
+    assert command("--candidates", "own_nets:long", "--out", "out") == 0
+    row = next(s for s in capsys.readouterr().out.splitlines() if "x" * 300 in s)
+    score = pd.read_csv(here / "out/ranking.csv")["score"][0]
+    assert f"{score:.3f} [" in row and row.split()[-1] == "36"
+
+
 def test_a_race_is_the_librarys(here, capsys):
     for name in COLOURS:
         for k in range(12, 60):

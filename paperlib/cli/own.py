@@ -13,6 +13,7 @@ import typer
 from . import options as given
 
 EXAMPLES = 4  # pictures of each candidate that the page shows
+WIDE = 10_000  # characters, more than any table has
 
 
 def rank(
@@ -52,8 +53,8 @@ def rank(
     from ..scoring import rank_within
     from .bringing import Wanted, bring, chosen
 
-    width = None if sys.stdout.isatty() else 200  # of a file, or of what reads the lines
-    console = Console(width=width, soft_wrap=True, highlight=False, markup=False)
+    # In a narrow terminal rich would leave out numbers; the terminal itself breaks the lines.
+    console = Console(width=WIDE, soft_wrap=True, highlight=False, markup=False)
     names = chosen(candidates)
     wanted = Wanted(
         teacher, weights, data, classes, order, subset, mean, std, size, per_class, mirror, device,
@@ -91,9 +92,8 @@ def _print(console: Any, table: Any) -> None:
     rows = cells(table, ("score", "behind"))
     shown = Table(box=box.SIMPLE_HEAD)
     for name in rows[0]:
-        widest = max(len(row[name]) for row in rows)
         left = name in ("augmentation", "state")
-        shown.add_column(name, justify="left" if left else "right", min_width=widest)
+        shown.add_column(name, justify="left" if left else "right")
     for row in rows:
         shown.add_row(*row.values())
     console.print(shown, soft_wrap=False)

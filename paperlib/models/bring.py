@@ -112,6 +112,8 @@ def named(place: str) -> Any:
         return pkgutil.resolve_name(place)
     except (ValueError, ImportError, AttributeError) as error:
         raise ValueError(f"there is no {place!r}: {error}") from error
+    except SystemExit as error:  # of a script; it would end this program without a word
+        raise ValueError(f"{place!r} cannot be imported: it exits, with {error.code}") from error
 
 
 def _of_module(spec: str) -> Any:
@@ -160,10 +162,13 @@ def preprocessing_of(
     size  the side of a square in pixels: the shorter side is resized to it, and the middle taken.
     Raises ValueError if the network has no configuration and mean or std are not given.
     """
-    config = getattr(network, "pretrained_cfg", None)
-    if config:
-        mean = tuple(config["mean"]) if mean is None else mean
-        std = tuple(config["std"]) if std is None else std
+    config = getattr(network, "pretrained_cfg", None) or {}
+    mean, std = (
+        tuple(config[name]) if given is None and config.get(name) else given
+        for name, given in (("mean", mean), ("std", std))
+    )
+    need = "the network does not say what its input is normalised with: give mean and std"
+    require(mean is not None and std is not None, need)
     if config and size is None:
         timm = _timm()
         found = timm.data.resolve_model_data_config(network)
@@ -171,8 +176,6 @@ def preprocessing_of(
         change = timm.data.create_transform(**found, is_training=False, use_prefetcher=True)
         text = f"timm's: {found['input_size'][1]} pixels, crop {found['crop_pct']}, "
         return Preprocessing(change, mean, std, text + found["interpolation"])
-    need = "the network does not say what its input is normalised with: give mean and std"
-    require(mean is not None and std is not None, need)
     if size is None:
         return Preprocessing(None, mean, std, "pictures as they are")
     change = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
