@@ -140,6 +140,32 @@ def test_pictures_to_test_on_are_looked_through(here, capsys):
         assert "1 of 12 files" in said and "['red']" in said and "blue/0.png" in said
 
 
+def test_images_that_an_export_is_compared_on(here, capsys):
+    """A known data set, and arrays; what does not fit the student is named."""
+    import numpy as np
+
+    from paperlib import load
+    from paperlib.models import build
+    from paperlib.quantizers import initialise, quantize, save_student
+
+    digits, student = load("digits"), quantize(build("resnet8", 10), "lsq", 4, 4)
+    initialise(student, digits.normalise(digits.train_images[:8]))
+    save_student(student, here / "d.safetensors", digits.classes, digits.mean, digits.std)
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    np.savez("ten.npz", images=images, labels=[0, 1, 2, 10])
+    np.savez("grey.npz", images=images[..., 0], labels=[0, 1, 2, 3])
+    export = ["export", "d.safetensors", "d.onnx", "--images", "8", "--data"]
+    assert main([*export, "digits"]) == 0
+    assert "of 8 pictures" in capsys.readouterr().out
+    for data, named in (("ten.npz", "label 10"), ("grey.npz", "1 channels")):
+        assert main([*export, data]) == 1 and named in capsys.readouterr().err
+    assert main([*export, "grey.npz", "--size", "9"]) == 1
+    assert "--size" in capsys.readouterr().err
+    save_student(student, here / "d.safetensors")
+    assert main([*export, "digits"]) == 1
+    assert "d.safetensors" in capsys.readouterr().err
+
+
 def test_an_export_overwrites_no_student(here, capsys):
     assert train() == 0
     before = (here / "s.safetensors").read_bytes()

@@ -85,7 +85,7 @@ def bring(wanted: Wanted, say: Say) -> Brought:
     say = printing(say)
     workers = wanted.workers if wanted.workers >= 0 else len(os.sched_getaffinity(0))
     names = _lines(wanted.classes) if wanted.classes else None
-    known = _known(wanted.data)
+    known = known_data(wanted.data)
     data, classes = _data(wanted, names, say) if known is None else _of_known(known)
     _check_options(wanted, data, known)
     if wanted.teacher.startswith(TIMM) and not wanted.weights:
@@ -115,7 +115,7 @@ def bring(wanted: Wanted, say: Say) -> Brought:
     return brought
 
 
-def _known(name: str) -> Dataset | None:
+def known_data(name: str) -> Dataset | None:
     """A data set that the package knows by this name, if no folder or file is called so."""
     return load(name) if name in DATASETS and not Path(name).exists() else None
 

@@ -246,6 +246,8 @@ def _factory(path: str, network: str) -> tuple[Any, Any]:
     try:
         with safe_open(path, "pt") as file:
             card = card_of(file.metadata() or {})
+        said = card.classes and card.mean and card.std
+        require(said, "it does not say its classes, mean and std, which save_student takes")
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError) as error:
@@ -267,10 +269,15 @@ def _compared(
     from ..data.streams import shelf
     from ..models.bring import preprocessing_of
     from ..scoring.racing import nested_order
-    from .bringing import tested
+    from .bringing import known_data, tested
 
+    known = known_data(data)
     source = Path(data)
-    if source.suffix == ".npz":
+    folder = known is None and source.suffix != ".npz"
+    require(folder or not size, f"--size is for a folder of pictures, {data} is none")
+    if known is not None:
+        found = known.test_images, known.test_labels
+    elif not folder:
         found = arrays(source)[:2]
     else:
         source = source / splits(source)[-1] if splits(source) else source
@@ -279,6 +286,9 @@ def _compared(
     places = shelf(found, workers)
     order = nested_order(places.labels())[:count]
     images, labels = map(torch.cat, zip(*places.read(order.numpy(), 100), strict=True))
+    classes, most = len(card.classes), int(labels.max())
+    require(most < classes, f"{data} has the label {most}, the student {classes} classes")
+    require(images.shape[1] == 3, f"{data}: images must be RGB, got {images.shape[1]} channels")
     mean, std = (torch.tensor(each_channel(x)).view(1, -1, 1, 1) for x in (card.mean, card.std))
     return (images / 255 - mean) / std, labels
 
