@@ -1,10 +1,10 @@
 """python -m bench.export: exported students beside float32, float16 and onnxruntime's int8, into
 results/bench/export.csv and .md. About 15 minutes on 2 cores, most of it training.
 
-Three students of CIFAR-10: ResNet-20 and VGG-8 of committed teachers, EWGS, 2 bits; and a small
-vision transformer of timm, LSQ, 4 bits, with a teacher trained here. They learn for a few epochs,
-so that there is an accuracy to compare, and are kept in build/bench. Latency is that of one thread,
-all contenders in turns.
+Three students of CIFAR-10: ResNet-20, EWGS, 2 bits, whose weights are committed with its record;
+VGG-8 of a committed teacher, EWGS, 2 bits; and a small vision transformer of timm, LSQ, 4 bits,
+with a teacher trained here. The latter two learn for a few epochs, so that there is an accuracy to
+compare, and are kept in build/bench. Latency is that of one thread, all contenders in turns.
 """
 
 import os
@@ -32,6 +32,9 @@ from paperlib.models import build
 from paperlib.quantizers import agreement, export, load_student, quantize, save_student
 from paperlib.quantizers.export import session
 from paperlib.reporting.style import markdown
+from paperlib.runs.kinds import load_network
+from paperlib.study import plan
+from paperlib.study.config import StudentRun
 from paperlib.study.store import Store
 from paperlib.training import Task, fit
 
@@ -44,8 +47,8 @@ NOTE = """# Exported students
 `python -m bench.export` with {versions}, one thread. The load of the machine was {busy:.1f} on
 {cores} cores: compare latencies with each other only; each is the median of {ROUNDS} rounds in
 turns. float32, float16 and int8 are the teacher; int8 is onnxruntime's static quantization,
-calibrated on {CALIBRATED} images, without training. Students learned for {EPOCHS} epochs on
-{TRAINED} images of CIFAR-10.
+calibrated on {CALIBRATED} images, without training. The student of ResNet-20 is that of record
+{key}. The others learned for {EPOCHS} epochs on {TRAINED} images of CIFAR-10.
 
 kB: of the file. ms: for so many images; float16 is not timed, as onnxruntime has few kernels of it
 here. accuracy: of 10,000 test images, in onnxruntime, %. torch: the student's in torch.
@@ -53,12 +56,13 @@ int8 macs: share of multiply-adds in int8 kernels, %. margins: by how much torch
 class exceeds that of the other, where labels differ.
 
 """
+RESULTS = Store("cpu", "results")
 VIT = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3}
 
 
 def committed(network: str) -> nn.Module:
     """The best teacher of CIFAR-10 whose weights are in results/."""
-    store, found = Store("cpu", "results"), []
+    store, found = RESULTS, []
     for record in store.all():
         config = record["config"]
         path = store.folder / "weights" / f"{record['key']}.safetensors"
@@ -68,6 +72,11 @@ def committed(network: str) -> nn.Module:
     teacher = build(network, 10)
     teacher.load_state_dict(safetensors.torch.load(max(found)[1].read_bytes()))
     return teacher.eval()
+
+
+def recorded() -> StudentRun:
+    """The first student of the evidence runs, a ResNet-20; its weights are in results/."""
+    return plan.regimes("cpu")[0].students[0]
 
 
 def transformer(data: Dataset) -> nn.Module:
@@ -88,7 +97,7 @@ def vit() -> nn.Module:
 
 # Name -> the float network, given data; what makes it again; method and bits.
 STUDENTS: dict[str, tuple[Callable, Callable | None, str, int]] = {
-    "resnet20": (lambda data: committed("resnet20"), None, "ewgs", 2),
+    "resnet20": (lambda data: load_network(recorded().teacher, RESULTS, "cpu"), None, "ewgs", 2),
     "vgg8": (lambda data: committed("vgg8"), None, "ewgs", 2),
     "timm vit": (transformer, vit, "lsq", 4),
 }
@@ -96,6 +105,8 @@ STUDENTS: dict[str, tuple[Callable, Callable | None, str, int]] = {
 
 def student_of(name: str, teacher: nn.Module, data: Dataset) -> nn.Module:
     """The trained student, made once."""
+    if name == "resnet20":
+        return load_network(recorded(), RESULTS, "cpu")
     _, factory, method, bits = STUDENTS[name]
     path = Path("build/bench", f"{name} {method} {bits}.safetensors")
     if not path.exists():
@@ -206,7 +217,8 @@ def main(folder: Path = Path("results/bench")) -> int:
     table = pd.DataFrame(rows)
     busy, cores = os.getloadavg()[1], os.cpu_count()
     versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (torch, onnxruntime, timm))
-    text = NOTE.format(versions=versions, busy=busy, cores=cores, **globals())
+    facts = {"busy": busy, "cores": cores, "key": recorded().key}
+    text = NOTE.format(versions=versions, **facts, **globals())
     write_atomically(folder / "export.csv", table.to_csv(index=False))
     write_atomically(folder / "export.md", text + markdown(table, 2))
     return 0
