@@ -113,6 +113,7 @@ BAD = {
     "truncated.jpg": lambda path: path.write_bytes(_jpeg()[:-400]),
     "empty.png": lambda path: path.write_bytes(b""),
     "text.png": lambda path: path.write_text("no picture"),
+    "program.png": lambda path: Image.new("RGB", (4, 4)).save(path, format="EPS"),
     "pipe.png": os.mkfifo,
     "loop.png": lambda path: path.symlink_to(path),
     "nowhere.png": lambda path: path.symlink_to("gone.png"),

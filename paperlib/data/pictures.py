@@ -26,6 +26,8 @@ from ..basics.checks import require
 from ..basics.progress import progress
 from .streams import IMAGE_COLUMNS, LABEL_COLUMNS, as_images, as_labels
 
+# Whatever a file is called: others, as EPS, Pillow would hand to a program.
+FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 MOST_PIXELS = 178_956_970  # of one picture; Pillow takes more for an attack
 # What stands above the classes, not for one. Of several, the first is taken.
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
@@ -157,7 +159,7 @@ def decode(path: str | Path) -> Image.Image:
     """
     status = os.stat(path)  # a pipe would be waited for
     require(stat.S_ISREG(status.st_mode), "it is no regular file")
-    with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
         width, height = image.size
         require(width * height <= MOST_PIXELS, f"it has {width} x {height} pixels")
         return _rgb(ImageOps.exif_transpose(image), image.format)
