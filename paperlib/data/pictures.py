@@ -159,6 +159,7 @@ def decode(path: str | Path) -> Image.Image:
     """
     status = os.stat(path)  # a pipe would be waited for
     require(stat.S_ISREG(status.st_mode), "it is no regular file")
+    Image.init()  # else Pillow knows some formats only once it has met them
     with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
         width, height = image.size
         require(width * height <= MOST_PIXELS, f"it has {width} x {height} pixels")
