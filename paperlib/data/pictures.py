@@ -27,7 +27,7 @@ from ..basics.progress import progress
 from .streams import IMAGE_COLUMNS, LABEL_COLUMNS, as_images, as_labels
 
 # Whatever a file is called: others, as EPS, Pillow would hand to a program.
-FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 MOST_PIXELS = 178_956_970  # of one picture; Pillow takes more for an attack
 # What stands above the classes, not for one. Of several, the first is taken.
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
