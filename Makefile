@@ -51,7 +51,7 @@ $(FIGURES_VENV)/.ready: requirements-figures.lock pyproject.toml
 	$(FIGURES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 5 to 8 minutes, cpu days on 2 cores (resumable)
+reproduce: $(READY)  ## notebooks through papermill into build/PROFILE, then compare: quick 5 to 11 minutes, cpu days on 2 cores (resumable)
 	$(PAPERLIB) reproduce --profile $(PROFILE) --device $(DEVICE) --table $(TABLE) $(PART) --jobs $(JOBS) $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(RECORD),--record)
 
 run: $(READY)  ## the same runs without notebooks
