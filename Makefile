@@ -83,7 +83,7 @@ lint: $(READY)  ## ruff, the layers' contract, types of the public face: seconds
 
 # Two processes of one thread: a test file, and a notebook, stays whole in one of them.
 WORKERS ?= 2
-test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 5 to 9 minutes on 2 cores
+test: $(READY)  ## pytest, doctests and the nbval check of every notebook: 5 to 10 minutes on 2 cores
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope
 	"$(PYTHON)" -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 

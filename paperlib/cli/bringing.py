@@ -83,7 +83,7 @@ def bring(wanted: Wanted, say: Say) -> Brought:
     whether the teacher knows the images. Raises ValueError if it does not.
     """
     say = printing(say)
-    workers = wanted.workers if wanted.workers >= 0 else len(os.sched_getaffinity(0))
+    workers = processes(wanted.workers)
     names = _lines(wanted.classes) if wanted.classes else None
     known = known_data(wanted.data)
     data, classes = _data(wanted, names, say) if known is None else _of_known(known)
@@ -113,6 +113,11 @@ def bring(wanted: Wanted, say: Say) -> Brought:
     _report(brought, say)
     _check(brought)
     return brought
+
+
+def processes(workers: int) -> int:
+    """What `--workers` asks for: -1 is one for each core that this process may use."""
+    return workers if workers >= 0 else len(os.sched_getaffinity(0))
 
 
 def known_data(name: str) -> Dataset | None:

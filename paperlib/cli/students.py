@@ -208,11 +208,12 @@ def export(
     """Write a student as one ONNX file with packed weights, and compare it with torch."""
     from ..quantizers import agreement, load_student
     from ..quantizers import export as write
+    from .bringing import processes
 
     _file(out, ".onnx")
     card, factory = _factory(student, network)
     found = load_student(student, factory)
-    x, labels = _compared(card, factory, data, size, images, max(workers, 0))
+    x, labels = _compared(card, factory, data, size, images, processes(workers))
     table = write(found, out, x[:16], card.classes, card.mean, card.std)
     _say_layers(table, out)
     same = agreement(found, out, x, labels)
