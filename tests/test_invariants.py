@@ -23,7 +23,7 @@ from paperlib.training import Task, fit
 KEYS = {
     "teacher": "7440c26af02ce84d",
     "score": "f48d1bab310ed3ed",
-    "budget": "75e5951a88304843",
+    "budget": "0541c54b19ada65a",
     "ablation": "06da1791c10ca40f",
     "student": "b2454f2c226fa741",
     "tour": "4d9aa23c1b91a08c",

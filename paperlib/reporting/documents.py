@@ -57,6 +57,7 @@ HEADINGS = {
     "clock": "unit",
     "share_of_student": "scoring / student",
     "share": "share of the passes",
+    "bound": "least that any paired comparison needs",
     "kendall": "Kendall with the full order",
     "seconds_full": "seconds, all passes",
 }
@@ -311,7 +312,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "cost": _columns(
         "cost", "setup candidates epochs scoring student sweep clock share_of_student", 1
     ),
-    "race": _columns("budget", "dataset seed share same_winner kendall seconds seconds_full", 3),
+    "race": _columns("budget", "dataset model seed share bound same_winner kendall", 3),
     "regimes": _columns(
         "verdicts",
         "setup seeds agreement spearman p order pick minimal gain choice",

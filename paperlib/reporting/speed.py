@@ -66,10 +66,11 @@ def short_score_table(store: Store) -> pd.DataFrame:
 def budget_table(store: Store) -> pd.DataFrame:
     """One row per race within a budget, beside the full ranking of the same candidates.
 
-    share  of the full ranking's forward passes; stopped  why; same_winner; gap  of the full scores
-    of the two winners, nats; kendall  between the two orders of all candidates.
+    share  of the full ranking's forward passes; bound  the share that any paired comparison needs
+    by the race's own estimates, NaN in records without it; stopped  why; same_winner; gap  of the
+    full scores of the two winners, nats; kendall  between the two orders of all candidates.
     """
-    full = plan.setups(store.profile)[0].score
+    full = plan.raced(store.profile).score
     scores, rows = scores_of(full, store), []
     for run in plan.races(store.profile):
         record = store.finished(run)
@@ -80,8 +81,10 @@ def budget_table(store: Store) -> pd.DataFrame:
         rows.append(
             {
                 "dataset": run.data.name,
+                "model": run.teacher.model,
                 "seed": run.seed,
                 "share": record["result"]["share"],
+                "bound": record["result"].get("bound", float("nan")),
                 "stopped": record["result"]["stopped"],
                 "winner": order[0],
                 "winner_full": best,

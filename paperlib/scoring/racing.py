@@ -11,29 +11,14 @@ the *difference* of two scores, so it is the interval of the difference that dec
 images of CIFAR-10 its standard error is 0.005 between "none" and "augmix", 0.008 between
 "none+cutmix" and "erasing+cutmix"; passes over images of their own would give 0.014 and 0.024.
 
-**CutMix.** The images of a batch share a box and each shares half of its neighbour: they are one
-observation, not many. Resampling takes such batches whole. A box is drawn for every 5 images
-instead of every 100 as in `scoring.rank`: what is expected of an image is the same (a random
-partner and a random box), but 20 times as many boxes stand behind the mean. Even so the variance is
-1.3 to 1.6 times what images taken for independent would show.
-
-**The jackknife.** The images lie in up to 50 groups of whole CutMix batches. Leaving out one group
-moves the score by that group's influence. The influences of two candidates, subtracted group by
-group, give the standard error of the difference and, with Student's t, its interval; it takes the
-place of a paired bootstrap and shows the bias too. Groups are not class-balanced though the images
-as a whole are, and the images are a part of a finite set: both make intervals rather too wide.
-
-**The bias of few images.** Centroids fitted to the images at hand lower CMI and raise D, by an
-amount of order 1/n that is the greater the more a candidate's predictions scatter: uncorrected, few
-images favour the tame candidates. Leaving groups out shows this bias b(n). On 100 of the digits it
-is 0.018 nats for "none" and 0.12 for "trivialaugment", whose true scores differ by 0.10 the other
-way; the correction leaves less than 0.01 of it. On 500 images of CIFAR-10 it is 0.012 to 0.019.
-Taken off is b(n) (1 - n/N), so that the score estimates what `scoring.score` gives for all N
-images, whose own bias b(N) belongs to its definition and stays.
+`estimates` says how large the error of a difference is, and what few images do to a score.
 
 **Many looks.** To lose the best of K candidates, one of K - 1 rivals has to look better by mistake
-in one of R rounds. So each one-sided test gets (1 - confidence) / (top (K - 1) R), Bonferroni's
-correction, and nothing that was settled or dropped is tested again.
+in one of the rounds. So the tests of a pair share (1 - confidence) / (top (K - 1)), Bonferroni's
+correction. The rounds share it by `level_of`, as the images of a round are part of the next one's.
+Nothing that was settled or dropped is tested again.
+
+**How near the bound.** `least_images` is what any comparison on the same images needs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,140 +29,21 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
+from scipy.optimize import brentq
 from torch import Tensor
 
 from ..augment import AUGMENTATIONS, Candidate, candidates, generator
 from ..basics.checks import anything, checked, number, require
 from ..data.streams import Shelf, shelf
-from .metrics import PASS, TINY, check_counts, log_softmax, soft_labels
+from .estimates import BOX, Estimate, difference, estimate, margin, standard_error
+from .metrics import check_counts
 from .options import Scoring
 from .streaming import look_of, read, scale_of
 from .teachers import device_of, evaluating, teacher_kind
 
-BOX = 5  # images that share a CutMix box
+FIRST = 100  # images of the first round at least, 20 CutMix batches
 TRIED = 10  # images that are looked at twice more, to see that the teacher is steady
-GROUPS = 50  # of the jackknife, at most
 ORDER, VIEWS, BOXES = 0xB0D6, 0xB0D7, 0xB0D8  # keys of the streams of random numbers
-
-
-# ------------------------------------------------------------------------------------ one candidate
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What the first `images` images say of a candidate. The three numbers are score, cmi and
-    divergence, in nats.
-
-    values      (3,) float64, corrected for few images. bias  (3,) what the correction took off.
-    influences  (groups, 3) float64: how far each group of images moves the values. They sum to
-                about 0; see `standard_error`.
-    """
-
-    images: int
-    values: np.ndarray
-    bias: np.ndarray
-    influences: np.ndarray
-
-
-@checked(**PASS)
-def estimate(logits: Tensor, targets: Tensor, population: int, cmi_weight: float = 1.0) -> Estimate:
-    """The score that `population` images would give by `scoring.score`, estimated from the first of
-    them by the jackknife.
-
-    logits, targets  as for `scoring.score`, in the order of the pass: every `BOX` consecutive
-                     images are one CutMix batch.
-    population       N, at least their number; then the values are exactly those of `scoring.score`.
-    Raises ValueError as `scoring.score`, and for fewer than two CutMix batches.
-
-    >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 9.0]]).repeat(10,
-    ...     1), torch.tensor([0, 1, 1]).repeat(10)
-    >>> found = estimate(logits, labels, population=30)
-    >>> from paperlib.scoring import score
-    >>> found.influences.shape, bool(abs(found.values[0] - score(logits, labels).score) < 1e-6)
-    ((6, 3), True)
-    """
-    log_p, n = log_softmax(logits), len(logits)
-    hard, t, p = not targets.is_floating_point(), soft_labels(targets, *logits.shape), log_p.exp()
-    batches = -(-n // BOX)
-    require(batches > 1, f"the jackknife needs more than {BOX} images, got {n}")
-    require(population >= n, f"{n} images cannot be drawn from a population of {population}")
-    edges = BOX * np.linspace(0, batches, min(GROUPS, batches) + 1).round().astype(int)
-    edges = np.minimum(edges, n)
-    sizes = np.diff(edges).tolist()
-    counts, sums, entropies = _group_sums(log_p, t, p, sizes)
-    check_counts(counts.sum(0))
-    # Leave each group out. Where that would lose a class, count each group twice: less exact for
-    # the bias.
-    step = -1 if (counts.sum(0) - counts > 1e-6).all() else 1
-    counts, sums, entropies = (_all_and_without(x, step) for x in (counts, sums, entropies))
-    q = (sums / counts.unsqueeze(2)).clamp(min=TINY)
-    log_q = q.log()
-    if hard:  # the cross term is then the entropy of the centroids: no logarithm per image
-        cross = (counts * (q * log_q).sum(2)).sum(1)
-    else:
-        cross = torch.empty_like(entropies)
-        for k, centroids in enumerate(q):
-            rows = (p * (t @ centroids).clamp(min=TINY).log()).sum(1)
-            cross[k] = rows.sum() + (step * rows[edges[k - 1] : edges[k]].sum() if k else 0)
-    weights = np.array([n, *(n + step * size for size in sizes)])
-    value = (entropies - cross).cpu().numpy() / weights
-    divergence = -log_q.diagonal(dim1=1, dim2=2).mean(1).cpu().numpy()
-    table = np.column_stack([divergence - cmi_weight * value, value, divergence])
-    # A group of m images weighted 1 + step moves the distribution by step m / (n + step m) towards
-    # the group's own.
-    influences = step * (table[1:] - table[0]) * (weights[1:] / n)[:, None]
-    bias = step * influences.sum(0) * (1 + step / len(sizes)) * (1 - n / population)
-    return Estimate(n, table[0] - bias, bias, influences)
-
-
-def _group_sums(
-    log_p: Tensor, t: Tensor, p: Tensor, sizes: list[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each group: images of a class (G, C), the sums of their predictions (G, C, C), and
-    negative entropies (G,).
-    """
-    parts = list(zip(t.split(sizes), p.split(sizes), strict=True))
-    counts = torch.stack([u.sum(0) for u, _ in parts])
-    sums = torch.stack([u.T @ v for u, v in parts])
-    return counts, sums, torch.stack([x.sum() for x in (p * log_p).sum(1).split(sizes)])
-
-
-def _all_and_without(sums: Tensor, step: int) -> Tensor:
-    """(G, ...) sums over groups -> (1 + G, ...): over all images, then with each group once more
-    (step 1) or less (-1).
-    """
-    total = sums.sum(0, keepdim=True)
-    return torch.cat([total, total + step * sums])
-
-
-def standard_error(influences: np.ndarray) -> float:
-    """Of the estimate whose groups have these influences, (groups,) float64; of a difference, for
-    their differences.
-
-    # of the mean of four numbers 1, -1, 1, -1
-    >>> round(standard_error(np.array([1.0, -1.0, 1.0, -1.0]) / 4), 3)
-    0.577
-    """
-    m = len(influences)
-    return float(np.sqrt(m / (m - 1) * ((influences - influences.mean()) ** 2).sum()))
-
-
-def difference(a: Estimate, b: Estimate, level: float) -> tuple[float, float, float]:
-    """score a - score b on the same images, and its interval: (low, difference, high), each side
-    missed with chance `level`.
-
-    Raises ValueError if the two are not of equally many images.
-    """
-    same = f"paired scores must be of the same images, got {a.images} and {b.images}"
-    require(a.images == b.images, same)
-    change, influences = float(a.values[0] - b.values[0]), a.influences[:, 0] - b.influences[:, 0]
-    margin = _margin(influences, 1 - level)
-    return change - margin, change, change + margin
-
-
-def _margin(influences: np.ndarray, quantile: float) -> float:
-    """From an estimate to the end of its interval: Student's t at the quantile times its error."""
-    return stats.t.ppf(quantile, len(influences) - 1) * standard_error(influences)
 
 
 # ----------------------------------------------------------------------------------------- the race
@@ -208,6 +74,11 @@ class Race:
         """Each candidate's estimate on the most images."""
         return [rounds[max(rounds)] for rounds in self.estimates]
 
+    def pair(self, i: int, j: int) -> tuple[Estimate, Estimate]:
+        """Two candidates' estimates on the most images that both have seen."""
+        n = min(max(self.estimates[i]), max(self.estimates[j]))
+        return self.estimates[i][n], self.estimates[j][n]
+
 
 def schedule(images: int, candidates: int, allowed: int, start: int, growth: float) -> list[int]:
     """Images a candidate after each round: times `growth`, as far as the budget reaches if only two
@@ -221,6 +92,26 @@ def schedule(images: int, candidates: int, allowed: int, start: int, growth: flo
     while sizes[-1] < most:
         sizes.append(min(max(int(sizes[-1] * growth) // BOX * BOX, sizes[-1] + BOX), most))
     return sizes
+
+
+def level_of(sizes: Sequence[int], chance: float) -> float:
+    """Of each of the tests after so many images, one-sided, that together err with this chance.
+
+    That any errs has at most the sum of their chances, less that of each two neighbours to err
+    together (Hunter, 1976). Two means have the correlation (n / m)^(1/2), of n images among m.
+
+    >>> [round(level_of(sizes, 0.05), 4) for sizes in ([100], [100, 150], [100, 10_000])]
+    [0.05, 0.0329, 0.0255]
+    """
+    rho = np.sqrt(np.divide(sizes[:-1], sizes[1:]))[:, None]
+
+    def spent(level: float) -> float:
+        z = stats.norm.isf(level)
+        x = z + np.linspace(0, 9, 500)
+        both = stats.norm.pdf(x) * stats.norm.cdf((rho * x - z) / np.sqrt(1 - rho**2))
+        return len(sizes) * level - np.trapezoid(both, x).sum()
+
+    return brentq(lambda level: spent(level) - chance, chance / len(sizes), chance)
 
 
 def race(
@@ -241,7 +132,7 @@ def race(
     allowed  images x candidates that may be looked at; `candidates` times the first size must not
     exceed it.
     """
-    level = (1 - confidence) / max(1, top * (candidates - 1) * len(sizes))
+    level = level_of(sizes, (1 - confidence) / max(1, top * (candidates - 1)))
     estimates: list[dict[int, Estimate]] = [{} for _ in range(candidates)]
     better = np.zeros((candidates, candidates), bool)
     active, dropped = np.ones(candidates, bool), np.zeros(candidates, bool)
@@ -272,19 +163,61 @@ def race(
     return Race(estimates, better, active, dropped, used, level, stopped)
 
 
-def _table(names: Sequence[str], run: Race) -> pd.DataFrame:
-    """The columns described at `rank_within`, best first."""
+def least_images(
+    gaps: np.ndarray, sigmas: np.ndarray, images: int, top: int = 1, confidence: float = 0.95
+) -> np.ndarray:
+    """How many images each of K candidates must be looked at, by any method that compares them on
+    the same images, to find the best `top` in their order.
+
+    gaps, sigmas  (K - 1,) of the candidates behind the best: the score's distance to the one before
+                  it in the top, or to the last of the top; and the deviation of that difference,
+                  its standard error times the square root of the images.
+    images        N, of which nobody needs more.
+    Returns (K,) float64, best first. To tell two apart, erring with chance d = 1 - confidence at
+    most, takes 2 (sigma / gap)^2 kl(d, 1 - d) images on average or more, kl(d, 1 - d) = (1 - 2 d)
+    log((1 - d) / d): lemma 1 of Kaufmann, Cappe and Garivier (JMLR 2016) for normal differences.
+
+    # of a sigma of ten gaps, and of one gap: 200 and 2 times kl(0.05, 0.95)
+    >>> least_images(np.array([0.1, 1.0]), np.array([1.0, 1.0]), images=10**9).round(1)
+    array([530. , 530. ,   5.3])
+    """
+    chance = min(1 - confidence, 0.5)
+    divergence = (1 - 2 * chance) * np.log(1 / chance - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # two that are the same need all
+        each = np.fmin(2 * divergence * (sigmas / gaps) ** 2, images)
+    needed = np.append(0.0, each)
+    np.maximum.at(needed, _before(len(needed), top), each)
+    return needed
+
+
+def _before(candidates: int, top: int) -> np.ndarray:
+    """(K - 1,) which one, best first, each of the others has to be told from."""
+    return np.minimum(np.arange(1, candidates), top) - 1
+
+
+def _bound(run: Race, order: np.ndarray, images: int, top: int, confidence: float) -> float:
+    """`least_images` by a race's own estimates, as a share of images x candidates."""
+    pairs = [
+        run.pair(*each) for each in zip(order[1:], order[_before(len(order), top)], strict=True)
+    ]
+    gaps = np.array([a.values[0] - b.values[0] for a, b in pairs])
+    errors = [standard_error((a.influences - b.influences)[:, 0]) for a, b in pairs]
+    sigmas = np.array(errors) * np.sqrt([a.images for a, _ in pairs])
+    return least_images(gaps, sigmas, images, top, confidence).mean() / images
+
+
+def _table(names: Sequence[str], run: Race) -> tuple[pd.DataFrame, np.ndarray]:
+    """The columns described at `rank_within`, best first, and the candidates in that order."""
     last, ahead = run.last, (run.better & ~run.dropped).sum(0)
     # Of those still in, fewest better ones first, then by score: they saw the same images, or their
     # order is settled.
     leader = min(np.flatnonzero(~run.dropped), key=lambda i: (ahead[i], last[i].values[0]))
     rows = []
     for i, name in enumerate(names):
-        own, n = last[i], min(last[i].images, last[leader].images)
-        low, behind, high = difference(run.estimates[i][n], run.estimates[leader][n], run.level)
-        margin = _margin(own.influences[:, 0], 0.975)
+        own, (low, behind, high) = last[i], difference(*run.pair(i, leader), run.level)
+        half = margin(own.influences[:, 0], 0.975)
         row = {"augmentation": name, "score": own.values[0]}
-        row |= {"score_low": own.values[0] - margin, "score_high": own.values[0] + margin}
+        row |= {"score_low": own.values[0] - half, "score_high": own.values[0] + half}
         row |= {"cmi": own.values[1], "divergence": own.values[2]}
         row |= {"behind": behind, "behind_low": low, "behind_high": high, "images": own.images}
         rows.append(row)
@@ -294,7 +227,7 @@ def _table(names: Sequence[str], run: Race) -> pd.DataFrame:
     order = np.lexsort([by_score, np.where(run.dropped, 0, ahead), run.dropped])
     table = table.iloc[order].reset_index(drop=True)
     table.insert(0, "rank", range(1, len(table) + 1))
-    return table
+    return table, order
 
 
 # ---------------------------------------------------------------------------------------- a teacher
@@ -332,7 +265,7 @@ def rank_within(
     top: int = 1,
     confidence: float = 0.95,
     start: int | None = None,
-    growth: float = 2.0,
+    growth: float = 1.5,
     **options: Any,
 ) -> pd.DataFrame:
     """The best augmentations by the score of `scoring.rank`, from a share of its forward passes.
@@ -345,9 +278,8 @@ def rank_within(
                 at most 1. Less is used if the order is settled before.
     top         how many of the best are to be found, in their order.
     confidence  with which they, and their order, are right if the result is settled.
-    start       images in the first round; None: a quarter of the budget's images a candidate, but
-                ten a class at least, as far as the budget allows. growth  factor from round to
-                round.
+    start       images in the first round; None: a hundred, and ten a class, as far as the budget
+                allows: errors need them. growth  factor from round to round.
     options     those of `scoring.Scoring`; batch is rounded down to whole CutMix batches of 5.
 
     Returns one row an augmentation: rank, augmentation, score (nats; what all images would give,
@@ -385,9 +317,9 @@ def rank_within(
     with torch.no_grad(), evaluating(teacher), how.watched(allowed) as watch:
         look = _Looks(teacher, source, labels, wanted, how, base, watch)
         run = race(look, len(wanted), sizes, images, allowed, top, confidence)
-    table = _table([candidate.name for candidate in wanted], run)
-    used = run.used / (images * len(wanted))
-    table.attrs |= {"stopped": run.stopped, "share": used, "confidence": confidence}
+    table, order = _table([candidate.name for candidate in wanted], run)
+    used, bound = run.used / (images * len(wanted)), _bound(run, order, images, top, confidence)
+    table.attrs |= {"stopped": run.stopped, "share": used, "bound": bound, "confidence": confidence}
     return table
 
 
@@ -399,7 +331,7 @@ def _first_round(
     most, least = allowed // candidates, max(2 * classes, 4 * BOX)
     lets = f"a budget of {budget} lets {most} of {images} images a candidate through"
     require(most >= least, f"{lets}; {classes} classes need at least {least}")
-    first = max(min(max(most // 4, 10 * classes), most), least) if start is None else start
+    first = max(min(max(10 * classes, FIRST), most), least) if start is None else start
     good = f"start must lie in {least}..{most} with this budget, got {first}"
     require(least <= first <= most, good)
     return allowed, max(first // BOX, 4) * BOX if first < images else images

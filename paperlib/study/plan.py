@@ -88,12 +88,17 @@ def precision_comparison(profile: str) -> Comparison:
     return Comparison(_shorter(first, *sizes) if sizes else first)
 
 
+def raced(profile: str) -> Setup:
+    """The set-up whose candidates are raced."""
+    return SIZES[profile].raced or setups(profile)[0]
+
+
 def races(profile: str) -> list[BudgetRun]:
-    """The ranking of the first set-up's candidates within a tenth of the forward passes, from three
-    random orders.
+    """The ranking of a set-up's candidates within a tenth of the forward passes, from three random
+    orders.
     """
-    first = setups(profile)[0]
-    return [BudgetRun(first.data, first.teacher, CANDIDATES, seed=seed) for seed in range(3)]
+    full = raced(profile).score
+    return [BudgetRun(full.data, full.teacher, CANDIDATES, seed=seed) for seed in range(3)]
 
 
 def short_score(profile: str) -> ScoreRun:
@@ -106,7 +111,9 @@ def _speed(profile: str, store: Store | None) -> Iterable[Run]:
     students = [
         run for p in PRECISIONS for name in pairs.augmentations for run in pairs.students(p, name)
     ]
-    return (first.teacher, first.score, short_score(profile), *races(profile), *students)
+    full = raced(profile)
+    scores = (first.score, short_score(profile), full.score, *races(profile))
+    return (first.teacher, full.teacher, *scores, *students)
 
 
 # ---------------------------------------------------------------- methods, gains, forms, the search

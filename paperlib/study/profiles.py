@@ -384,6 +384,7 @@ class Sizes:
 
     short      of the tables with many students. None: the set-ups' own schedules.
     precision  (training images, epochs) of the comparison of precisions. None: the set-up's.
+    raced      whose candidates are raced. None: those of the first set-up.
     methods    the QAT and KD methods that there is time for; () for all.
     bits       other bits of EWGS on CIFAR. kd  which set-up the table of KD methods takes.
     sqakd      the Tiny-ImageNet set-ups of PAPER 7.7. pairs, budget  of the policy search.
@@ -397,6 +398,7 @@ class Sizes:
 
     short: Short | None = None
     precision: tuple[int, int] | None = None
+    raced: Setup | None = None
     methods: tuple[str, ...] = ()
     bits: tuple[int, ...] = ()
     kd: int = 1
@@ -422,6 +424,7 @@ SIZES = {
     "cpu": Sizes(
         short=Short(4_000, 2_500, 5, (0, 1, 2)),
         precision=(5_000, 10),
+        raced=_D,
         methods=("ewgs", "lsq", "pact", "dorefa", "sqakd", "at", "sp", "crd"),
         kd=0,
         budget=0.02,
