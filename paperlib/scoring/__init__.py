@@ -1,8 +1,8 @@
 """Scoring augmentations with the teacher alone.
 
 metrics.py  the formulas: logits, targets -> CMI, divergence, score, T. stddev, intervals
-ranking.py  a teacher and images -> all candidates, best first      racing.py  the best of them for
-a part of the work
+ranking.py  a teacher and images -> all candidates, best first
+racing.py   the best of them for a part of the work, from estimates.py: what few images say
 """
 
 from .metrics import (

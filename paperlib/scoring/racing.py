@@ -289,7 +289,8 @@ def rank_within(
     in the top) or "open" (it could not be settled: more budget or more images are needed). The
     dropped ones are ordered by `behind`, not by `score`: on few images all scores may be high or
     low together. `table.attrs` has stopped ("settled", or what was spent: "budget", "images"),
-    share (of images x candidates, used) and confidence.
+    share (of images x candidates, used), bound (the share that any comparison on the same images
+    needs on average, by `least_images` with the race's own gaps and errors) and confidence.
     Raises ValueError as `scoring.rank`; for arguments out of range; for a budget too small to begin
     with (two images a class and 20 in all, for every candidate).
 
