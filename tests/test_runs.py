@@ -69,7 +69,7 @@ def results(store):
     """What a run determines: the records without times and places."""
     found = {}
     for record in store.all():
-        result = json.loads(json.dumps(record["result"]))
+        result = json.loads(json.dumps(record.get("result", {})))
         for row in result.get("curve", []):
             del row["seconds"], row["cpu_seconds"]
         found[record["key"]] = (record["status"], record["config"], result, record.get("teacher"))
@@ -148,6 +148,37 @@ def test_students_trained_together_leave_a_record_each(made, tmp_path):
     assert stores[1].load(runs[0])["environment"]["trained_together"] == 2
     with pytest.raises(ValueError, match="0"):
         sweep(runs, stores[1], together=0)
+
+
+def test_students_in_turn_leave_the_records_of_students_alone(made, tmp_path, monkeypatch):
+    """Also where one fails, and where they were interrupted when one had ended its first epoch."""
+    plain = replace(STUDENT, augmentation="none")
+    changes = {"method": "lsq"}, {"loss": "at"}, {"loss": "ce", "weight_bits": 3}
+    runs = [replace(plain, **change) for change in ({"method_options": {"delta": -1.0}}, *changes)]
+    assert [len(unit) for unit in sweeping.packs([*RUNS, *runs], 3, execution.lesson)] == [
+        *(1, 1, 1, 1),
+        *(3, 1),
+    ]
+    stores = [Store("quick", root=tmp_path / name) for name in ("alone", "turn", "interrupted")]
+    for store in stores:
+        shutil.copytree(made.root, store.root)
+    with monkeypatch.context() as patched, pytest.raises(SweepError, match="delta"):
+        patched.setattr(sweeping, "IN_TURN", 1)
+        sweep(runs, stores[0], jobs=1)
+
+    def interrupted(row):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(kinds, "reporter", lambda *run: interrupted)
+        sweep(runs, stores[2], jobs=1)
+    for store in stores[1:]:
+        with pytest.raises(SweepError, match="delta") as raised:
+            sweep(runs, store, jobs=1)
+        assert len(str(raised.value).splitlines()) == 1, "the others are done"
+        assert store.load(runs[1])["environment"]["trained_in_turn"] == 3
+        assert results(store) == results(stores[0])
+        assert not list(store.cache.glob("*.epoch.pt"))
 
 
 @pytest.mark.parametrize("damage", ["configuration", "result", "truncated", "status"])
@@ -240,6 +271,26 @@ def test_a_worker_that_dies_does_not_take_the_others_with_it(tmp_path):
         all(store.done(run) for run in RUNS)
         and "a worker process died" in store.progress.read_text()
     )
+
+
+def test_students_whose_worker_dies_are_made_alone(made, tmp_path):
+    shutil.copytree(made.root, tmp_path, dirs_exist_ok=True)
+    store, sizes = Store("quick", root=tmp_path), []
+
+    class Dying(ThreadPoolExecutor):
+        """Breaks at whatever trains more than one student."""
+
+        def submit(self, function, work, number, unit):
+            sizes.append(len(unit))
+            if len(unit) == 1:
+                return super().submit(function, work, number, unit)
+            future = Future()
+            future.set_exception(BrokenExecutor("a process was terminated abruptly"))
+            return future
+
+    runs = [replace(STUDENT, augmentation="none", seed=seed) for seed in (1, 2)]
+    sweep(runs, store, executor=Dying(1), together=2)
+    assert sizes == [2, 2, 2, 1, 1] and all(map(store.done, runs))
 
 
 def test_one_failure_does_not_stop_the_others(made, tmp_path):

@@ -11,7 +11,7 @@ from paperlib.basics.recipe import Recipe
 from paperlib.losses import OBJECTIVES, objective
 from paperlib.models import build
 from paperlib.quantizers import METHODS, initialise, quantize
-from paperlib.training import Task, accuracy, fit, fit_together
+from paperlib.training import Task, accuracy, fit, fit_in_turn, fit_together
 from paperlib.training.learners import (
     InitialStage,
     Single,
@@ -418,6 +418,94 @@ def test_a_pack_resumes_and_refuses_what_differs(teacher, tmp_path):
         fit_together(students(), tasks_of(teacher, recipe, "crd"))
     with pytest.raises(ValueError, match="2 tasks"):
         fit_together(students(), tasks[:2])
+
+
+# ------------------------------------------------------------------- many students over one teacher
+
+IN_TURN = (
+    ("ewgs", 2, {}, "kd", {}),
+    ("lsq", 3, {}, "at", {}),
+    ("pact", 4, {}, "ce", {}),
+    ("dorefa", 2, {}, "crd", {"negatives": 16}),
+    ("ewgs", 2, {"delta": "hessian"}, "ft", {"init_epochs": 1}),
+    ("ternary", 2, {}, "fsp", {"init_epochs": 1}),
+)
+
+
+def in_turn(teacher, precision="float32"):
+    recipe = Recipe(2, 64, 1e-3, 1e-4, quantizer_lr=1e-5, precision=precision)
+    few = data.subset(SMALL, train=140, test=40)
+    task = Task(few, "randaugment+cutmix", objective("ce"), recipe, 3, teacher)
+    students = [quantize(teacher, how, bits, bits, **kw) for how, bits, kw, _, _ in IN_TURN]
+    return students, [replace(task, objective=objective(loss, **kw)) for *_, loss, kw in IN_TURN]
+
+
+def untimed(curve):
+    return [{name: v for name, v in row.items() if "seconds" not in name} for row in curve]
+
+
+def same_weights(one, other):
+    values, others = one.state_dict(), other.state_dict()
+    tensors = [name for name, value in values.items() if isinstance(value, torch.Tensor)]
+    return all(torch.equal(values[name], others[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("precision", ("float32", "bfloat16"))
+def test_students_in_turn_end_as_alone_also_after_an_interruption(teacher, tmp_path, precision):
+    """Killed within an epoch, when some students had ended theirs. The teacher is asked once."""
+    alone, tasks = in_turn(teacher, precision)
+    curves = [untimed(fit(*each)) for each in zip(alone, tasks, strict=True)]
+    paths, rows = [tmp_path / f"{number}.pt" for number in range(len(tasks))], []
+
+    class Killed(Exception):
+        pass
+
+    def kill(number, row):
+        rows.append((number, row.get("initial_epoch"), row.get("epoch")))
+        if len(rows) == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_in_turn(in_turn(teacher, precision)[0], tasks, paths, kill)
+    resumed = in_turn(teacher, precision)[0]
+    found = fit_in_turn(resumed, tasks, paths, kill)
+    main = [(number, None, epoch) for epoch in (0, 1) for number in range(len(tasks))]
+    assert rows == [(4, 0, None), (5, 0, None), *main]
+    assert [untimed(curve) for curve in found] == curves
+    assert all(same_weights(*each) for each in zip(alone, resumed, strict=True))
+
+
+def test_the_teacher_is_asked_once_for_a_batch_of_students_in_turn(teacher):
+    asked, (students, tasks) = [], in_turn(teacher)
+    seen = teacher.linear.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    try:
+        fit_in_turn(students[:4], tasks[:4], [None] * 4)
+    finally:
+        seen.remove()
+    assert [size for size in asked if size > 2] == 2 * [64, 64, 12]  # of two images: it is tried
+
+
+def test_a_student_that_fails_takes_no_other_with_it(teacher):
+    alone, tasks = in_turn(teacher)
+    curves = [untimed(fit(*each)) for each in zip(alone[:2], tasks[:2], strict=True)]
+    students = in_turn(teacher)[0][:4]
+    bad = objective("ce", gamma=3e38), objective("fitnet", layers=("f9",))
+    tasks = [tasks[0], *(replace(tasks[0], objective=each) for each in bad), tasks[1]]
+    order = [students[0], *students[2:], students[1]]
+    found = fit_in_turn(order, tasks, [None] * 4)
+    assert isinstance(found[1], FloatingPointError) and "epoch 0" in str(found[1])
+    assert isinstance(found[2], ValueError) and "f9" in str(found[2])
+    assert [untimed(found[0]), untimed(found[3])] == curves
+    assert same_weights(alone[0], order[0]) and same_weights(alone[1], order[3])
+
+
+def test_students_in_turn_share_all_but_the_objective(teacher):
+    students, tasks = in_turn(teacher)
+    for name, other in (("seed", 4), ("augmentation", "none"), ("teacher", copy.deepcopy(teacher))):
+        with pytest.raises(ValueError, match="share"):
+            fit_in_turn(students[:2], [tasks[0], replace(tasks[1], **{name: other})], [None] * 2)
+    with pytest.raises(ValueError, match="1 checkpoints"):
+        fit_in_turn(students[:2], tasks[:2], [None])
 
 
 # ----------------------------------------------------------------------------------------- bfloat16

@@ -446,7 +446,9 @@ NOT_CALLED = {
     **dict.fromkeys(("straight_through",), "for a quantizer of one's own: within a step"),
     **dict.fromkeys(("check_targets",), "tried as the targets of `score`"),
     **dict.fromkeys(("batches", "evaluated", "evaluation"), "parts of `fit`"),
-    **dict.fromkeys(("fit_together", "predictions"), "arguments are those of `fit`, `accuracy`"),
+    **dict.fromkeys(
+        ("fit_in_turn", "fit_together", "predictions"), "arguments are those of `fit`, `accuracy`"
+    ),
 }
 
 

@@ -25,7 +25,7 @@ from ..basics.files import set_aside
 from ..losses import objective
 from ..study.config import Run, StudentRun, WalkRun
 from ..study.store import Store
-from ..training import fit_together
+from ..training import fit_in_turn, fit_together
 from . import kinds
 from .kinds import load_network
 
@@ -44,20 +44,25 @@ def execute(run: Run, store: Store, device: str = "cpu") -> dict[str, Any]:
 
 def execute_together(
     runs: Sequence[StudentRun], store: Store, device: str = "cpu"
-) -> list[dict[str, Any]]:
-    """The records of students of one `likeness`. Those not done are trained as one network.
+) -> list[dict[str, Any] | str]:
+    """The records of students of one `likeness`, or of one `lesson`. Those not done are trained as
+    one network, or in turn. One that fails in turn has its error, in words, in place of a record.
 
-    Raises whatever the training raises, after records with status "failed" were written.
+    Raises whatever the training of one network raises, after records with status "failed" were
+    written.
     """
     ensure_needs(runs[0], store, device)
+    errors: dict[str, str] = {}
     with contextlib.ExitStack() as locks:
         # One order everywhere, so that two packs cannot wait for each other.
         for run in sorted(runs, key=lambda run: run.key):
             locks.enter_context(store.lock(run))
         todo = [run for run in runs if not store.whole(run)]
-        if todo:
+        if todo and len({*map(lesson, runs)}) == 1:
+            errors = _make_in_turn(todo, store, device)
+        elif todo:
             _make_together(todo, store, device)
-        return [store.load(run) for run in runs]
+        return [errors.get(run.key) or store.load(run) for run in runs]
 
 
 def likeness(run: Run) -> str:
@@ -69,6 +74,14 @@ def likeness(run: Run) -> str:
     if not objective(run.loss, **run.loss_options).packable:
         return run.key
     return replace(run, augmentation="none", seed=0).key
+
+
+def lesson(run: Run) -> str:
+    """Equal for students that `fit_in_turn` can train: they differ in quantizer, bits or loss."""
+    if type(run) is not StudentRun:
+        return run.key
+    quantizer = {"weight_bits": 2, "activation_bits": 2, "method": "ewgs", "method_options": {}}
+    return replace(run, **quantizer, loss="kd", loss_options={}).key
 
 
 def ensure_needs(run: Run, store: Store, device: str) -> None:
@@ -183,6 +196,45 @@ def _make_together(runs: Sequence[StudentRun], store: Store, device: str) -> Non
         store.clear(key, first)
 
 
+def _make_in_turn(runs: Sequence[StudentRun], store: Store, device: str) -> dict[str, str]:
+    """Train these students in turn and write their records; returns the errors of those that
+    failed, by key. The caller holds their locks.
+    """
+    first = {run.key: store.begin(run) for run in runs}
+    for run in runs:
+        store.set_aside_damaged(run)
+    errors: dict[str, str] = {}
+    with _failures(runs, store, device), _threads(runs[0]):
+        facts, teacher = teacher_facts(runs[0], store), load_network(runs[0].teacher, store, device)
+        started = []
+        for run in runs:
+            with _failing_alone(run, store, device, errors):
+                started.append((run, *kinds.start_student(run, teacher, device)))
+        for each, curve in zip(started, _curves_in_turn(started, store), strict=True):
+            with _failing_alone(each[0], store, device, errors):
+                if isinstance(curve, Exception):
+                    raise curve
+                where = environment(device) | {"trained_in_turn": len(started)}
+                _save(each[0], store, kinds.trained(*each, curve, store), facts, where, {})
+                store.clear(each[0].key, first[each[0].key])
+    return errors
+
+
+def _curves_in_turn(started: Sequence[tuple], store: Store) -> list[list[dict] | Exception]:
+    """The curves of (run, student, task) each, trained in turn from the checkpoints of each."""
+    if not started:
+        return []
+    runs, students, tasks = zip(*started, strict=True)
+    reporters = [kinds.reporter(run, store, run.recipe.epochs) for run in runs]
+    return fit_in_turn(
+        students,
+        tasks,
+        [store.checkpoint(run.key) for run in runs],
+        lambda number, row: reporters[number](row),
+        [kinds.identity([run], store) for run in runs],
+    )
+
+
 @contextlib.contextmanager
 def _threads(run: Run) -> Iterator[None]:
     """Compute with as many threads as the recipe of a training run asks for, if it does."""
@@ -209,6 +261,16 @@ def _failures(runs: Sequence[Run], store: Store, device: str) -> Iterator[None]:
                 error.add_note(f"its record could not be written: {another}")
             store.log(f"failed: {run.name}: {type(error).__name__}: {error}")
         raise
+
+
+@contextlib.contextmanager
+def _failing_alone(run: Run, store: Store, device: str, errors: dict[str, str]) -> Iterator[None]:
+    """Write an error in this block to the record of a run and, in words, to `errors`."""
+    try:
+        with _failures([run], store, device):
+            yield
+    except Exception as error:
+        errors[run.key] = f"{type(error).__name__}: {error}"
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ interface and can be passed instead.
 
 import re
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import CancelledError, Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,13 +19,23 @@ from ..study import plan
 from ..study.config import Run, StudentRun, TeacherRun
 from ..study.store import Store
 from . import executors
-from .execution import count_cores, ensure_network, environment, execute, execute_together, likeness
+from .execution import (
+    count_cores,
+    ensure_network,
+    environment,
+    execute,
+    execute_together,
+    lesson,
+    likeness,
+)
 from .kinds import Trained
 from .names import check_names
 from .pool import Outcome, Pool, WorkerDied
 from .progress import following
 
 Unit = tuple[Run, ...]  # what one call makes: a run, or students trained together
+IN_TURN = 4  # students in turn at most: more gain little, and share the memory of one process
+UNITS = 4  # for each of several jobs, so that all of them end at about the same time
 
 
 class SweepError(RuntimeError):
@@ -54,7 +64,8 @@ def sweep(
     jobs      processes on this machine. 0 chooses one per core on the CPU and one in all on a GPU.
               1 works in this process.
     together  students of one set-up that are trained as one network, see
-              `paperlib.training.packing`. For a GPU, which one small student does not fill.
+              `paperlib.training.packing`. For a GPU, which one small student does not fill. With 1,
+              this machine's processors train some of one `lesson` in turn.
     executor  an executor with `concurrent.futures`' interface, instead of a local pool. The device
               is then one of its workers'.
     keep      keys of the runs whose weights are to be committed, see `Store.keep`.
@@ -86,7 +97,11 @@ def sweep(
     students = [run for run in needed if isinstance(run, StudentRun)]
     work.make([(s,) for s in students if not work.failed(s) and not _is_there(s, store)])
     left = [run for run in missing(todo, store) if not work.failed(run)]
-    work.make(packs(left, together))
+    if together > 1 or device != "cpu" or executor is not None:
+        work.make(packs(left, together))
+    else:
+        fair = len(left) // (UNITS * jobs) if jobs > 1 else IN_TURN
+        work.make(packs(left, min(max(1, fair), IN_TURN), lesson))
 
     for run in (*needed, *runs):
         if run.key in keep and store.done(run):
@@ -151,12 +166,12 @@ def _is_there(run: Trained, store: Store) -> bool:
     return store.whole(run) and store.weights(run).exists()
 
 
-def packs(runs: Sequence[Run], size: int) -> list[Unit]:
-    """Runs in units of up to `size` students of one `likeness`. All others are alone."""
+def packs(runs: Sequence[Run], size: int, kind_of: Callable[[Run], str] = likeness) -> list[Unit]:
+    """Runs in units of up to `size` students of one kind. All others are alone."""
     groups: list[list[Run]] = []
     open_groups: dict[str, list[Run]] = {}  # that one more of their kind fits into
     for run in runs:
-        kind = likeness(run)
+        kind = kind_of(run)
         group = open_groups.get(kind)
         if group is None or len(group) == size:
             groups.append(group := [])
@@ -165,7 +180,7 @@ def packs(runs: Sequence[Run], size: int) -> list[Unit]:
     return [tuple(group) for group in groups]
 
 
-def _execute(unit: Unit, store: Store, device: str) -> list[dict]:
+def _execute(unit: Unit, store: Store, device: str) -> list[dict | str]:
     if len(unit) > 1:
         return execute_together(unit, store, device)
     if isinstance(unit[0], Trained):
@@ -175,7 +190,9 @@ def _execute(unit: Unit, store: Store, device: str) -> list[dict]:
 
 @dataclass
 class _Sweep:
-    """Makes units of runs. `failures` has the label and error of each run that failed, by key."""
+    """Makes units of runs. `failures` has the label and error of each run that failed, by key.
+    `parted` has the runs of a unit whose workers died, to be made alone.
+    """
 
     store: Store
     device: str
@@ -183,6 +200,7 @@ class _Sweep:
     executor: Executor | None
     keep: Collection[str]
     failures: dict[str, str] = field(default_factory=dict)
+    parted: list[Unit] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
     def make_alone(self, teachers: Sequence[TeacherRun]) -> None:
@@ -210,6 +228,9 @@ class _Sweep:
 
         pool = Pool(self.jobs, threads, self.executor, self.store.log)
         pool.work(partial(_execute, store=self.store, device=self.device), todo, collect)
+        if self.parted:  # one of them may kill its worker: it does so alone
+            parted, self.parted = self.parted, []
+            self.make(parted)
 
     def _collect(self, unit: Unit, outcome: Outcome, done: int, total: int) -> None:
         """Log the records of a unit, or its failure."""
@@ -217,6 +238,9 @@ class _Sweep:
             records = outcome()
             left = (time.perf_counter() - self.started) / done * (total - done) / 60
             for run, record in zip(unit, records, strict=True):
+                if isinstance(record, str):
+                    self._fail([run], record)
+                    continue
                 if run.key in self.keep:
                     self.store.keep(run)
                 at = f"[{done}/{total}, about {left:.0f} min left]"
@@ -224,6 +248,9 @@ class _Sweep:
         except CancelledError:  # the executor gave up
             raise
         except WorkerDied as error:
+            if len(unit) > 1:
+                self.parted += [(run,) for run in unit]
+                return
             for run in unit:
                 if not self._leave_failure(run, str(error)):
                     self._fail([run], str(error))

@@ -207,15 +207,20 @@ class Learners(ABC):
 
     def epoch(self, number: int) -> list[float]:
         """One pass over the training images; returns the mean loss of each network's steps."""
-        recipe, images = self.tasks[0].recipe, self.tasks[0].data.train_images
-        self.loss.set_epoch(number)
-        total, steps = torch.zeros(len(self.models), device=images.device), self.steps()
+        total = torch.zeros(len(self.models), device=self.tasks[0].data.train_images.device)
         with modes(self.models, self.tasks[0].teacher):
             for done, inputs in enumerate(self.batches(number)):
-                if done == 0 or recipe.schedule == "step":
-                    set_rates(self.steppers, recipe, rate_factor(recipe, number, done, steps))
-                total += self.step(*inputs)
-        return (total / steps).tolist()
+                total += self.take(number, done, inputs)
+        return (total / self.steps()).tolist()
+
+    def take(self, epoch: int, done: int, inputs: tuple[Tensor, ...]) -> Tensor:
+        """A step of an epoch after `done` others, on one of its `batches`; returns the losses."""
+        recipe = self.tasks[0].recipe
+        if done == 0:
+            self.loss.set_epoch(epoch)
+        if done == 0 or recipe.schedule == "step":
+            set_rates(self.steppers, recipe, rate_factor(recipe, epoch, done, self.steps()))
+        return self.step(*inputs)
 
 
 def steps_of(task: Task) -> int:

@@ -5,7 +5,7 @@ resumes from the last finished epoch, with the same result.
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -27,6 +27,7 @@ from ..quantizers import LowBit, fusing, initialise
 from ..quantizers.ewgs import by_hessian, update_deltas
 from .checkpoint import Checkpoint, not_finite
 from .learners import InitialStage, Learners, Single, Task, Together, batches, rate_factor
+from .sharing import Attempts, epoch_in_turn, share_teacher
 
 COMPILE_FROM = 500  # steps of a run from which on compiling, some seconds to a minute, pays
 LAST_EPOCHS = 5  # always evaluated: the headline of long schedules is their mean
@@ -194,6 +195,84 @@ def fit_together(
         return session.run(report, lambda epochs: {})
 
 
+def fit_in_turn(
+    models: Sequence[nn.Module],
+    tasks: Sequence[Task],
+    checkpoints: Sequence[Path | None],
+    report: Callable[[int, dict], None] = lambda number, row: None,
+    identities: Sequence[str] = (),
+) -> list[list[dict] | Exception]:
+    """Train students over the same batches, one after the other, in place; returns their curves.
+
+    Each ends as by `fit` alone, digit by digit, and goes on from its checkpoint. Views are made
+    once and, on a CPU, the teacher is asked once a batch. A student that fails has what it raised
+    in the place of its curve, and the others go on.
+
+    models  may differ in all but classes, tasks in their objective.
+    checkpoints, identities  one for each, as `fit` has them.
+    report  is called with the number of the student and its row; its seconds are the student's
+            share.
+
+    Raises ValueError for no or too few tasks, or tasks that differ in more.
+    """
+    files = _files_in_turn(models, tasks, checkpoints, identities)
+    attempt, sessions = Attempts(), {}
+    with _where_the_data_are(models, tasks):
+        for number, each in enumerate(zip(models, tasks, files, strict=True)):
+            if session := attempt(number, _alone, *each):
+                sessions[number] = session
+            while session and attempt(number, session.initial_left):
+                if row := attempt(number, session.initial_epoch):
+                    report(number, row)
+        if not tasks[0].data.train_images.is_cuda:  # a captured step must ask anew
+            share_teacher(session.learners for session in sessions.values())
+        for epoch in range(tasks[0].recipe.epochs):
+            due = {
+                number: session
+                for number, session in sessions.items()
+                if number not in attempt.failed and len(session.curves[0]) == epoch
+            }
+            for number, row in _epoch_in_turn(due, epoch, attempt) if due else ():
+                report(number, row)
+    curves = {number: session.curves[0] for number, session in sessions.items()}
+    return [attempt.failed.get(number) or curves[number] for number in range(len(models))]
+
+
+def _files_in_turn(
+    models: Sequence, tasks: Sequence[Task], checkpoints: Sequence, identities: Sequence[str]
+) -> list[Checkpoint | None]:
+    """The checkpoint of each student. Raises what `fit_in_turn` says."""
+    found = f"got {len(models)} students, {len(tasks)} tasks, {len(checkpoints)} checkpoints"
+    good = 0 < len(models) == len(tasks) == len(checkpoints)
+    require(good, f"one task and checkpoint for each student, and at least one: {found}")
+    things = [(id(t.data), id(t.teacher), t.augmentation, t.recipe, t.seed) for t in tasks]
+    shared = "students trained in turn share data, teacher, augmentation, recipe and seed"
+    require(all(own == things[0] for own in things), f"{shared}; these do not")
+    each = zip(checkpoints, tasks, identities or [""] * len(tasks), strict=True)
+    return [_checkpoint(path, [task], identity) for path, task, identity in each]
+
+
+def _alone(model: nn.Module, task: Task, file: Checkpoint | None) -> "_Session":
+    return _Session(partial(Single, model, task), [model], [task], file)
+
+
+def _epoch_in_turn(
+    due: dict[int, "_Session"], epoch: int, attempt: Attempts
+) -> Iterator[tuple[int, dict]]:
+    """An epoch of these sessions, which are all at it; yields the row of each that did not fail."""
+    clock = _Clock()
+    for number, session in due.items():
+        attempt(number, _update_factors, session.models[0], session.tasks[0], epoch)
+    with fusing(next(iter(due.values())).compiled):
+        learners = {number: session.learners for number, session in due.items()}
+        losses = epoch_in_turn(learners, epoch, attempt)
+    spent = clock.spent(len(due))
+    for number, session in due.items():
+        rows = attempt(number, session.close, epoch, [losses[number]], _Clock(**spent))
+        if rows is not None:
+            yield number, rows[0]
+
+
 def _where_the_data_are(
     models: Sequence[nn.Module], tasks: Sequence[Task]
 ) -> AbstractContextManager:
@@ -254,7 +333,11 @@ class _Session:
         while self.initial_left():
             report(0, self.initial_epoch())
         for epoch in range(len(self.curves[0]), self.tasks[0].recipe.epochs):
-            for number, row in enumerate(self.epoch(epoch, inspect)):
+            clock = _Clock()
+            _update_factors(self.models[0], self.tasks[0], epoch)
+            with fusing(self.compiled):
+                losses = self.learners.epoch(epoch)
+            for number, row in enumerate(self.close(epoch, losses, clock, inspect)):
                 report(number, row)
         if self.keeps_best:
             self.learners.load_state(self.best)
@@ -313,12 +396,15 @@ class _Session:
         self._save()
         return row
 
-    def epoch(self, epoch: int, inspect: Callable[[int], dict[str, Any]]) -> list[dict]:
-        """One epoch of the main stage; returns the row of each network."""
-        clock, first = _Clock(), self.tasks[0]
-        _update_factors(self.models[0], first, epoch)
-        with fusing(self.compiled):
-            losses = _finite(self.learners.epoch(epoch), f"epoch {epoch}")
+    def close(
+        self,
+        epoch: int,
+        losses: list[float],
+        clock: "_Clock",
+        inspect: Callable[[int], dict[str, Any]] = lambda epochs: {},
+    ) -> list[dict]:
+        """End an epoch of the main stage that had these losses; returns the row of each network."""
+        first, losses = self.tasks[0], _finite(losses, f"epoch {epoch}")
         measured = self._measured(epoch)
         spent = clock.spent(len(self.models))
         if self.stage is not None and epoch == 0:
@@ -371,10 +457,11 @@ def _best(curve: list[dict]) -> int:
 
 
 class _Clock:
-    """Seconds since it was made."""
+    """Seconds since it was made, and those before."""
 
-    def __init__(self):
-        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+    def __init__(self, seconds: float = 0.0, cpu_seconds: float = 0.0):
+        self.started = time.perf_counter() - seconds
+        self.cpu_started = time.process_time() - cpu_seconds
 
     def spent(self, shares: int = 1) -> dict[str, float]:
         seconds = time.perf_counter() - self.started
