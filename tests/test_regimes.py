@@ -427,9 +427,10 @@ def test_a_prediction_is_open_while_runs_that_decide_it_are_missing(tmp_path, mo
     """A counterexample breaks what is said of every teacher; nothing is kept before all are in."""
     store = told(tmp_path, monkeypatch, lambda seed, i: 90 - i)
     row = pd.Series({"prediction": "P-d", "verdict": regimes.KEPT})
-    assert regimes._settled(row, store) == regimes.OPEN
-    assert regimes._settled(row.replace(regimes.KEPT, regimes.BROKEN), store) == regimes.BROKEN
+    whole = regimes._whole(store)
+    assert regimes._settled(row, whole) == regimes.OPEN
+    assert regimes._settled(row.replace(regimes.KEPT, regimes.BROKEN), whole) == regimes.BROKEN
     together = pd.Series({"prediction": "P-a", "verdict": regimes.BROKEN})
-    assert regimes._settled(together, store) == regimes.OPEN
+    assert regimes._settled(together, whole) == regimes.OPEN
     monkeypatch.setattr(regimes.plan, "runs_of", lambda *arguments: [])
-    assert regimes._settled(row, store) == regimes.KEPT
+    assert regimes._settled(row, regimes._whole(store)) == regimes.KEPT

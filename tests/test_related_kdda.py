@@ -14,7 +14,7 @@ from paperlib.data import load, subset
 from paperlib.losses import objective
 from paperlib.models import build
 from paperlib.runs.sweep import sweep
-from paperlib.study.config import Data, StudentRun, TeacherRun
+from paperlib.study.config import Data, StudentRun, TeacherRun, fields_of
 from paperlib.study.store import Store
 from paperlib.training import Task, fit
 from paperlib.training.learners import Single, batches
@@ -129,7 +129,7 @@ FEW = Data("digits", train=40, test=40)
 TEACHER_RUN = TeacherRun(FEW, "resnet8", Recipe(1, 8, 0.1, 1e-4, "sgd", threads=1), "none")
 RECIPE = Recipe(1, 8, 1e-3, 1e-4, quantizer_lr=1e-5, threads=1)
 PLAIN = StudentRun(FEW, TEACHER_RUN, "none", RECIPE, 2, 2)
-RUN = MixedRun(**vars(PLAIN), mixing="mixup", form="tl")
+RUN = MixedRun(**fields_of(PLAIN), mixing="mixup", form="tl")
 
 
 def test_runs_end_to_end(tmp_path, monkeypatch):

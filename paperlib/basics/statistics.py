@@ -36,28 +36,38 @@ def _check(x, y) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def spearman(x, y) -> Correlation:
-    """Spearman's rho, Pearson's correlation of ranks, with its permutation p-value. Ties share the
+def rho(x, y) -> float:
+    """Spearman's rho: Pearson's correlation of ranks, NaN if one side is constant. Ties share the
     mean of their ranks.
 
     x, y  (n,) numbers. Raises ValueError for fewer than two points or a number that is not finite.
 
+    >>> rho([1, 2, 3, 4], [4, 3, 2, 1])
+    -1.0
+    """
+    a, b = map(stats.rankdata, _check(x, y))
+    if a.std() == 0 or b.std() == 0:
+        return float("nan")
+    return float(np.clip(np.corrcoef(a, b)[0, 1], -1, 1))
+
+
+def spearman(x, y) -> Correlation:
+    """`rho` with its permutation p-value, which takes longer.
+
     >>> spearman([1, 2, 3, 4], [1, 2, 3, 4])
     Correlation(value=1.0, p=0.08333333333333333, n=4, exact=True)
     """
-    x, y = _check(x, y)
-    a, b = stats.rankdata(x), stats.rankdata(y)
-    if a.std() == 0 or b.std() == 0:
-        return Correlation(float("nan"), float("nan"), len(x), True)
-    value = float(np.clip(np.corrcoef(a, b)[0, 1], -1, 1))
-    # Twice the mid-ranks are integers, so the sum of products is one too; its mean over all orders
-    # is `centre`.
-    a2, b2 = np.rint(2 * a).astype(int) - 2, np.rint(2 * b).astype(int) - 2
-    scale = np.gcd.reduce(np.concatenate([a2, b2]))
+    value, n = rho(x, y), len(x)
+    if np.isnan(value):
+        return Correlation(value, float("nan"), n, True)
+    # Twice the mid-ranks are integers. Moved and scaled to the smallest ones, so is the sum of
+    # products; its mean over all orders is `centre`.
+    a, b = (np.rint(2 * stats.rankdata(side)).astype(int) for side in (x, y))
+    a, b = ((side - side.min()) // np.gcd.reduce(side - side.min()) for side in (a, b))
     # Rho is symmetric: the orders of the side with more ties are fewer to count.
-    a2, b2 = sorted((a2 // scale, b2 // scale), key=_states, reverse=True)
-    p, exact = _p_value("spearman", a2, b2, int(a2 @ b2), a2.sum() * b2.sum() / len(x))
-    return Correlation(value, p, len(x), exact)
+    a, b = sorted((a, b), key=_states, reverse=True)
+    p, exact = _p_value("spearman", a, b, int(a @ b), a.sum() * b.sum() / n)
+    return Correlation(value, p, n, exact)
 
 
 def spearman_within(x, y, strata) -> Correlation:
@@ -81,7 +91,7 @@ def spearman_within(x, y, strata) -> Correlation:
         products += (a - a.mean()) @ (b - b.mean())
         squares_x += len(a) * a.var()
         squares_y += len(b) * b.var()
-        totals, each = _distribution("spearman", _sorted(a), _sorted(b))
+        totals, each = _products(_sorted(a), _sorted(b))
         low += totals[0] - a.sum() * b.mean()  # totals as distances from their mean
         ways = np.convolve(ways, each)
     if squares_x * squares_y == 0:
@@ -126,7 +136,8 @@ def _p_value(
     """
     distance = abs(observed - centre) - 1e-9
     if _states(b) <= EXACT_STATES and (kind == "spearman" or len(set(a.tolist())) == len(a)):
-        totals, ways = _distribution(kind, _sorted(a), _sorted(b))
+        a, b = _sorted(a), _sorted(b)
+        totals, ways = _products(a, b) if kind == "spearman" else _pairs(b)
         return float(ways[np.abs(totals - centre) >= distance].sum() / ways.sum()), True
     rng, hits = np.random.default_rng(0), 0
     sign = np.sign(a[:, None] - a[None, :])
@@ -144,58 +155,70 @@ def _sorted(values: np.ndarray) -> tuple[int, ...]:
     return tuple(sorted(values.tolist()))
 
 
-@lru_cache(maxsize=64)
-def _distribution(
-    kind: str, a: tuple[int, ...], b: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """All totals that T takes over the orders of b, and in how many orders (up to a constant) it
-    takes each.
+@lru_cache(maxsize=1024)
+def _products(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """All sums of products of a with the orders of b, and in how many orders each comes.
 
-    Dynamic programming over the places: a state counts, for each distinct value of b, how many are
-    used up. Its cost depends on the values alone, so rankings of the same candidates share it.
+    A state of half the places counts, for each distinct value of b, how many are there. The other
+    half has the rest, so the sums of the whole are those of both, as in a product of polynomials.
+    Rankings of the same candidates share this: it depends on the values alone.
     """
+    places, middle = np.array(a), len(a) // 2
     values, counts = np.unique(b, return_counts=True)
-    states, weights, low = np.zeros((1, len(values)), int), np.ones((1, 1)), 0
-    for value in a:
-        products = value * values if kind == "spearman" else None
-        states, weights, low = _place(states, weights, low, counts, products)
-    return low + np.arange(weights.shape[1]), weights[0]
+    first, low = _half(places[:middle] - places[middle], values, counts)
+    second, least = _half(places[middle:] - places[middle], values, counts)
+    rest = second[::-1]  # the codes of what is left descend as those of the first ascend
+    ways = np.zeros(first.shape[1] + rest.shape[1] - 1)
+    for start in range(0, first.shape[1], 256):  # of many totals, not all products at a time
+        for k, row in enumerate(first[:, start : start + 256].T @ rest, start):
+            ways[k : k + len(row)] += row
+    return places[middle] * sum(b) + low + least + np.arange(len(ways)), ways
 
 
-def _place(
-    states: np.ndarray,
-    weights: np.ndarray,
-    low: int,
-    counts: np.ndarray,
-    products: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Put each unused value at the next place.
+def _half(steps: np.ndarray, values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, int]:
+    """The states (S) of so many places, in the order of their codes, and for each the numbers of
+    ways (S, R) to sums low, low + 1, ...; and low.
 
-    states    (S, V). weights  (S, R) numbers of ways with totals low, low + 1, ...
-    products  (V,) what each value adds to T at this place. None: concordant less discordant pairs
-              with what is used up.
+    steps  what a value at each place is multiplied by. values, counts  of b, each (V,).
     """
-    moves = []
-    for k in range(len(counts)):
-        free = np.flatnonzero(states[:, k] < counts[k])
-        used = states[free]
-        pairs = used[:, :k].sum(1) - used[:, k + 1 :].sum(1)
-        moves.append((k, free, pairs if products is None else np.full(len(free), products[k])))
-    shifts = np.concatenate([shift for _, _, shift in moves])
-    least, most = int(shifts.min()), int(shifts.max())
-    place = np.cumprod([1, *(counts[:-1] + 1)])
-    codes = [(states[free] @ place) + place[k] for k, free, _ in moves]
-    all_codes, first = np.unique(np.concatenate(codes), return_index=True)
-    one = np.eye(len(counts), dtype=int)
-    targets = np.concatenate([states[free] + one[k] for k, free, _ in moves])[first]
-    result = np.zeros((len(all_codes), weights.shape[1] + most - least))
-    for (k, free, shift), code in zip(moves, codes, strict=True):
-        ways = (counts[k] - states[free, k])[:, None] * weights[free]
-        rows = np.searchsorted(all_codes, code)
-        for s in np.unique(shift):
-            members = shift == s
-            result[rows[members], s - least : s - least + weights.shape[1]] += ways[members]
-    return targets, result, low + least
+    unit = np.cumprod([1, *(counts[:-1] + 1)])
+    states, ways, low = np.zeros((1, len(values)), int), np.ones((1, 1)), 0
+    for step in sorted(steps, key=abs):
+        sums = step * values
+        moves = [np.flatnonzero(states[:, k] < counts[k]) for k in range(len(counts))]
+        codes = [states[free] @ unit + unit[k] for k, free in enumerate(moves)]
+        found = np.unique(np.concatenate(codes))
+        longer = np.zeros((len(found), ways.shape[1] + np.ptp(sums)))
+        for free, code, start in zip(moves, codes, sums - sums.min(), strict=True):
+            rows = np.searchsorted(found, code)
+            for part in range(0, len(free), 128):  # as many as a cache holds
+                there = rows[part : part + 128], slice(start, start + ways.shape[1])
+                longer[there] += ways[free[part : part + 128]]
+        used = np.flatnonzero(longer.any(0))
+        ways, low = longer[:, used[0] : used[-1] + 1], low + sums.min() + used[0]
+        states = found[:, None] // unit % (counts + 1)
+    return ways, low
+
+
+@lru_cache(maxsize=1024)
+def _pairs(b: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """All differences of concordant and discordant pairs of distinct numbers with the orders of b,
+    and in how many orders each comes.
+
+    The number of orders by discordant pairs is Gauss's multinomial coefficient in q: for each
+    distinct value the product of (1 - q^(before + k)) / (1 - q^k) over its k-th copy.
+    """
+    ways, before = np.ones(1, object), 0  # integers without a bound
+    for count in np.unique(b, return_counts=True)[1]:
+        for k in range(1, count + 1):
+            more = np.zeros(len(ways) + before + k, object)
+            more[: len(ways)] = ways
+            more[before + k :] -= ways
+            for start in range(k):
+                more[start::k] = more[start::k].cumsum()
+            ways = more[: len(ways) + before]
+        before += count
+    return len(ways) - 1 - 2 * np.arange(len(ways)), ways.astype(float)
 
 
 def regret(metric, accuracy) -> float:

@@ -120,7 +120,7 @@ def blocks(root: Path, methods: str | None = None) -> dict[str, str | None]:
 
 def _csv(root: Path, name: str) -> pd.DataFrame:
     """A committed table of all profiles, the largest first, with the columns `profile` and `setup`.
-    It is empty if no profile has it.
+    Where several have the same set-up, its name has the profile. It is empty if no profile has it.
     """
     tables = [
         read_table(Store(profile, "results", root), name).assign(profile=profile)
@@ -132,6 +132,9 @@ def _csv(root: Path, name: str) -> pd.DataFrame:
         if "bits" in table:
             setup += table["bits"].map(lambda bits: f", W{bits}A{bits}")
         table = table.assign(setup=setup)
+    if "setup" in table:
+        several = table.groupby("setup")["profile"].transform("nunique") > 1
+        table.loc[several, "setup"] += ", " + table["profile"]
     return table
 
 

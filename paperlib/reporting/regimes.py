@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..basics.statistics import direction, regret, spearman, spearman_within
+from ..basics.statistics import direction, regret, rho, spearman, spearman_within
 from ..study import plan
 from ..study.config import Run
 from ..study.gains import Gains, Way, result_of
@@ -125,7 +125,7 @@ def _verdicts(setup: Setup, scores: pd.DataFrame, table: pd.DataFrame) -> dict[s
         "high": high,
         "within": within.value,
         "within_p": within.p,
-        "plain": spearman(metric[~mixed], means[~mixed]).value,
+        "plain": rho(metric[~mixed], means[~mixed]),
         "order": _order(agree, found.value, found.p),
         "pick": pick,
         "minimal": minimal,
@@ -203,7 +203,7 @@ def rivals_table(store: Store) -> pd.DataFrame:
             continue
         means, tells = judged.mean(axis=1), agreement(accuracies(setup, store)) >= AGREEMENT
         choices = [
-            (name, spearman(metric, means).value, metric.idxmin(), regret(metric, means), 0)
+            (name, rho(metric, means), metric.idxmin(), regret(metric, means), 0)
             for name, metric in _metrics(setup, scores.loc[means.index], store).items()
         ]
         winner, cost = _halved(setup, store)
@@ -398,16 +398,24 @@ def predictions_table(store: Store) -> pd.DataFrame:
         *_p_e(rivals_table(store)),
         _p_f(teachers),
     ]
-    return pd.DataFrame([row._replace(verdict=_settled(row, store)) for row in found])
+    whole = _whole(store)
+    return pd.DataFrame([row._replace(verdict=_settled(row, whole)) for row in found])
 
 
-def _settled(row: Prediction, store: Store) -> str:
+def _whole(store: Store) -> dict[str, bool]:
+    """Whether all runs of each table that decides a prediction are done."""
+    return {
+        table: all(map(store.done, plan.runs_of(store.profile, table, store)))
+        for table in ("theory", "regimes", "regime_gains")
+    }
+
+
+def _settled(row: Prediction, whole: dict[str, bool]) -> str:
     """The verdict of a prediction. It is open while runs that decide it are missing."""
     if row.verdict == BROKEN and row.prediction in OF_EACH:
         return BROKEN
-    tables = ("theory",) + (() if row.prediction in OF_TEACHERS else ("regimes", "regime_gains"))
-    runs = [run for table in tables for run in plan.runs_of(store.profile, table, store)]
-    return row.verdict if all(map(store.done, runs)) else OPEN
+    known = whole["theory"] if row.prediction in OF_TEACHERS else all(whole.values())
+    return row.verdict if known else OPEN
 
 
 def _decided(kept: Sequence[bool]) -> str:

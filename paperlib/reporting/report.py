@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ..basics.statistics import kendall, regret, sign_test, spearman, spearman_within
+from ..basics.statistics import kendall, regret, rho, sign_test, spearman, spearman_within
 from ..study import plan, profiles
 from ..study.config import Run, StudentRun
 from ..study.gains import result_of
@@ -295,7 +295,7 @@ def seed_correlations(table: pd.DataFrame) -> list[float]:
     """Spearman's correlation of the accuracies of two seeds, for each pair of columns of
     `accuracies`.
     """
-    return [spearman(table[a], table[b]).value for a, b in combinations(table.columns, 2)]
+    return [rho(table[a], table[b]) for a, b in combinations(table.columns, 2)]
 
 
 def seeds_table(store: Store) -> pd.DataFrame:
@@ -318,7 +318,7 @@ def seeds_table(store: Store) -> pd.DataFrame:
         for pool in (ALL_16, SEVEN):
             part = table[table.index.map(POOLS[pool])]
             pairs = seed_correlations(part)
-            by_seed = [spearman(scores.loc[part.index, "score"], part[seed]).value for seed in part]
+            by_seed = [rho(scores.loc[part.index, "score"], part[seed]) for seed in part]
             between = sum(pairs) / len(pairs)
             reliability = n * max(0.0, between) / (1 + (n - 1) * max(0.0, between))
             measured = (between, min(pairs), max(pairs), reliability, reliability**0.5)

@@ -2,7 +2,7 @@
 No torch here.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -101,7 +101,7 @@ def write(store: Store, vector: str = "") -> list[Path]:
     tables = {name: table for name, table in tables_of(store).items() if len(table)}
     _remove_stale(store, tables)
     written = [path for name, table in tables.items() for path in _write_table(store, name, table)]
-    for name, figure in figures_of(store, tables).items():
+    for name, figure in figures_of(store, tables):  # one at a time: each takes many megabytes
         written.append(_save(figure, store.figures / f"{name}.png", "Software"))
         if vector:
             path = store.root / "build/vector" / store.profile / f"{name}.{vector}"
@@ -117,12 +117,11 @@ def tables_of(store: Store) -> dict[str, pd.DataFrame]:
     return made
 
 
-def figures_of(store: Store, tables: Tables) -> dict[str, Figure]:
-    """Name -> figure of each figure that the non-empty tables of a profile allow."""
-    drawn = {
-        name: draw(store, tables) for name, (needs, draw) in FIGURES.items() if needs in tables
-    }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+def figures_of(store: Store, tables: Tables) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of each figure that the non-empty tables of a profile allow."""
+    for name, (needs, draw) in FIGURES.items():
+        if needs in tables and (figure := draw(store, tables)) is not None:
+            yield name, figure
 
 
 def _remove_stale(store: Store, tables: Collection[str]) -> None:

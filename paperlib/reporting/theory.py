@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..basics.confidence import CONFIDENT, SOFT, even_spread, preferred_miss
-from ..basics.statistics import kendall, spearman
+from ..basics.statistics import kendall, rho, spearman
 from ..study import plan, profiles
 from ..study.config import ScoreRun, WalkRun
 from ..study.gains import result_of
@@ -116,7 +116,7 @@ def _teacher(part: pd.DataFrame) -> dict[str, Any]:
         "valley": valley,
         "valley_p": valley_p,
         "valley_n": len(before),
-        "formula": spearman(part["formula"], part["score"]).value,
+        "formula": rho(part["formula"], part["score"]),
         "rank_ta_cutmix": places.get(RELEASED_PICKS[0]),
         "rank_aai_cutmix": places.get(RELEASED_PICKS[1]),
     }

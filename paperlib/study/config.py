@@ -10,7 +10,8 @@ Names of networks, data sets, methods and losses are in registries of the method
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from ..basics.checks import check_fields, choice
@@ -89,10 +90,10 @@ class Run:
     def __post_init__(self):
         check_fields(self)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hexadecimal digits, equal for equal configurations on every machine."""
-        return key_of(self.kind, asdict(self))
+        return key_of(self.kind, self)
 
     @property
     def needs(self) -> tuple["TeacherRun | StudentRun", ...]:
@@ -334,12 +335,14 @@ def _note(precision: str) -> str:
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text. NaN is refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    options = {"sort_keys": True, "separators": (",", ":"), "allow_nan": False}
+    return json.dumps(value, default=asdict, **options)
 
 
-def key_of(kind: str, config: dict[str, Any]) -> str:
-    """The key of a run of this kind with this configuration, as `dataclasses.asdict` or the JSON of
-    a record gives it. Raises ValueError for an unknown kind.
+def key_of(kind: str, config: Any) -> str:
+    """The key of a run of this kind with this configuration. Raises ValueError for an unknown kind.
+
+    config  the run itself, what `dataclasses.asdict` gives of it, or the JSON of a record.
 
     >>> key_of("teacher", {"seed": 0, "model": "vgg8"}) == key_of("teacher",
     ...     {"model": "vgg8", "seed": 0})
@@ -350,8 +353,19 @@ def key_of(kind: str, config: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
 
+def fields_of(thing: Any) -> dict[str, Any]:
+    """Name -> value of each field of a dataclass. Those that are dataclasses stay so.
+
+    >>> fields_of(Data("digits", train=400))["train"]
+    400
+    """
+    return {each.name: getattr(thing, each.name) for each in fields(thing)}
+
+
 def _without_later_options(config: Any) -> Any:
-    if not isinstance(config, dict):
+    if is_dataclass(config):
+        config = fields_of(config)
+    elif not isinstance(config, dict):
         return config
     return {
         name: _without_later_options(value)

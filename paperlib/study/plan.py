@@ -23,19 +23,12 @@ def _all_of(students: dict[str, list[Run]]) -> list[Run]:
     return [run for runs in students.values() for run in runs]
 
 
-def _shorter(setup: Setup, train: int, epochs: int, test: int | None = None) -> Setup:
-    """A set-up with another schedule of its students, under the same teacher."""
-    data = replace(setup.data, train=train, test=test)
-    recipe = replace(setup.student_recipe, epochs=epochs)
-    return replace(setup, data=data, student_recipe=recipe, teacher_data=setup.teacher.data)
-
-
 def _short(profile: str, setup: Setup) -> tuple[Setup, tuple[int, ...]]:
     """A set-up with a budget short enough for many students, and their seeds."""
     short = SIZES[profile].short
     if short is None:
         return setup, setup.seeds
-    return _shorter(setup, short.train, short.epochs, short.test), short.seeds
+    return setup.shorter(short.train, short.epochs, short.test), short.seeds
 
 
 # ---------------------------------------------------------------------- ranking, definitions, speed
@@ -85,7 +78,7 @@ def precision_comparison(profile: str) -> Comparison:
     epochs.
     """
     first, sizes = setups(profile)[0], SIZES[profile].precision
-    return Comparison(_shorter(first, *sizes) if sizes else first)
+    return Comparison(first.shorter(*sizes) if sizes else first)
 
 
 def raced(profile: str) -> Setup:

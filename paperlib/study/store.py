@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,11 @@ class Store:
                 f"the name of a profile has letters, digits, - and _: {self.profile!r}"
             )
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         return self.root / self.tree / self.profile
 
-    @property
+    @cached_property
     def runs(self) -> Path:
         return self.folder / "runs"
 
@@ -310,7 +311,7 @@ def _look(path: Path) -> dict[str, Any] | str | None:
         return None
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    _READ[path] = stamp, fault(text, path.stem) or json.loads(text)
+    _READ[path] = stamp, checked(text, path.stem)
     return _READ[path][1]
 
 
@@ -346,8 +347,8 @@ def digest(record: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
 
-def fault(text: bytes, key: str) -> str | None:
-    """What is wrong with the text of a record found under `key`. None if nothing is."""
+def checked(text: bytes, key: str) -> dict[str, Any] | str:
+    """The record in a text found under `key`, or what is wrong with it."""
     try:
         record = json.loads(text)
         if record["schema"] != SCHEMA:
@@ -360,4 +361,4 @@ def fault(text: bytes, key: str) -> str | None:
             return f"has the unknown status {record['status']!r}"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"is not a record ({type(error).__name__}: {error})"
-    return None
+    return record

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from paperlib.basics.checks import check_fields, choice, number
 from paperlib.basics.recipe import require
 from paperlib.study import plan
-from paperlib.study.config import Run, StudentRun, TeacherRun
+from paperlib.study.config import Run, StudentRun, TeacherRun, fields_of
 from paperlib.study.profiles import CUTMIX, Setup
 from paperlib.study.store import Store
 
@@ -113,7 +113,7 @@ def selected(
 ) -> SelectedRun:
     """A student of a set-up. changes  other fields of `SelectedRun`."""
     own = {"selection": selection, "ratio": ratio, "wrong_labels": wrong}
-    return SelectedRun(**vars(setup.student(augmentation, loss=loss)) | own | changes)
+    return SelectedRun(**fields_of(setup.student(augmentation, loss=loss)) | own | changes)
 
 
 def uniform(run: SelectedRun) -> SelectedRun:
@@ -134,7 +134,7 @@ def as_costly(run: SelectedRun) -> SelectedRun:
 
 def misled(setup: Setup, wrong: float) -> MisledTeacherRun:
     """The teacher of a set-up, trained on wrong labels."""
-    return MisledTeacherRun(**vars(setup.teacher), wrong_labels=wrong)
+    return MisledTeacherRun(**fields_of(setup.teacher), wrong_labels=wrong)
 
 
 def arms(profile: str) -> list[SelectedRun]:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from paperlib.basics.checks import check_fields, choice
 from paperlib.basics.recipe import require
 from paperlib.study import plan
-from paperlib.study.config import Run, StudentRun
+from paperlib.study.config import Run, StudentRun, fields_of
 from paperlib.study.profiles import CUTMIX, Setup
 from paperlib.study.store import Store
 
@@ -111,7 +111,7 @@ def mixes(profile: str) -> dict[tuple[str, str], list[StudentRun]]:
         return {}
     runs, found = plain["kd", "none", 2], {("mixed", "cutmix"): plain["kd", "none" + CUTMIX, 2]}
     for form, mixing in OTHERS:
-        found[form, mixing] = [MixedRun(**vars(run), mixing=mixing, form=form) for run in runs]
+        found[form, mixing] = [MixedRun(**fields_of(run), mixing=mixing, form=form) for run in runs]
     return found
 
 

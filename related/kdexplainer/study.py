@@ -31,7 +31,7 @@ from typing import Any
 from paperlib.basics.checks import check_fields, count, number, several
 from paperlib.basics.recipe import Recipe
 from paperlib.study import plan
-from paperlib.study.config import Run, RunWithTeacher, StudentRun
+from paperlib.study.config import Run, RunWithTeacher, StudentRun, fields_of
 from paperlib.study.store import Store
 
 from ..setups import tried
@@ -118,7 +118,7 @@ def students(profile: str) -> dict[str, list[StudentRun]]:
     found: dict[str, list[StudentRun]] = {}
     for arm, (loss, options) in STUDENTS.items() if setup else ():
         plain = [setup.student("none", seed, loss) for seed in SEEDS[profile]]
-        attended = [AttendedRun(**vars(run), **options or {}) for run in plain]
+        attended = [AttendedRun(**fields_of(run), **options or {}) for run in plain]
         found[arm] = plain if options is None else attended
     return found
 

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from scipy import stats
 
-from paperlib.basics.statistics import spearman
+from paperlib.basics.statistics import rho
 from paperlib.reporting import compare, page, results
 from paperlib.reporting.report import SETUP, setup_facts
 from paperlib.reporting.style import short, styled
@@ -157,7 +157,7 @@ def overlap(found: dict[str, np.ndarray], table: pd.DataFrame) -> pd.DataFrame:
         row = {"augmentation": name, "both_wrong": (1 - teacher) * (1 - right)}
         row |= {"rescued": (1 - teacher) * right, "lost": teacher * (1 - right)}
         row |= {key: 100 * value.mean() for key, value in row.items() if key != "augmentation"}
-        rows.append(row | {"profiles": spearman(of_teacher, own).value})
+        rows.append(row | {"profiles": rho(of_teacher, own)})
     return pd.DataFrame(rows)
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from paperlib.basics.checks import check_fields, number
 from paperlib.study import plan
-from paperlib.study.config import Run, RunWithTeacher, StudentRun
+from paperlib.study.config import Run, RunWithTeacher, StudentRun, fields_of
 from paperlib.study.store import Store
 
 from ..setups import short
@@ -85,7 +85,8 @@ def students(profile: str) -> dict[str, list[StudentRun]]:
         return {}
     plain = [setup.student("none", seed) for seed in SEEDS[profile]]
     return {PLAIN: plain} | {
-        arm: [SweptRun(**vars(run) | options) for run in plain] for arm, options in ARMS.items()
+        arm: [SweptRun(**fields_of(run) | options) for run in plain]
+        for arm, options in ARMS.items()
     }
 
 

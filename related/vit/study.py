@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 
 from paperlib.basics.recipe import Recipe
 from paperlib.study import plan
-from paperlib.study.config import Data, Run, StudentRun
+from paperlib.study.config import Data, Run, StudentRun, fields_of
 from paperlib.study.profiles import Setup
 from paperlib.study.store import Store
 
@@ -110,7 +110,7 @@ def students(profile: str) -> dict[str, list[AttentiveRun]]:
             loss, options = LOSS, {"layers": layers(setup.model, kinds)} | own
         how = {"loss": loss, "loss_options": options, "activation_bits": ACTIVATION_BITS}
         runs = [setup.student("none", seed, **how) for seed in setup.seeds]
-        found[arm] = [AttentiveRun(**vars(run)) for run in runs]
+        found[arm] = [AttentiveRun(**fields_of(run)) for run in runs]
     return found
 
 
