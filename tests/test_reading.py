@@ -4,13 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from test_report import ACCURACIES, made_up
 
 from bench import reading
 from paperlib.cli import main
 from paperlib.reporting import documents, results
 from paperlib.study import plan
-from paperlib.study.store import Store
+from paperlib.study.store import LONG, Store, _rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,3 +53,17 @@ def test_profiles_with_the_same_set_up_have_lines_of_their_own(tmp_path):
         pd.DataFrame({"setup": ["a network", profile]}).to_csv(tables / "seeds.csv", index=False)
     found = set(documents._csv(tmp_path, "seeds")["setup"])
     assert found == {"a network, lite", "a network, paper", "lite", "paper"}
+
+
+def test_a_long_curve_is_that_of_its_record_or_an_error(tmp_path):
+    store, run = Store("quick", "results", tmp_path), plan.runs_of("quick", "ranking")[0]
+    rows = [{"epoch": epoch, "loss": 1 / (1 + epoch)} for epoch in range(3 * LONG)]
+    store.save(run, "done", result={"accuracy": 90.0, "curve": rows})
+    curve = store.load(run)["result"]["curve"]
+    assert list(curve) == rows and len(curve) == len(rows)
+    assert curve[-1] == rows[-1] and curve[3:5] == rows[3:5]
+    (path,) = store.runs.glob("*.json")
+    path.write_bytes(path.read_bytes().replace(b"90.0", b"91.0"))
+    _rows.cache_clear()
+    with pytest.raises(ValueError, match=path.stem):
+        list(curve)

@@ -19,10 +19,10 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from ..basics.recipe import require_known
 from .config import Run, canonical, key_of
 
 SCHEMA = 1
+LONG = 50  # epochs of a curve from which on it is not kept in memory
 # What was read and checked, with the file's time, size and number: a record, or what is wrong. A
 # pass over a profile asks for a teacher's record once for each of its students. Nobody modifies a
 # record.
@@ -311,8 +312,43 @@ def _look(path: Path) -> dict[str, Any] | str | None:
         return None
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    _READ[path] = stamp, checked(text, path.stem)
-    return _READ[path][1]
+    record = record_in(text, path.stem)
+    if isinstance(record, dict):
+        result = record.get("result") or {}
+        if len(curve := result.get("curve", ())) > LONG:
+            result["curve"] = Curve(path, record["digest"], len(curve))
+    _READ[path] = stamp, record
+    return record
+
+
+@dataclass(frozen=True)
+class Curve(Sequence):
+    """The rows of a long training curve, in the file of its record: as objects, those of thousands
+    of records take gigabytes, and few are looked at.
+
+    digest  of the record. Raises ValueError when its rows are looked at, if the file has another.
+    """
+
+    path: Path
+    digest: str
+    epochs: int
+
+    def __len__(self) -> int:
+        return self.epochs
+
+    def __getitem__(self, place: Any) -> Any:
+        return _rows(self.path, self.digest)[place]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(_rows(self.path, self.digest))
+
+
+@lru_cache(maxsize=4)
+def _rows(path: Path, wanted: str) -> list[dict[str, Any]]:
+    record = record_in(path.read_bytes(), path.stem)
+    if isinstance(record, str) or record["digest"] != wanted:
+        raise ValueError(f"record {path} is no longer the one that was read")
+    return record["result"]["curve"]
 
 
 def _require_finite(content: Any, place: str) -> None:
@@ -347,7 +383,7 @@ def digest(record: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
 
-def checked(text: bytes, key: str) -> dict[str, Any] | str:
+def record_in(text: bytes, key: str) -> dict[str, Any] | str:
     """The record in a text found under `key`, or what is wrong with it."""
     try:
         record = json.loads(text)
