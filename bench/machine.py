@@ -1,5 +1,9 @@
 """Where the benchmark runs, and what that machine can do at best."""
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +18,7 @@ from paperlib import data as datasets
 from paperlib.data import Dataset
 from paperlib.runs import execution
 
-from .measure import Contender, Row, combine, interleave
+from .measure import Contender, Row, best, combine, interleave
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,9 @@ class Setting:
         return interleave(contenders, self.repetitions, synchronise=self.synchronise, report=report)
 
     def environment(self) -> dict[str, Any]:
-        """Device, threads, cores, versions, commit, date."""
+        """Device, threads, cores, versions, commit, date, and on a CPU the instructions used."""
         return execution.environment(self.device) | {
+            "instructions": {} if self.cuda else instructions(),
             "cores": execution.count_cores(),
             "repetitions": self.repetitions,
             "small": self.small,
@@ -117,21 +122,37 @@ def ready(
 
 # ----------------------------------------------------------------------------------------- ceilings
 
-MATMUL = {"float32": "matrix product, float32", "bfloat16": "matrix product, bfloat16"}
+ARITHMETIC = "arithmetic at best, {}"
 COPY = "copy in memory"
+SIDES = (512, 1024, 2048)  # of square matrices on a CPU: which is fastest depends on its caches
+PRECISIONS = ("float32", "bfloat16")
 
 
 def ceilings(setting: Setting) -> list[Contender]:
-    """What the device can do at best: multiply big matrices (GFLOP), copy a big array (GB read and
-    written).
+    """What the device can do at best: multiply matrices and convolve maps of several sizes (GFLOP),
+    copy a big array (GB read and written).
     """
-    n = setting.pick(256, 2048, 8192)
     times = setting.pick(1, 2, 10)
     contenders = []
-    for precision, name in MATMUL.items():
-        a = torch.randn(n, n, device=setting.device).to(getattr(torch, precision))
+    for precision in PRECISIONS:
+        dtype = getattr(torch, precision)
+        for n in setting.pick((256,), SIDES, (8192,)):
+            a, repeated = torch.randn(n, n, device=setting.device).to(dtype), times * 2048 // n
+            contenders.append(
+                Contender(
+                    f"matrix product of {n}, {precision}",
+                    lambda a=a, r=repeated: [a @ a for _ in range(r)],
+                    repeated * 2 * n**3 / 1e9,
+                )
+            )
+        conv, maps = _convolution(setting, dtype)
+        work = times * 2 * maps.numel() * conv.weight[0].numel() / 1e9
         contenders.append(
-            Contender(name, lambda a=a: [a @ a for _ in range(times)], times * 2 * n**3 / 1e9)
+            Contender(
+                f"convolution, {precision}",
+                lambda c=conv, x=maps: [c(x) for _ in range(times)],
+                work,
+            )
         )
     source = torch.empty(
         setting.pick(2**20, 2**28, 2**31), dtype=torch.uint8, device=setting.device
@@ -142,6 +163,48 @@ def ceilings(setting: Setting) -> list[Contender]:
         *contenders,
         Contender(COPY, lambda: [target.copy_(source) for _ in range(times)], work),
     ]
+
+
+def _convolution(setting: Setting, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
+    """3 x 3, as many channels out as in, and maps for it."""
+    channels, side, batch = setting.pick((8, 8, 2), (128, 16, 64), (256, 32, 256))
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False).requires_grad_(False)
+    maps = torch.randn(batch, channels, side, side)
+    return tuple(
+        x.to(setting.device, dtype, memory_format=torch.channels_last) for x in (conv, maps)
+    )
+
+
+def arithmetic(rates: dict[str, tuple[float, ...]], precision: str) -> Row:
+    """The row of the fastest of `ceilings`' products and convolutions in each round."""
+    kinds = "matrix product", "convolution"
+    found = [r for n, r in rates.items() if n.startswith(kinds) and n.endswith(precision)]
+    return Row(ARITHMETIC.format(precision), "limit", best(found), "GFLOP/s")
+
+
+SHOWS = """
+import torch
+conv, x = torch.nn.Conv2d(16, 16, 3), torch.ones(2, 16, 8, 8)
+x = x.contiguous(memory_format=torch.channels_last)
+with torch.no_grad():
+    conv(x), conv.bfloat16()(x.bfloat16())
+"""
+
+
+def instructions() -> dict[str, str]:
+    """precision -> the instruction set of the convolution that oneDNN chooses here, as it names
+    it. Without one where it says nothing.
+    """
+    shown = subprocess.run(
+        [sys.executable, "-c", SHOWS],
+        env=os.environ | {"ONEDNN_VERBOSE": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
+    used = re.findall(r",exec,cpu,convolution,[^,:]*:([^,]*),[^,]*,src:(f32|bf16):", shown)
+    names = {"f32": "float32", "bf16": "bfloat16"}
+    return {names[short]: instruction for instruction, short in used}
 
 
 class _Traffic(TorchDispatchMode):
@@ -180,19 +243,12 @@ def efficiency(
 
     names  {row of images/s: role}; per_image  as `effort` gives it, of one image.
     """
-    rows = [
-        Row(MATMUL[precision], "limit", rates[MATMUL[precision]], "GFLOP/s"),
-        Row(COPY, "limit", rates[COPY], "GB/s"),
-    ]
+    peak = arithmetic(rates, precision)
+    rows = [peak, Row(f"{COPY}, beside {precision}", "limit", rates[COPY], "GB/s")]
     for name, role in names.items():
-        for amount, unit, limit in zip(
-            per_image, ("GFLOP/s", "GB/s"), (MATMUL[precision], COPY), strict=True
-        ):
-            rows.append(
-                Row(
-                    f"{name}: {unit}", role, combine([(1 / amount, rates[name])]), unit, limit=limit
-                )
-            )
+        for amount, limit in zip(per_image, rows[:2], strict=True):
+            reached = combine([(1 / amount, rates[name])])
+            rows.append(Row(f"{name}: {limit.unit}", role, reached, limit.unit, limit=limit.name))
     return rows
 
 

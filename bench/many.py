@@ -10,9 +10,10 @@ from paperlib.training.learners import Together
 
 from . import training
 from .machine import Setting, images
-from .measure import Contender, Row
+from .measure import Contender, Row, best
 from .workers import Group
 
+BEST = "bare pairs at best"
 # (setting, numbers of students, stack that closes what it opens) -> contenders of ours and
 # contenders of the limit
 Way = Callable[[Setting, tuple[int, ...], ExitStack], tuple[list[Contender], list[Contender]]]
@@ -27,12 +28,13 @@ def processes(
     )
     count, cores = training.image_count(setting), execution.count_cores()
 
-    def contender(n: int, name: str, bare: bool) -> Contender:
-        name = f"{n} {name}{'s' * (n > 1)}, a process each"
-        return Contender(name, lambda: group(n, threads=max(1, cores // n), bare=bare), n * count)
+    def contender(n: int, name: str, **how: bool) -> Contender:
+        name = f"{n} {name}{'s' * (n > 1)}, a process each{', compiled' * how.get('compiled', 0)}"
+        return Contender(name, lambda: group(n, threads=max(1, cores // n), **how), n * count)
 
-    return [contender(n, "student", False) for n in numbers], [
-        contender(n, "bare pair", True) for n in numbers
+    bare = [(n, c) for n in numbers for c in training.bare_ways(setting)]
+    return [contender(n, "student") for n in numbers], [
+        contender(n, "bare pair", bare=True, compiled=c) for n, c in bare
     ]
 
 
@@ -77,13 +79,12 @@ def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
     # The machine's limit is the best that bare networks reach in any number of processes, in our
     # precision.
     other = {"float32": "bfloat16", "bfloat16": "float32"}[training.ladder(setting)[-1].precision]
-    limit = max(
-        (c.name for c in bare if not c.name.endswith(other)), key=lambda name: sum(rates[name])
-    )
-    rows = [Row(c.name, "limit", rates[c.name], headline=c.name == limit) for c in bare]
+    rows = [Row(c.name, "limit", rates[c.name]) for c in bare]
+    most = best([row.rounds for row in rows if f", {other}" not in row.name])
+    rows.append(Row(BEST, "limit", most, headline=True))
     rows.append(Row(plain.name, "baseline", rates[plain.name], headline=True))
     rows += [
-        Row(c.name, "ours", rates[c.name], baseline=plain.name, limit=limit, headline=True)
+        Row(c.name, "ours", rates[c.name], baseline=plain.name, limit=BEST, headline=True)
         for c in ours
     ]
     settings = {

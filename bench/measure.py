@@ -118,6 +118,15 @@ def combine(parts: Sequence[tuple[float, Sequence[float]]]) -> tuple[float, ...]
     )
 
 
+def best(rounds: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """The highest rate of each round, of several ways to do the same.
+
+    >>> best([(1.0, 4.0), (2.0, 3.0)])
+    (2.0, 4.0)
+    """
+    return tuple(map(max, zip(*rounds, strict=True)))
+
+
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
     """(median, least, greatest) of the ratios within the rounds. Raises ValueError if they have not
     as many rounds.

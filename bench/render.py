@@ -39,8 +39,10 @@ Every rate is the median of its rounds, least and greatest in brackets; more is 
 take turns within each round, and each ratio is the median of the ratios within the rounds.
 **times the baseline**: how many times as fast as the plain code it is compared with
 (`bench/baseline.py`, the faster number of workers). **limit / it**: how many times as fast the same
-machine would be if nothing cost anything but the bare networks on ready batches (1 is the limit);
-for GFLOP/s and GB/s, the limit is a big matrix product or copy.
+machine would be if nothing cost anything but the bare networks on ready batches (1 is the limit),
+run the best way known: eager with the channels last, or compiled with folded BatchNorms and packed
+weights, whichever is faster in that round. For GFLOP/s, the limit is the fastest of several matrix
+products and a big convolution, for GB/s a big copy.
 
 ![rates](bench.png)
 """
@@ -183,12 +185,13 @@ def _circumstances(suite: dict[str, Any]) -> str:
         f"{name} {number(v) if isinstance(v, float) else v}"
         for name, v in suite["settings"].items()
     )
+    used = ", ".join(f"{i} for {p}" for p, i in where.get("instructions", {}).items())
     return (
         f"{where['finished']}, commit "
         f"`{where['commit'][:12]}{'+' * where['commit'].endswith('+')}`, torch "
         f"{where['torch']}, "
         f"Python {where['python']}, {where['cores']} cores, {where['repetitions']} rounds; "
-        f"{settings}.{small}"
+        f"{f'convolutions by {used}; ' * bool(used)}{settings}.{small}"
     )
 
 

@@ -16,6 +16,7 @@ from paperlib import data as datasets
 from paperlib.basics.recipe import Recipe
 from paperlib.losses import objective
 from paperlib.models import build
+from paperlib.models.frozen import Frozen
 from paperlib.models.precision import autocast
 from paperlib.quantizers import fusing, initialise, quantize
 from paperlib.runs import execution
@@ -23,8 +24,8 @@ from paperlib.training import Task
 from paperlib.training.learners import Learners, Single, batches
 
 from . import baseline
-from .machine import Setting, ceilings, efficiency, effort, frozen, images, ready
-from .measure import Contender, Row
+from .machine import PRECISIONS, Setting, ceilings, efficiency, effort, frozen, images, ready
+from .measure import Contender, Row, best
 from .workers import Group
 
 AUGMENTATION = "randaugment+cutmix"
@@ -118,10 +119,10 @@ def prepare_student(setting: Setting, rung: Rung) -> Callable[..., None]:
     data = images(setting, image_count(setting))
     run, step = student(setting, data, rung), bare_step(setting, data)
 
-    def call(threads: int, bare: bool = False) -> None:
+    def call(threads: int, bare: bool = False, compiled: bool = False) -> None:
         torch.set_num_threads(threads)
         if bare:
-            step(rung.precision)
+            step(rung.precision, compiled=compiled)
             setting.synchronise()
         else:
             run()
@@ -150,20 +151,34 @@ def prepare_plain(setting: Setting) -> Callable[..., None]:
 
 def bare_step(setting: Setting, data: datasets.Dataset) -> Callable[..., None]:
     """The limit: forward and backward of a full-precision network and forward of its teacher, on
-    ready batches.
+    ready batches. What is compiled is so at its first call.
     """
     teacher = frozen(build(setting.model, len(data.classes)), setting)
     model = build(setting.model, len(data.classes), seed=1).to(
         device=setting.device, memory_format=torch.channels_last
     )
     pairs = ready(data, batch_size(setting))
+    made: dict[tuple[str, bool], tuple[nn.Module, nn.Module]] = {}
 
-    def run(precision: str = "float32", batches: int | None = None) -> None:
+    def networks(precision: str, compiled: bool) -> tuple[nn.Module, nn.Module]:
+        if not compiled:
+            return teacher, model
+        if (precision, compiled) not in made:
+            with torch.no_grad():
+                made[precision, compiled] = (
+                    Frozen(teacher, pairs[0][0]),
+                    torch.compile(model, dynamic=False),
+                )
+        return made[precision, compiled]
+
+    def run(precision: str = "float32", batches: int | None = None, compiled: bool = False) -> None:
+        with autocast(setting.device, precision):
+            teaches, learns = networks(precision, compiled)
         for x, labels in pairs[:batches]:
             with autocast(setting.device, precision):
                 with torch.no_grad():
-                    teacher(x)
-                loss = F.cross_entropy(model(x), labels)
+                    teaches(x)
+                loss = F.cross_entropy(learns(x), labels)
             loss.backward()
 
     return run
@@ -172,10 +187,22 @@ def bare_step(setting: Setting, data: datasets.Dataset) -> Callable[..., None]:
 BARE = "student and teacher alone on ready batches"
 
 
+def bare_name(precision: str, compiled: bool = False) -> str:
+    return f"{BARE}, {precision}{', compiled' * compiled}"
+
+
+def bare_ways(setting: Setting) -> tuple[bool, ...]:
+    """Whether compiled: not in a test, which may not take as long as that does."""
+    return (False,) if setting.small else (False, True)
+
+
 def bare_contenders(setting: Setting, data: datasets.Dataset) -> list[Contender]:
-    run = bare_step(setting, data)
-    count = len(data.train_images)
-    return [Contender(f"{BARE}, {p}", lambda p=p: run(p), count) for p in ("float32", "bfloat16")]
+    run, count = bare_step(setting, data), len(data.train_images)
+    return [
+        Contender(bare_name(p, c), lambda p=p, c=c: run(p, compiled=c), count)
+        for p in PRECISIONS
+        for c in bare_ways(setting)
+    ]
 
 
 def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
@@ -186,9 +213,7 @@ def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
     processes = (
         0 if setting.cuda else cores
     )  # on a GPU several students at once are the suite `many`
-    together, bare_together = (
-        f"{what}, {processes} processes of one thread" for what in ("ours", BARE)
-    )
+    together = f"ours, {processes} processes of one thread"
     with ExitStack() as stack:
         plain = stack.enter_context(Group(1, prepare_plain, (setting,), setting.threads))
         contenders = bare_contenders(setting, data) + ceilings(setting)
@@ -199,39 +224,35 @@ def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
             group = stack.enter_context(
                 Group(processes, prepare_student, (setting, ladder(setting)[-1]))
             )
-            contenders.append(Contender(together, lambda: group(threads=1), processes * count))
-            contenders.append(
-                Contender(bare_together, lambda: group(threads=1, bare=True), processes * count)
-            )
+            whole = processes * count
+            contenders.append(Contender(together, lambda: group(threads=1), whole))
+            contenders += [
+                Contender(
+                    _apart(processes, c), lambda c=c: group(threads=1, bare=True, compiled=c), whole
+                )
+                for c in bare_ways(setting)
+            ]
         report(f"{len(contenders)} contenders, {count} images each")
         rates = setting.rates(contenders, report)
     step = bare_step(setting, data)
     per_image = tuple(v / batch_size(setting) for v in effort(lambda: step(batches=1)))
-    best = max(map(_plain, workers), key=lambda name: sum(rates[name]))
-    rows = [
-        Row(f"{BARE}, {p}", "limit", rates[f"{BARE}, {p}"], headline=True)
-        for p in ("float32", "bfloat16")
-    ]
+    fastest = max(map(_plain, workers), key=lambda name: sum(rates[name]))
+    rows = []
+    for precision in PRECISIONS:
+        rows += _limits(rates, [bare_name(precision, c) for c in bare_ways(setting)], precision)
     for rung in ladder(setting):
-        limit = f"{BARE}, {rung.precision}"
-        rows.append(
-            Row(_ours(rung), "ours", rates[_ours(rung)], baseline=best, limit=limit, headline=True)
-        )
+        how = {"baseline": fastest, "limit": _limit(rung.precision), "headline": True}
+        rows.append(Row(_ours(rung), "ours", rates[_ours(rung)], **how))
     if together in rates:
-        rows.append(Row(bare_together, "limit", rates[bare_together]))
-        rows.append(
-            Row(
-                together, "ours", rates[together], baseline=best, limit=bare_together, headline=True
-            )
-        )
+        apart = f"{processes} processes of one thread"
+        rows += _limits(rates, [_apart(processes, c) for c in bare_ways(setting)], apart)
+        how = {"baseline": fastest, "limit": _limit(apart), "headline": True}
+        rows.append(Row(together, "ours", rates[together], **how))
     rows += [Row(_plain(w), "baseline", rates[_plain(w)], headline=True) for w in workers]
     last = ladder(setting)[-1]
-    rows += efficiency(
-        rates,
-        {f"{BARE}, {last.precision}": "limit", _ours(last): "ours"},
-        per_image,
-        last.precision,
-    )
+    rates |= {row.name: row.rounds for row in rows}
+    shown = {_limit(last.precision): "limit", _ours(last): "ours"}
+    rows += efficiency(rates, shown, per_image, last.precision)
     return {
         "rows": [row.to_json() for row in rows],
         "settings": {
@@ -246,6 +267,20 @@ def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
             "gb_per_image_unfused": per_image[1],
         },
     }
+
+
+def _limits(rates: dict[str, tuple[float, ...]], names: list[str], what: str) -> list[Row]:
+    """The bare rows, and the best of them in each round."""
+    bare = [Row(name, "limit", rates[name]) for name in names]
+    return [*bare, Row(_limit(what), "limit", best([rates[n] for n in names]), headline=True)]
+
+
+def _limit(what: str) -> str:
+    return f"{BARE} at best, {what}"
+
+
+def _apart(processes: int, compiled: bool) -> str:
+    return bare_name(f"{processes} processes of one thread", compiled)
 
 
 def _ours(rung: Rung) -> str:

@@ -96,4 +96,12 @@ Mirror = Annotated[
 Precision = Annotated[
     str, among(lambda: ("float32", "bfloat16"), "of the forward pass; bfloat16 is faster")
 ]
+Compiled = Annotated[
+    bool,
+    typer.Option(
+        "--compiled",
+        help="compile the teacher where the passes are long enough to pay for it: scores move in "
+        "the sixth digit, with bfloat16 in the third",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="of every random draw")]

@@ -37,6 +37,7 @@ def rank(
     mirror: given.Mirror = None,
     batch: Annotated[int, typer.Option(min=1, help="images a forward pass")] = 100,
     precision: given.Precision = "float32",
+    compiled: given.Compiled = False,
     device: given.Device = "cpu",
     workers: given.Workers = -1,
     seed: given.Seed = 0,
@@ -64,7 +65,8 @@ def rank(
         make_folder(Path(out))
     brought = bring(wanted, console.print)
     how = {"mean": brought.look.mean, "std": brought.look.std, "mirror": brought.mirror}
-    how |= {"seed": seed, "batch": batch, "precision": precision, "workers": brought.workers}
+    how |= {"seed": seed, "batch": batch, "precision": precision, "compiled": compiled}
+    how |= {"workers": brought.workers}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if budget:

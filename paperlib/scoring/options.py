@@ -35,6 +35,9 @@ class Scoring:
     cmi_weight  of CMI in the score.
     precision   "float32", or "bfloat16" for the teacher's convolutions: faster, and the third digit
                 moves.
+    compiled    compile the teacher, a network, for the passes of `rank` where that saves more time
+                than it costs (`paperlib.models.frozen`): scores move in the sixth digit, in
+                bfloat16 in the third.
     progress    called with (done, total, augmentation): before each pass of `rank` over images in
                 memory; else, where each batch goes through all candidates, before each batch of
                 each, with the views so far and in all (None if nobody knows). At the end the name
@@ -52,6 +55,7 @@ class Scoring:
     batch: int = 100
     cmi_weight: float = 1.0
     precision: str = "float32"
+    compiled: bool = False
     progress: Callable[[int, int | None, str], None] = lambda done, total, augmentation: None
     workers: int = 0
     output: int | str | None = None

@@ -18,13 +18,12 @@ from ..basics.confidence import warning
 from ..basics.progress import progress as progress_bar
 from ..data.checks import module
 from ..data.streams import is_pair
-from ..models import in_mode
 from ..models.outputs import check_logits, logits_in
 from ..models.precision import autocast
 from .metrics import class_centroids, evaluate, paired_stddev, score
 from .options import Scoring
 from .streaming import look_of, scale_of, scoring_places, streamed
-from .teachers import device_of, fitted, teacher_kind
+from .teachers import device_of, evaluating, fitted, teachers_kind
 
 
 @torch.no_grad()
@@ -54,7 +53,6 @@ DATA = kind_of(datasets.Dataset)
 
 
 @checked(teacher=module, data=DATA, augmentation=augmentation_name)
-@torch.no_grad()
 def predict(
     teacher: nn.Module,
     data: datasets.Dataset,
@@ -76,26 +74,45 @@ def predict(
     Returns (N, C) float32 logits and (N,) int64 labels or (N, C) float32 soft labels, on the data's
     device. Raises ValueError if the teacher's number of classes is not the data set's.
     """
+    how = Scoring(seed=seed, batch=batch, padding=padding, precision=precision)
+    (logits,), targets = _predict_all([teacher], data, augmentation, how, draw)
+    return logits, targets
+
+
+@torch.no_grad()
+def _predict_all(
+    teachers: Sequence[nn.Module],
+    data: datasets.Dataset,
+    augmentation: str,
+    how: Scoring,
+    draw: int = 0,
+) -> tuple[list[Tensor], Tensor]:
+    """Logits of each teacher on the same views, and the targets; see `predict`."""
     known = augmentation in AUGMENTATIONS
     policy = AUGMENTATIONS.index(augmentation) if known else len(AUGMENTATIONS)
 
     def rng_of(number: int) -> np.random.Generator:
-        return generator(seed, policy, number, draw)
+        return generator(how.seed, policy, number, draw)
 
-    order = scoring_order(data, seed)
-    logits, targets = [], []
-    with in_mode(teacher, training=False):
-        for views, target, _ in augmented(data, order, augmentation, batch, rng_of, padding):
-            logits.append(logits_of(teacher, data, views, precision))
+    order = scoring_order(data, how.seed)
+    logits: list[list[Tensor]] = [[] for _ in teachers]
+    targets = []
+    with evaluating(*teachers):
+        for views, target, _ in augmented(
+            data, order, augmentation, how.batch, rng_of, how.padding
+        ):
+            for teacher, own in zip(teachers, logits, strict=True):
+                own.append(logits_of(teacher, data, views, how.precision))
             targets.append(target)
-    whole = torch.cat(logits)
-    check_logits(whole)
+    whole = list(map(torch.cat, logits))
+    for own in whole:
+        check_logits(own)
     return whole, torch.cat(targets)
 
 
-@checked(teacher=teacher_kind, augmentations=anything, data=anything)
+@checked(teacher=teachers_kind, augmentations=anything, data=anything)
 def rank(
-    teacher: Callable,
+    teacher: Callable | Mapping[str, Callable],
     data: Any,
     augmentations: Sequence[Any] | Mapping[str, Any] = AUGMENTATIONS,
     *,
@@ -108,7 +125,9 @@ def rank(
 
     teacher        any classifier: a network or a function of (N, C, H, W) normalised float images,
                    of any precision. It gives logits, alone or within a tuple, a dictionary or a
-                   ModelOutput (see `Scoring`, output). Probabilities are refused.
+                   ModelOutput (see `Scoring`, output). Probabilities are refused. Or several by
+                   name, such as checkpoints of one training: they all look at the same views, which
+                   are made once.
     data           images and labels: a `paperlib.data.Dataset`, of which the training images are
                    used; a pair of arrays; a torch Dataset, a DataLoader, a Hugging Face dataset, or
                    any iterable of batches, see `paperlib.data.streams`. All but the first need
@@ -124,7 +143,8 @@ def rank(
                    for each, 100 as in the released code), cmi_weight, precision, progress, workers,
                    output.
 
-    Returns one row an augmentation: rank, augmentation, score, cmi, divergence, entropy,
+    Returns one row an augmentation (of several teachers, one row a teacher and augmentation, with
+    the name in `teacher`, ranked within it): rank, augmentation, score, cmi, divergence, entropy,
     cross_entropy (nats), error and confidence of the teacher (means over the views: 1 - label mass
     on the predicted class, largest probability), centroid_entropy (nats, mean over images of
     H(Q_y)), teacher_stddev (NaN if there are fewer than two groups), cmi_released and
@@ -146,19 +166,27 @@ def rank(
     """
     how, wanted = Scoring(**options), list(candidates(augmentations).values())
     how.check_scale(data)
-    if _resident(teacher, data, how) and all(candidate.plain for candidate in wanted):
-        found = _in_memory(teacher, how.dataset(data), wanted, how, stddev_group, replicates)
+    named = isinstance(teacher, Mapping)
+    teachers = dict(teacher) if named else {"": teacher}
+    all_of = list(teachers.values())
+    here = all(candidate.plain for candidate in wanted)
+    if here and all(_resident(each, data, how) for each in all_of):
+        rows, images = _in_memory(all_of, how.dataset(data), wanted, how, stddev_group, replicates)
     else:
-        found = streamed(teacher, data, wanted, how, stddev_group, replicates)
-    rows, images = found
-    table = pd.DataFrame(rows).sort_values("score", ignore_index=True)
-    table.insert(0, "rank", range(1, len(table) + 1))
+        rows, images = streamed(all_of, data, wanted, how, stddev_group, replicates)
     if (few := int(images.min())) < FEW:
         text = f"class {int(images.argmin())} has {few} images: below {FEW}, CMI comes out too low"
         warnings.warn(text, stacklevel=3)
-    if problem := warning(table, len(images)):
-        warnings.warn(problem, stacklevel=3)
-    return table
+    tables = []
+    for name, own in zip(teachers, rows, strict=True):
+        table = pd.DataFrame(own).sort_values("score", ignore_index=True)
+        table.insert(0, "rank", range(1, len(table) + 1))
+        if problem := warning(table, len(images)):
+            warnings.warn(f"teacher {name!r}: {problem}" if named else problem, stacklevel=3)
+        if named:
+            table.insert(0, "teacher", name)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _resident(teacher: Callable, data: Any, how: Scoring) -> bool:
@@ -176,36 +204,37 @@ def _resident(teacher: Callable, data: Any, how: Scoring) -> bool:
 
 
 def _in_memory(
-    teacher: nn.Module,
+    teachers: Sequence[nn.Module],
     data: datasets.Dataset,
     wanted: Sequence[Candidate],
     how: Scoring,
     stddev_group: int,
     replicates: int,
-) -> tuple[list[dict[str, Any]], Tensor]:
-    """Rows of `rank`, and (C,) images of each class: one candidate after the other."""
+) -> tuple[list[list[dict[str, Any]]], Tensor]:
+    """Rows of `rank` for each teacher, and (C,) images of each class: one candidate after the
+    other.
+    """
     groups = [stddev_group] * (len(data.train_images) // stddev_group)
-
-    def looked(name: str, draw: int = 0) -> tuple[Tensor, Tensor]:
-        return predict(teacher, data, name, how.seed, how.batch, how.padding, draw, how.precision)
-
+    partners = {candidate.partner.name for candidate in wanted} if len(groups) > 1 else set()
     first = data.train_images[scoring_order(data, how.seed)[: how.batch]]
-    look_of(teacher, first, wanted, *scale_of(data, replace(how, mean=None, std=None, mirror=None)))
-    base: dict[str, Tensor] = {}
-    rows = []
+    own = scale_of(data, replace(how, mean=None, std=None, mirror=None))
+    left = len(data.train_images) * (len(wanted) + len(partners))
+    seen = []
+    for teacher in teachers:  # no comprehension: warnings count the frames to the caller
+        seen.append(look_of(teacher, first, wanted, *own, left).teacher)
+    base: dict[str, list[Tensor]] = {}
+    rows: list[list[dict[str, Any]]] = [[] for _ in teachers]
     with progress_bar("augmentations", len(wanted)) as advance:
         for done, candidate in enumerate(wanted):
-            name = candidate.policy + candidate.mixing
             how.progress(done, len(wanted), candidate.name)
-            logits, targets = looked(name)
-            found = evaluate(logits, targets, how.cmi_weight, replicates, how.seed)
-            row = {"augmentation": candidate.name, **found, "teacher_stddev": float("nan")}
-            if len(groups) > 1:
-                partner = candidate.partner.name  # CutMix, if on, is drawn for both halves
-                if partner not in base:
-                    base[partner], _ = looked(partner, draw=1)
-                row["teacher_stddev"] = paired_stddev(logits, base[partner], groups)
-            rows.append(row)
+            logits, targets = _predict_all(seen, data, candidate.policy + candidate.mixing, how)
+            partner = candidate.partner.name  # CutMix, if on, is drawn for both halves
+            if partners and partner not in base:
+                base[partner], _ = _predict_all(seen, data, partner, how, draw=1)
+            for k, each in enumerate(logits):
+                found = evaluate(each, targets, how.cmi_weight, replicates, how.seed)
+                stddev = paired_stddev(each, base[partner][k], groups) if partners else float("nan")
+                rows[k].append({"augmentation": candidate.name, **found, "teacher_stddev": stddev})
             advance(1)
     how.progress(len(wanted), len(wanted), "")
     return rows, torch.bincount(data.train_labels, minlength=len(data.classes))

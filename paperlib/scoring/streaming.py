@@ -2,6 +2,7 @@
 candidates.
 """
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..augment import Candidate, generator
 from ..augment.candidates import keyed
@@ -18,6 +19,7 @@ from ..basics.checks import require
 from ..data import Dataset
 from ..data.dataset import each_channel
 from ..data.streams import Batch, Stream, stream
+from ..models.frozen import frozen, worth_compiling
 from ..models.outputs import logits_in
 from ..models.precision import autocast
 from .options import Scoring
@@ -47,10 +49,8 @@ class Look:
     classes: int = 0  # 0: any
 
     def __call__(self, views: Tensor) -> Tensor:
-        views = views.contiguous(memory_format=torch.channels_last)  # as convolutions like best
-        images = views.float().sub_(self.mean).div_(self.std)
         with autocast(views.device, self.how.precision):
-            output = self.teacher(fitted(self.teacher, images))
+            output = self.teacher(self._input(views))
         logits = logits_in(output, self.how.output)
         wanted = f"the teacher must give (N, classes) float logits for {len(views)} images"
         good = logits.ndim == 2 and len(logits) == len(views) and logits.is_floating_point()
@@ -58,6 +58,24 @@ class Look:
         same = f"the teacher must give {self.classes} logits an image, got {logits.shape[1]}"
         require(self.classes in (0, logits.shape[1]), same)
         return logits.float()
+
+    def _input(self, views: Tensor) -> Tensor:
+        views = views.contiguous(memory_format=torch.channels_last)  # as convolutions like best
+        return fitted(self.teacher, views.float().sub_(self.mean).div_(self.std))
+
+    def swift(self, views: Tensor, left: int) -> "Look":
+        """This look with the teacher compiled, if it is a network and so many views to come are
+        worth it. views  (B, C, H, W) uint8, a batch of them; looked at before.
+        """
+        if not isinstance(self.teacher, nn.Module):
+            return self
+        started = time.perf_counter()
+        self(views).sum().item()  # waits for a GPU
+        seconds = (time.perf_counter() - started) / len(views)
+        if not worth_compiling(self.teacher, seconds * left):
+            return self
+        with autocast(views.device, self.how.precision):
+            return replace(self, teacher=frozen(self.teacher, self._input(views)))
 
     def check_classes(self, classes: int | None) -> None:
         """Raise ValueError if the data is known to have another number of classes."""
@@ -71,9 +89,10 @@ def look_of(
     candidates: Sequence[Candidate],
     how: Scoring,
     base: tuple[bool, int, int | None],
+    left: int = 0,
 ) -> Look:
     """How a teacher looks at images such as these, (B, C, H, W) uint8 on its device, on which it is
-    tried. base  as `scale_of` gives it.
+    tried. base  as `scale_of` gives it. left  views to come, as far as that is known.
 
     Raises ValueError for a candidate, mean or std that is not for so many channels, and for
     probabilities. Warns of what is likely wrong with the images, a transform or the teacher.
@@ -90,8 +109,8 @@ def look_of(
     plain = replace(candidates[0], transform=None, mixing="")
     views, _ = plain.views(images, labels, 1, (how.seed, 0, 0, 0), *base)
     with torch.no_grad(), evaluating(teacher):
-        logits = check_steady(look, views)
-    return replace(look, classes=logits.shape[1])
+        look = replace(look, classes=check_steady(look, views).shape[1])
+        return look.swift(views, left) if how.compiled else look
 
 
 def scale_tensors(how: Scoring, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,14 +138,15 @@ def scale_of(data: Any, how: Scoring) -> tuple[Scoring, tuple[bool, int, int | N
 
 
 def streamed(
-    teacher: Callable,
+    teachers: Sequence[Callable],
     data: Any,
     candidates: Sequence[Candidate],
     how: Scoring,
     stddev_group: int,
     replicates: int,
-) -> tuple[list[dict[str, Any]], Tensor]:
-    """The rows of `rank` from one reading of the images, and (C,) images of each class.
+) -> tuple[list[list[dict[str, Any]]], Tensor]:
+    """The rows of `rank` for each teacher, from one reading of the images and the same views, and
+    (C,) images of each class.
 
     Memory does not grow with the images: each candidate has sums as large as the classes squared
     and, for intervals and CutMix, a temporary file of its logits.
@@ -136,14 +156,18 @@ def streamed(
     grouped = source.length is None or source.length >= 2 * stddev_group
     partners = list({c.partner: None for c in candidates}) if grouped else []
     total, run = source.length and source.length * (len(candidates) + len(partners)), None
-    with torch.no_grad(), evaluating(teacher), how.watched(total) as watch:
+    with torch.no_grad(), evaluating(*teachers), how.watched(total) as watch:
         for number, (images, labels) in enumerate(_warned(source, how.seed)):
-            device = device_of(teacher, images)
+            device = device_of(teachers[0], images)
             batch = images.to(device), labels.to(device)
             if run is None:
-                look = look_of(teacher, batch[0], candidates, how, base)
-                look.check_classes(source.classes)
-                run = _Passes(look, candidates, partners, base, watch)
+                looks = []
+                for each in teachers:  # no comprehension: warnings count the frames to the caller
+                    looks.append(look_of(each, batch[0], candidates, how, base, total or 0))
+                looks[0].check_classes(source.classes)
+                for look in looks:
+                    look.check_classes(looks[0].classes)
+                run = _Passes(looks, candidates, partners, base, watch)
                 run.start(stddev_group, replicates > 0)
             run.add(number, *batch)
     if run is None:
@@ -153,46 +177,58 @@ def streamed(
 
 @dataclass
 class _Passes:
-    """All candidates' passes, and those of the base views that T. stddev pairs them with."""
+    """All candidates' passes by each teacher, and those of the base views that T. stddev pairs them
+    with.
+    """
 
-    look: Look
+    looks: Sequence[Look]
     candidates: Sequence[Candidate]
     partners: Sequence[Candidate]
     base: tuple[bool, int, int | None]  # of the views
     watch: Callable[[int, str], None]
 
     def start(self, group: int, spooled: bool) -> None:
-        self.tallies = {c.name: Tally(self.look.classes, group, spooled) for c in self.candidates}
-        self.bases = {c.name: Groups(group) for c in self.partners}
-        self.counts = torch.zeros(self.look.classes, dtype=torch.int64)
+        self.classes = self.looks[0].classes
+        self.tallies = [
+            {c.name: Tally(self.classes, group, spooled) for c in self.candidates}
+            for _ in self.looks
+        ]
+        self.bases = [{c.name: Groups(group) for c in self.partners} for _ in self.looks]
+        self.counts = torch.zeros(self.classes, dtype=torch.int64)
 
     def add(self, number: int, images: Tensor, labels: Tensor) -> None:
         """Batch `number`: one view of each image for each candidate."""
-        most, least = int(labels.max()), f"labels must lie in 0..{self.look.classes - 1}"
-        require(most < self.look.classes, f"{least}, the teacher's classes, found {most}")
-        self.counts += torch.bincount(labels, minlength=self.look.classes).cpu()
+        most, least = int(labels.max()), f"labels must lie in 0..{self.classes - 1}"
+        require(most < self.classes, f"{least}, the teacher's classes, found {most}")
+        self.counts += torch.bincount(labels, minlength=self.classes).cpu()
         for candidate in self.candidates:
-            self.tallies[candidate.name].add(*self._looked(candidate, images, labels, number, 0))
+            views, targets = self._views(candidate, images, labels, number, 0)
+            for look, tallies in zip(self.looks, self.tallies, strict=True):
+                tallies[candidate.name].add(look(views), targets)
         for partner in self.partners:
-            logits, _ = self._looked(partner, images, labels, number, 1)
-            self.bases[partner.name].add(logits.double().softmax(1))
+            views, _ = self._views(partner, images, labels, number, 1)
+            for look, bases in zip(self.looks, self.bases, strict=True):
+                bases[partner.name].add(look(views).double().softmax(1))
 
-    def _looked(
+    def _views(
         self, candidate: Candidate, images: Tensor, labels: Tensor, number: int, draw: int
     ) -> Batch:
         self.watch(len(images), candidate.name)
-        key = candidate.key(self.look.how.seed, number, draw)
-        views, targets = candidate.views(images, labels, self.look.classes, key, *self.base)
-        return self.look(views), targets
+        key = candidate.key(self.looks[0].how.seed, number, draw)
+        return candidate.views(images, labels, self.classes, key, *self.base)
 
-    def rows(self, replicates: int) -> list[dict[str, Any]]:
-        how, rows = self.look.how, []
-        for candidate in self.candidates:
-            tally, base = self.tallies[candidate.name], self.bases.get(candidate.partner.name)
-            row = tally.row(how.cmi_weight, replicates, how.seed)
-            stddev = tally.groups.stddev(base) if base else float("nan")
-            rows.append({"augmentation": candidate.name, **row, "teacher_stddev": stddev})
-        return rows
+    def rows(self, replicates: int) -> list[list[dict[str, Any]]]:
+        how = self.looks[0].how
+        return [
+            [self._row(candidate, tallies, bases, replicates, how) for candidate in self.candidates]
+            for tallies, bases in zip(self.tallies, self.bases, strict=True)
+        ]
+
+    def _row(self, candidate, tallies, bases, replicates: int, how: Scoring) -> dict[str, Any]:
+        tally, base = tallies[candidate.name], bases.get(candidate.partner.name)
+        row = tally.row(how.cmi_weight, replicates, how.seed)
+        stddev = tally.groups.stddev(base) if base else float("nan")
+        return {"augmentation": candidate.name, **row, "teacher_stddev": stddev}
 
 
 def read(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:

@@ -1,13 +1,14 @@
 """Any classifier as a teacher: what it is given, and whether it gives logits."""
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..basics.checks import require
 from ..models import in_mode
 from ..models.outputs import check_logits
 
@@ -41,15 +42,31 @@ def device_of(teacher: Any, images: Tensor) -> torch.device:
     return images.device if weight is None else weight.device
 
 
-def evaluating(teacher: Any) -> AbstractContextManager:
-    """A block in which a teacher is in eval mode, if it has modes."""
-    return in_mode(teacher, training=False) if isinstance(teacher, nn.Module) else nullcontext()
+@contextmanager
+def evaluating(*teachers: Any) -> Iterator[None]:
+    """A block in which teachers are in eval mode, those that have modes."""
+    with ExitStack() as stack:
+        for teacher in teachers:
+            if isinstance(teacher, nn.Module):
+                stack.enter_context(in_mode(teacher, training=False))
+        yield
 
 
 def teacher_kind(name: str, value: Callable, seen: dict | None = None) -> None:
     """Anything that can be called, but no class."""
     if not callable(value) or isinstance(value, type):
         raise TypeError(f"{name} must be a network or a function, got {value!r:.80}")
+
+
+def teachers_kind(name: str, value: Any, seen: dict | None = None) -> None:
+    """A teacher, or one or more by name, on one device."""
+    if not isinstance(value, Mapping):
+        return teacher_kind(name, value)
+    require(len(value) > 0, f"{name} must name one or more teachers, got {{}}")
+    for key, each in value.items():
+        teacher_kind(f"{name}[{key!r}]", each)
+    places = {str(weight.device) for weight in map(_weight, value.values()) if weight is not None}
+    require(len(places) < 2, f"{name} must be on one device, found {', '.join(sorted(places))}")
 
 
 def _weight(teacher: Any) -> Tensor | None:
