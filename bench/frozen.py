@@ -85,7 +85,7 @@ def main(folder: Path = Path("results/bench")) -> None:
     for profile in args.profiles:
         for run, store in teachers(profile):
             data, network = load_data(run.data, "cpu"), load_network(run, store, "cpu")
-            data = subset(data, min(images, len(data.train_images)), 100)
+            data = subset(data, images, 100) if len(data.train_images) > images else data
             exact = scoring.rank(network, data)
             for precision, compiles in WAYS:
                 seconds, seen = float("nan"), network
