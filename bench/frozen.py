@@ -3,7 +3,7 @@ results/bench/frozen.csv and .md.
 
     python -m bench.frozen [--images 2000] [--profiles cpu quick]
 
-Every teacher whose weights are committed, all sixteen augmentations: compiled in float32, eager and
+Every full-precision teacher whose weights are committed, all sixteen augmentations: compiled in float32, eager and
 compiled in bfloat16, each against eager float32. About 6 minutes on 2 cores. The rows of other
 profiles stay.
 """
@@ -49,7 +49,7 @@ def teachers(profile: str) -> Iterator[tuple[TeacherRun, Store]]:
     runs = [run for name in plan.TABLES for run in plan.runs_of(profile, name, store)]
     found = {each.key: each for run in runs for each in (run, *run.needs)}
     for run in found.values():
-        if isinstance(run, TeacherRun) and store.kept_weights(run).exists():
+        if type(run) is TeacherRun and store.kept_weights(run).exists():
             yield run, store
 
 
