@@ -3,9 +3,9 @@ results/bench/frozen.csv and .md.
 
     python -m bench.frozen [--images 2000] [--profiles cpu quick]
 
-Every full-precision teacher whose weights are committed, all sixteen augmentations: compiled in float32, eager and
-compiled in bfloat16, each against eager float32. About 6 minutes on 2 cores. The rows of other
-profiles stay.
+Every full-precision teacher whose weights are committed, all sixteen augmentations: compiled in
+float32, eager and compiled in bfloat16, each against eager float32. About 6 minutes on 2 cores. The
+rows of other profiles stay.
 """
 
 import argparse

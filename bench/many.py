@@ -1,12 +1,15 @@
 """Several students at once on one device: images per second in total."""
 
+import itertools
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from paperlib.quantizers import fusing
 from paperlib.runs import execution
-from paperlib.training.learners import Together
+from paperlib.training.learners import Single, Together
+from paperlib.training.sharing import Attempts, epoch_in_turn, share_teacher
 
 from . import training
 from .machine import Setting, images
@@ -14,6 +17,7 @@ from .measure import Contender, Row, best
 from .workers import Group
 
 BEST = "bare pairs at best"
+TURNS = (2, 4)  # students in turn
 # (setting, numbers of students, stack that closes what it opens) -> contenders of ours and
 # contenders of the limit
 Way = Callable[[Setting, tuple[int, ...], ExitStack], tuple[list[Contender], list[Contender]]]
@@ -44,7 +48,7 @@ def packed(
     """One process, students stacked into one network of grouped convolutions:
     `training.fit_together`.
     """
-    rung = training.ladder(setting)[-1]
+    rung = training.fused(setting)
     data = images(setting, training.image_count(setting))
     contenders = []
     for n in numbers:
@@ -58,7 +62,35 @@ def packed(
     return contenders, []
 
 
-WAYS: dict[str, Way] = {"processes": processes, "packed": packed}
+def in_turn(
+    setting: Setting, numbers: tuple[int, ...], stack: ExitStack
+) -> tuple[list[Contender], list[Contender]]:
+    """One process, students over the same batches in turn: `training.fit_in_turn`."""
+    rung = training.fused(setting)
+    data = images(setting, training.image_count(setting))
+    contenders = []
+    for n in (1, *TURNS[: 1 if setting.small else None]):
+        task = training.task(setting, data, rung)
+        learners = {k: Single(training.low_bit(task), task, rung.compiled) for k in range(n)}
+        share_teacher(learners.values())
+        work = n * len(data.train_images)
+        contenders.append(
+            Contender(f"{n} student{'s' * (n > 1)}, in turn", _turns(learners, rung), work)
+        )
+    return contenders, []
+
+
+def _turns(learners: dict[int, Single], rung: training.Rung) -> Callable[[], None]:
+    numbers = itertools.count()
+
+    def run() -> None:
+        with fusing(rung.compiled):
+            epoch_in_turn(learners, next(numbers), Attempts())
+
+    return run
+
+
+WAYS: dict[str, Way] = {"processes": processes, "packed": packed, "in turn": in_turn}
 
 
 def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from .workers import Group, alone
 
 BATCH = 100
 WORKERS = (0, 2)  # of the baseline's DataLoader
+TEACHERS = 4  # that score the same augmentation
 LIMIT_PASSES = (
     3  # over the ready batches: everything is compared with the limit, so it is timed the longest
 )
@@ -61,6 +62,14 @@ def _speed(setting: Setting, report: Callable[[str], Any], stack: ExitStack) -> 
             for x, _ in pairs * LIMIT_PASSES:
                 network(x)
 
+    several = {way: _several(batches[0][0], setting, *way) for way in ways(setting)}
+
+    def of_several(way, together):
+        networks, how = several[way], {"precision": way[0], "replicates": 0}
+        each = [networks] if together else networks.values()
+        for one in each:
+            scoring.rank(one, data, ["randaugment"], **how)
+
     def ours(name, way):
         scoring.predict(seen[way], data, name, batch=BATCH, precision=way[0])
 
@@ -81,6 +90,11 @@ def _speed(setting: Setting, report: Callable[[str], Any], stack: ExitStack) -> 
             Contender(_pass(a, w), lambda a=a, w=w: ours(a, w), count)
             for a in augmentations
             for w in seen
+        ),
+        *(
+            Contender(_teachers(w, t), lambda w=w, t=t: of_several(w, t), TEACHERS * count)
+            for w in seen
+            for t in (False, True)
         ),
         *(
             Contender(
@@ -145,6 +159,21 @@ def _seen(
     """The teacher as it is, or compiled for such images."""
     with autocast(setting.device, precision):
         return Frozen(teacher, images) if compiled else teacher
+
+
+def _several(
+    images: torch.Tensor, setting: Setting, precision: str, compiled: bool
+) -> dict[str, torch.nn.Module]:
+    """Teachers by name, with weights of their own."""
+    made = (frozen(build(setting.model, 10, seed), setting) for seed in range(TEACHERS))
+    return {
+        str(k): _seen(each, images, setting, precision, compiled) for k, each in enumerate(made)
+    }
+
+
+def _teachers(way: Way, together: bool) -> str:
+    how = "the same views" if together else "one after the other"
+    return f"{TEACHERS} teachers score an augmentation, {how}, {_named(way)}"
 
 
 def _named(way: Way) -> str:
@@ -238,6 +267,9 @@ def _rows_of(
         kind = _statistics("soft" if a.endswith("+cutmix") else "hard")
         scored.append(combine([(1, ours[a]), *base, (1, rates[kind])]))
     whole = combine([(1 / len(scored), r) for r in scored])
+    apart, together = (_teachers(way, t) for t in (False, True))
+    rows.append(Row(apart, "ours", rates[apart]))
+    rows.append(Row(together, "ours", rates[together], baseline=apart, headline=True))
     name, goal = f"an augmentation scored by us, {_named(way)}", "baseline >= 80"
     return [*rows, Row(name, "ours", whole, baseline=PLAIN, target=goal, headline=True)]
 
