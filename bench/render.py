@@ -42,7 +42,8 @@ take turns within each round, and each ratio is the median of the ratios within 
 machine would be if nothing cost anything but the bare networks on ready batches (1 is the limit),
 run the best way known: eager with the channels last, or compiled with folded BatchNorms and packed
 weights, whichever is faster in that round. For GFLOP/s, the limit is the fastest of several matrix
-products and a big convolution, for GB/s a big copy.
+products and a big convolution, for GB/s a big copy. A machine without rows "at best" was measured
+before these rows were: its limit is the eager network, and one matrix product.
 
 ![rates](bench.png)
 """

@@ -51,21 +51,14 @@ class Rung:
 # One thing after another. The last rung is what every other row calls "ours".
 LADDER = (
     Rung("float32, eager"),
-    Rung("float32, fused quantizers", compiled=True),
-    Rung("float32, one graph", {"one_graph": True}, compiled=True),
-    Rung("bfloat16, fused quantizers", {"precision": "bfloat16"}, compiled=True),
-    Rung("bfloat16, one graph", {"precision": "bfloat16", "one_graph": True}, compiled=True),
+    Rung("+ fused quantizers", compiled=True),
+    Rung("+ bfloat16", {"precision": "bfloat16"}, compiled=True),
 )
 
 
 def ladder(setting: Setting) -> tuple[Rung, ...]:
     """All rungs; for a test one, since compiling takes longer than a test may."""
     return LADDER[:1] if setting.small else LADDER
-
-
-def fused(setting: Setting) -> Rung:
-    """bfloat16 without one graph, for students that share something outside it."""
-    return LADDER[0] if setting.small else LADDER[3]
 
 
 def batch_size(setting: Setting) -> int:

@@ -1,7 +1,6 @@
 """The loop learns, resumes exactly, and refuses what cannot work."""
 
 import copy
-import warnings
 from dataclasses import fields, replace
 
 import pytest
@@ -12,7 +11,7 @@ from paperlib.basics.recipe import Recipe
 from paperlib.losses import OBJECTIVES, objective
 from paperlib.models import build
 from paperlib.quantizers import METHODS, initialise, quantize
-from paperlib.training import Task, accuracy, fit, fit_in_turn, fit_together, learners, loop
+from paperlib.training import Task, accuracy, fit, fit_in_turn, fit_together
 from paperlib.training.learners import (
     InitialStage,
     Single,
@@ -540,25 +539,3 @@ def test_a_captured_step_trains_as_a_plain_one(teacher):
         learner.step = learner.step if wrap else learner._step
         curves.append([learner.epoch(k)[0] for k in range(2)])
     assert curves[0] == pytest.approx(curves[1], rel=1e-2)
-
-
-def test_a_student_in_one_graph_learns_as_it_does_as_written(monkeypatch):
-    """Three steps of an epoch, the last of them a smaller batch, which is not compiled."""
-    monkeypatch.setattr(loop, "COMPILE_FROM", 1)
-    digits, teacher = data.subset(DIGITS, 70, 20), build("resnet8", 10, 1)
-    recipe = Recipe(1, 30, 1e-3, 1e-4, quantizer_lr=1e-5)
-    ends, compiled = [], []
-    plain = learners.or_as_written
-    monkeypatch.setattr(
-        learners, "or_as_written", lambda f, **o: compiled.append(1) or plain(f, **o)
-    )
-    for own in (replace(recipe, one_graph=True), recipe):
-        student = quantize(teacher, "ewgs", 2, 2)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="torch cannot compile")
-            curve = fit(student, Task(digits, "none", objective("kd"), own, 0, teacher))
-        ends.append((curve[0]["loss"], student.state_dict()))
-    assert compiled == [1]
-    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-3)
-    for name, value in ends[0][1].items():
-        torch.testing.assert_close(value, ends[1][1][name], rtol=0.02, atol=2e-3)

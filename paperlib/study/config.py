@@ -29,7 +29,6 @@ ADDED_LATER = {
     "smoothing": 0.0,
     "evaluate_every": 1,
     "threads": None,
-    "one_graph": False,
     "split": "train",
 }
 
