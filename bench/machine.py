@@ -238,15 +238,18 @@ def efficiency(
     names: dict[str, str],
     per_image: tuple[float, float],
     precision: str = "float32",
+    fused: bool = False,
 ) -> list[Row]:
     """Rows of what is achieved of the ceilings.
 
-    names  {row of images/s: role}; per_image  as `effort` gives it, of one image.
+    names  {row of images/s: role}; per_image  as `effort` gives it, of one image. fused  what is
+    compiled keeps in registers what else goes through the memory: its bytes are not counted.
     """
-    peak = arithmetic(rates, precision)
-    rows = [peak, Row(f"{COPY}, beside {precision}", "limit", rates[COPY], "GB/s")]
+    rows = [arithmetic(rates, precision)]
+    if not fused:
+        rows.append(Row(f"{COPY}, beside {precision}", "limit", rates[COPY], "GB/s"))
     for name, role in names.items():
-        for amount, limit in zip(per_image, rows[:2], strict=True):
+        for amount, limit in zip(per_image, rows[: 2 - fused], strict=False):
             reached = combine([(1 / amount, rates[name])])
             rows.append(Row(f"{name}: {limit.unit}", role, reached, limit.unit, limit=limit.name))
     return rows

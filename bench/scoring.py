@@ -117,7 +117,7 @@ def _speed(setting: Setting, report: Callable[[str], Any], stack: ExitStack) -> 
     for precision in PRECISIONS:
         last = [way for way in seen if way[0] == precision][-1]
         names = {_limit(precision): "limit", _average(last): "ours"}
-        rows += efficiency(rates, names, per_image, precision)
+        rows += efficiency(rates, names, per_image, precision, fused=last[1])
     return {
         "rows": [row.to_json() for row in rows],
         "settings": {

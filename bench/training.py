@@ -252,7 +252,7 @@ def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
     last = ladder(setting)[-1]
     rates |= {row.name: row.rounds for row in rows}
     shown = {_limit(last.precision): "limit", _ours(last): "ours"}
-    rows += efficiency(rates, shown, per_image, last.precision)
+    rows += efficiency(rates, shown, per_image, last.precision, fused=not setting.small)
     return {
         "rows": [row.to_json() for row in rows],
         "settings": {

@@ -213,6 +213,42 @@ def test_every_citation_of_the_paper_leads_to_a_section():
     assert {s: path for s, path in cited.items() if s not in sections} == {}
 
 
+def test_the_speeds_of_a_compiled_teacher_shown_are_the_benchmarks():
+    from bench.measure import ratios, spread
+    from bench.render import rows_of
+    from bench.store import read
+
+    suites = read(ROOT / "results/bench/intel-r-xeon-r-processor-2.json")["suites"]
+    every = rows_of(suites["scoring"])
+
+    def rate(row):
+        return f"{float(f'{spread(row.rounds)[0]:.3g}'):,.0f}"
+
+    def baseline(row):
+        return f"{ratios(row.rounds, every[row.baseline].rounds)[0]:.3g}"
+
+    def limit(row):
+        return f"{ratios(every[row.limit].rounds, row.rounds)[0]:.2f}"
+
+    def cell(name, shown, compiled):
+        found = [every[f"{name}, {p}{', compiled' * compiled}"] for p in ("float32", "bfloat16")]
+        return "{} ({})".format(*map(shown, found))
+
+    pass_, together = "our pass, mean of all", "4 teachers score an augmentation, the same views"
+    expected = [
+        (cell(pass_, rate, False), cell(pass_, rate, True), cell(pass_, limit, True)),
+        *(
+            (cell(name, baseline, False), cell(name, baseline, True), "")
+            for name in ("an augmentation scored by us", together)
+        ),
+    ]
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    section = page.split("\n## A compiled teacher\n")[1].split("\n## ")[0]
+    shown = re.findall(r"^\| [^|]+ \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", section, re.M)
+    shown = [row for row in shown if row[0][0].isdigit()]
+    assert [tuple(map(str.strip, row)) for row in shown] == expected
+
+
 def test_the_speeds_shown_are_the_benchmarks():
     """Rates, ratios to the baseline and to the limit, as the committed measurement rounds to
     them.
