@@ -1,5 +1,6 @@
 """A compiled teacher says what it says uncompiled, and several teachers what each says alone."""
 
+import shutil
 import warnings
 
 import pandas as pd
@@ -12,6 +13,8 @@ from paperlib.models import build, frozen
 from paperlib.models.precision import autocast
 from paperlib.scoring import rank, ranking, streaming
 
+COMPILER = any(map(shutil.which, ("g++", "clang++", "c++", "cl")))
+compiling = pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler here")
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -45,6 +48,7 @@ def made(network: nn.Module) -> nn.Module:
     return swift
 
 
+@compiling
 @torch.no_grad()
 @torch._dynamo.config.patch(recompile_limit=1)  # versions of one code that torch keeps
 def test_a_compiled_network_gives_the_same_logits_and_no_other_networks():
@@ -60,12 +64,14 @@ def test_a_compiled_network_gives_the_same_logits_and_no_other_networks():
     assert not any(module.training for module in swift.modules())
 
 
+@compiling
 def test_with_gradients_the_network_itself_runs():
     swift = made(small())
     with torch.enable_grad():
         assert swift(IMAGES.clone().requires_grad_()).requires_grad
 
 
+@compiling
 @torch.no_grad()
 def test_in_bfloat16_it_is_as_near_as_the_eager_one():
     network = build("resnet8", 10, 1).eval()
@@ -110,6 +116,7 @@ DIGITS = subset(load("digits"), 200, 20)
 NAMES = ("none", "augmix", "erasing+cutmix")
 
 
+@compiling
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_scores_of_a_compiled_teacher_are_within_their_intervals(precision, monkeypatch):
     how = {"augmentations": NAMES, "precision": precision, "stddev_group": 50}
