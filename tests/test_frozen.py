@@ -165,3 +165,19 @@ def test_teachers_must_be_some_and_have_the_same_classes():
         rank({"first": build("resnet8", 10), "second": 3}, DIGITS)
     with pytest.raises(ValueError, match="7"):
         rank({"first": build("resnet8", 10), "second": build("resnet8", 7)}, DIGITS, NAMES)
+
+
+@compiling
+@torch.no_grad()
+def test_logits_may_be_anywhere_in_what_the_network_gives():
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = small()
+
+        def forward(self, x):
+            return self.network(x) + 1, self.network(x)
+
+    swift = frozen.frozen(Several().eval(), IMAGES, output=1)
+    assert isinstance(swift, frozen.Frozen)
+    torch.testing.assert_close(swift(IMAGES)[1], small()(IMAGES), rtol=1e-4, atol=1e-5)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from ..basics.checks import require
 from .classifier import in_mode
-from .outputs import logits_in
+from .outputs import Output, logits_in
 
-# Seconds that compiling takes on a core of 2 GHz: torch's and the C++ compiler's start, and each
-# layer with weights. The share of a pass that it saves at the least. Both are in
-# results/bench/frozen.md.
+# An estimate on the safe side, in seconds: the first start of torch's and the C++ compiler, and
+# each layer with weights (results/bench/frozen.md has whole networks, most after that start). SAVED
+# is the share of a pass that is saved at the least (results/bench/README.md has the rates).
 START, A_LAYER, SAVED = 12.0, 0.3, 0.2
 EXACT = 1e-3  # of the largest logit: how far a compiled pass in float32 may be from the eager one
 WIDER = 3  # times the error of the eager pass in bfloat16 that the compiled one may have
@@ -69,11 +69,12 @@ def _own(network: nn.Module) -> types.FunctionType:
 
 
 @torch.no_grad()
-def frozen(network: nn.Module, images: Tensor) -> nn.Module:
+def frozen(network: nn.Module, images: Tensor, output: Output = None) -> nn.Module:
     """`Frozen`, or the network itself, after one warning that says why, where it cannot be compiled
     or gives other logits then.
 
     images  (N, C, H, W), a batch of the shape that is to come. Called within its autocast.
+    output  where the logits are in what it gives, see `logits_in`.
 
     >>> with warnings.catch_warnings(action="ignore"):  # where there is no C++ compiler
     ...     swift = frozen(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.ones(5, 3, 2, 2))
@@ -83,7 +84,7 @@ def frozen(network: nn.Module, images: Tensor) -> nn.Module:
     try:
         made = Frozen(network, images)
         with in_mode(network, training=False):
-            _check(network, made, images)
+            _check(network, made, images, output)
         return made
     except Exception as error:  # no compiler, an operator it does not know: of many kinds
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -92,13 +93,13 @@ def frozen(network: nn.Module, images: Tensor) -> nn.Module:
         return network
 
 
-def _check(network: nn.Module, made: Frozen, images: Tensor) -> None:
+def _check(network: nn.Module, made: Frozen, images: Tensor, output: Output) -> None:
     """Raise ValueError if the compiled pass is further from the exact one than it may be."""
     with torch.autocast(images.device.type, enabled=False):
-        exact = logits_in(network(images)).float()
+        exact = logits_in(network(images), output).float()
     scale = max(float(exact.abs().max()), torch.finfo().tiny)
     eager, own = (
-        float((logits_in(each(images)).float() - exact).abs().max()) / scale
+        float((logits_in(each(images), output).float() - exact).abs().max()) / scale
         for each in (network, made)
     )
     off = f"its logits would be off by {own:.2g} of the largest"

@@ -75,7 +75,8 @@ class Look:
         if not worth_compiling(self.teacher, seconds * left):
             return self
         with autocast(views.device, self.how.precision):
-            return replace(self, teacher=frozen(self.teacher, self._input(views)))
+            made = frozen(self.teacher, self._input(views), self.how.output)
+        return replace(self, teacher=made)
 
     def check_classes(self, classes: int | None) -> None:
         """Raise ValueError if the data is known to have another number of classes."""
