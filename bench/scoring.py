@@ -10,6 +10,7 @@ import torch
 
 from paperlib import scoring
 from paperlib.augment import AUGMENTATIONS, parse
+from paperlib.data import Dataset
 from paperlib.models import build
 from paperlib.models.frozen import Frozen
 from paperlib.models.precision import autocast
@@ -27,6 +28,8 @@ LIMIT_PASSES = (
     3  # over the ready batches: everything is compared with the limit, so it is timed the longest
 )
 PLAIN = "an augmentation scored plainly, 22 passes"
+DEFAULT_LAYOUT = "teacher alone, default memory layout"
+Way = tuple[str, bool]  # precision, and whether the teacher is compiled
 # The baseline's 22 passes: ten pairs of a candidate's view and a base view, one more for centroids,
 # one to evaluate.
 VIEWS, BASES = baseline.STDDEV_PASSES + 2, baseline.STDDEV_PASSES
@@ -47,61 +50,16 @@ def _speed(setting: Setting, report: Callable[[str], Any], stack: ExitStack) -> 
     plain_passes = [(p, w) for p in policies for w in _workers(setting, p)]
     data = images(setting, count)
     teacher = frozen(build(setting.model, 10), setting)
-    default_teacher = build(setting.model, 10).to(setting.device).eval()
-    batches = ready(data, BATCH)
-    default_layout = ready(data, BATCH, torch.contiguous_format)
-    statistics_data = {"hard": noise(10 * count, 10).train_labels.to(setting.device)}
-    statistics_data["soft"] = torch.nn.functional.one_hot(statistics_data["hard"], 10).float()
-    logits = torch.randn(10 * count, 10, device=setting.device)
-
-    seen = {way: _seen(teacher, batches[0][0], setting, *way) for way in ways(setting)}
-
-    @torch.no_grad()
-    def bare(network, pairs, precision):
-        with autocast(setting.device, precision):
-            for x, _ in pairs * LIMIT_PASSES:
-                network(x)
-
-    several = {way: _several(batches[0][0], setting, *way) for way in ways(setting)}
-
-    def of_several(way, together):
-        networks, how = several[way], {"precision": way[0], "replicates": 0}
-        each = [networks] if together else networks.values()
-        for one in each:
-            scoring.rank(one, data, ["randaugment"], **how)
-
-    def ours(name, way):
-        scoring.predict(seen[way], data, name, batch=BATCH, precision=way[0])
-
+    view = ready(data, BATCH)[0][0]
+    seen = {way: _seen(teacher, view, setting, *way) for way in ways(setting)}
     plain = stack.enter_context(
         Group(1, prepare_plain, (setting, plain_count, plain_passes), setting.threads)
     )
     contenders = [
-        *(
-            Contender(_bare(w), lambda w=w: bare(seen[w], batches, w[0]), LIMIT_PASSES * count)
-            for w in seen
-        ),
-        Contender(
-            "teacher alone, default memory layout",
-            lambda: bare(default_teacher, default_layout, "float32"),
-            LIMIT_PASSES * count,
-        ),
-        *(
-            Contender(_pass(a, w), lambda a=a, w=w: ours(a, w), count)
-            for a in augmentations
-            for w in seen
-        ),
-        *(
-            Contender(_teachers(w, t), lambda w=w, t=t: of_several(w, t), TEACHERS * count)
-            for w in seen
-            for t in (False, True)
-        ),
-        *(
-            Contender(
-                _statistics(kind), lambda t=t: scoring.evaluate(logits, t, 1.0, 200, 0), len(logits)
-            )
-            for kind, t in statistics_data.items()
-        ),
+        *_bare_contenders(seen, data, setting),
+        *_our_contenders(seen, data, augmentations),
+        *_teachers_contenders(view, data, setting),
+        *_statistics_contenders(10 * count, setting),
         *(
             Contender(_plain(*pass_), lambda k=k: plain(number=k), plain_count)
             for k, pass_ in enumerate(plain_passes)
@@ -112,7 +70,7 @@ def _speed(setting: Setting, report: Callable[[str], Any], stack: ExitStack) -> 
     rates = setting.rates(contenders, report)
     rows = _rows(rates, augmentations, plain_passes, list(seen))
     with torch.no_grad():
-        per_image = tuple(v / BATCH for v in effort(lambda: teacher(batches[0][0])))
+        per_image = tuple(v / BATCH for v in effort(lambda: teacher(view)))
     rates |= {row.name: row.rounds for row in rows}
     for precision in PRECISIONS:
         last = [way for way in seen if way[0] == precision][-1]
@@ -132,6 +90,69 @@ def _speed(setting: Setting, report: Callable[[str], Any], stack: ExitStack) -> 
     }
 
 
+def _bare_contenders(
+    seen: dict[Way, torch.nn.Module], data: Dataset, setting: Setting
+) -> list[Contender]:
+    """The teacher each way on ready batches, and as torch lays its weights out by default."""
+
+    @torch.no_grad()
+    def bare(network, pairs, precision):
+        with autocast(setting.device, precision):
+            for x, _ in pairs * LIMIT_PASSES:
+                network(x)
+
+    batches, work = ready(data, BATCH), LIMIT_PASSES * len(data.train_images)
+    as_built = build(setting.model, 10).to(setting.device).eval()
+    default = ready(data, BATCH, torch.contiguous_format)
+    return [
+        *(Contender(_bare(w), lambda w=w: bare(seen[w], batches, w[0]), work) for w in seen),
+        Contender(DEFAULT_LAYOUT, lambda: bare(as_built, default, "float32"), work),
+    ]
+
+
+def _our_contenders(
+    seen: dict[Way, torch.nn.Module], data: Dataset, augmentations: Sequence[str]
+) -> list[Contender]:
+    """A pass over the images with each augmentation, each way."""
+
+    def ours(name, way):
+        scoring.predict(seen[way], data, name, batch=BATCH, precision=way[0])
+
+    return [
+        Contender(_pass(a, w), lambda a=a, w=w: ours(a, w), len(data.train_images))
+        for a in augmentations
+        for w in seen
+    ]
+
+
+def _teachers_contenders(view: torch.Tensor, data: Dataset, setting: Setting) -> list[Contender]:
+    """Several teachers score an augmentation, one after the other and on the same views."""
+    several = {way: _several(view, setting, *way) for way in ways(setting)}
+
+    def score(way, together):
+        networks, how = several[way], {"precision": way[0], "replicates": 0}
+        for one in [networks] if together else networks.values():
+            scoring.rank(one, data, ["randaugment"], **how)
+
+    work = TEACHERS * len(data.train_images)
+    return [
+        Contender(_teachers(w, t), lambda w=w, t=t: score(w, t), work)
+        for w in several
+        for t in (False, True)
+    ]
+
+
+def _statistics_contenders(count: int, setting: Setting) -> list[Contender]:
+    """Statistics of `count` random predictions, with hard and soft labels."""
+    logits = torch.randn(count, 10, device=setting.device)
+    hard = noise(count, 10).train_labels.to(setting.device)
+    soft = torch.nn.functional.one_hot(hard, 10).float()
+    return [
+        Contender(_statistics(k), lambda t=t: scoring.evaluate(logits, t, 1.0, 200, 0), count)
+        for k, t in (("hard", hard), ("soft", soft))
+    ]
+
+
 def _workers(setting: Setting, policy: str) -> tuple[int, ...]:
     """Both numbers, but where two workers and the network share two cores, for two policies only:
     there none is faster.
@@ -142,9 +163,6 @@ def _workers(setting: Setting, policy: str) -> tuple[int, ...]:
         if setting.small or (crowded and policy not in ("none", "randaugment"))
         else WORKERS
     )
-
-
-Way = tuple[str, bool]  # precision, and whether the teacher is compiled
 
 
 def ways(setting: Setting) -> list[Way]:
@@ -232,13 +250,7 @@ def _rows(
     rows.append(
         Row(PLAIN, "baseline", combine([(1 / len(scored), r) for r in scored]), headline=True)
     )
-    rows.append(
-        Row(
-            "teacher alone, default memory layout",
-            "limit",
-            rates["teacher alone, default memory layout"],
-        )
-    )
+    rows.append(Row(DEFAULT_LAYOUT, "limit", rates[DEFAULT_LAYOUT]))
     rows += [Row(_statistics(kind), "ours", rates[_statistics(kind)]) for kind in ("hard", "soft")]
     rows += [Row(_plain(*pass_), "baseline", rates[_plain(*pass_)]) for pass_ in plain_passes]
     return rows

@@ -18,6 +18,10 @@ in one of the rounds. So the tests of a pair share (1 - confidence) / (top (K - 
 correction. The rounds share it by `level_of`, as the images of a round are part of the next one's.
 Nothing that was settled or dropped is tested again.
 
+**What is approximate.** On one or two hundred images the differences have heavier tails than
+Student's t says, so that at such small levels a pair is settled by mistake more often than its test
+allows.
+
 **How near the bound.** `least_images` is what any comparison on the same images needs.
 """
 
