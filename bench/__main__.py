@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(args: argparse.Namespace, suites: Sequence[str], output: Path) -> None:
     import torch
 
-    from paperlib.runs.execution import count_cores
+    from paperlib.basics.machine import count_cores
 
     from .machine import Setting
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from paperlib import data as datasets
+from paperlib.basics.machine import count_cores
 from paperlib.data import Dataset
 from paperlib.runs import execution
 
@@ -75,7 +76,7 @@ class Setting:
         """Device, threads, cores, versions, commit, date, and on a CPU the instructions used."""
         return execution.environment(self.device) | {
             "instructions": {} if self.cuda else instructions(),
-            "cores": execution.count_cores(),
+            "cores": count_cores(),
             "repetitions": self.repetitions,
             "small": self.small,
         }

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from paperlib.basics.machine import count_cores
 from paperlib.quantizers import fusing
-from paperlib.runs import execution
 from paperlib.training.learners import Single, Together
 from paperlib.training.sharing import Attempts, epoch_in_turn, share_teacher
 
@@ -30,7 +30,7 @@ def processes(
     group = stack.enter_context(
         Group(max(numbers), training.prepare_student, (setting, training.ladder(setting)[-1]))
     )
-    count, cores = training.image_count(setting), execution.count_cores()
+    count, cores = training.image_count(setting), count_cores()
 
     def contender(n: int, name: str, **how: bool) -> Contender:
         name = f"{n} {name}{'s' * (n > 1)}, a process each{', compiled' * how.get('compiled', 0)}"
@@ -96,7 +96,7 @@ WAYS: dict[str, Way] = {"processes": processes, "packed": packed, "in turn": in_
 def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
     """The rows of the suite and its settings."""
     numbers = setting.pick(
-        (1, 2), tuple(n for n in (1, 2, 4, 8, 16) if n <= execution.count_cores()), (1, 2, 4, 8, 16)
+        (1, 2), tuple(n for n in (1, 2, 4, 8, 16) if n <= count_cores()), (1, 2, 4, 8, 16)
     )
     data = images(setting, training.image_count(setting))
     with ExitStack() as stack:

@@ -12,26 +12,27 @@ import argparse
 import contextlib
 import io
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from paperlib.basics.files import write_atomically
+from paperlib.basics.machine import count_cores
 from paperlib.reporting.style import markdown
-from paperlib.runs.execution import teacher_facts
 from paperlib.study import extensions, plan, profiles
 from paperlib.study.config import Run, StudentRun, TeacherRun, canonical
 from paperlib.study.profiles import Setup, Short, Sizes
 from paperlib.study.store import Store
 
 from .measure import exponent
-from .workers import _memory, alone
 
 Record = dict[str, Any]
 
@@ -96,6 +97,8 @@ def fill(store: Store, committed: Store) -> int:
 
     committed  whose records they are made of.
     """
+    from paperlib.runs.execution import teacher_facts  # with torch, which the reading does without
+
     records = [record for record in committed.all() if record["status"] == "done"]
     everything = (plan.stages(store.profile, table, store) for table in groups(store.profile))
     left = (run for stages in everything for runs in stages for run in runs if not store.done(run))
@@ -131,7 +134,7 @@ def figures() -> None:
     """As the command."""
     from paperlib.reporting.results import rebuild
 
-    rebuild()
+    rebuild(jobs=count_cores())
 
 
 def status() -> None:
@@ -144,26 +147,43 @@ def status() -> None:
                 experiments.status(profile, table, record=True)
 
 
-def prepare_reading(
-    root: str, seeds: int, command: Callable[[], None]
-) -> Callable[[], tuple[float, int]]:
-    """In a fresh process: seconds of a command in that folder, and bytes resident at most."""
+def measure(command: str, seeds: int) -> None:
+    """Print the seconds of a command in this folder. For a process of its own, where nothing else
+    was imported.
+    """
     extensions.load()
-    with_seeds(seeds)
-    os.chdir(root)
-
-    def run() -> tuple[float, int]:
-        began = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
-            command()
-        return time.perf_counter() - began, _memory("VmHWM")
-
-    return run
+    with_seeds(seeds)  # here only: workers draw the few figures of single records with fewer
+    began = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        COMMANDS[command]()
+    print(time.perf_counter() - began)
 
 
-def prepare_records(root: str, seeds: int, committed: str) -> Callable[[], int]:
-    """In a fresh process: `generate`."""
-    return lambda: generate(Path(root), seeds, Path(committed))
+COMMANDS = {"figures": figures, "status": status}
+
+
+def measured(command: str, root: str, seeds: int) -> tuple[float, int]:
+    """Seconds of `measure` in a fresh process, in the folder `root`, and the most bytes that it and
+    the processes that it starts hold together, looked at five times a second.
+    """
+    code = f"from bench.reading import measure; measure({command!r}, {seeds})"
+    run = {"cwd": root, "env": os.environ | {"PYTHONPATH": os.getcwd()}, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **run, stdout=subprocess.PIPE) as process:
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, held(psutil.Process(process.pid)))
+            time.sleep(0.2)
+        return float(process.communicate()[0]), peak
+
+
+def held(process: psutil.Process) -> int:
+    """Bytes of a process and those that it started; what several share counts once on Linux."""
+    total = 0
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = each.memory_full_info()
+            total += getattr(found, "pss", found.rss)
+    return total
 
 
 def main(folder: Path = Path("results/bench")) -> None:
@@ -171,12 +191,12 @@ def main(folder: Path = Path("results/bench")) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3, 12])
     rows = []
-    for seeds in parser.parse_args().seeds:
+    for seeds in sorted(parser.parse_args().seeds):
         with tempfile.TemporaryDirectory() as root:
-            records = alone(prepare_records, (root, seeds, os.getcwd()), 1).value
-            for command in (figures, status):
-                seconds, peak = alone(prepare_reading, (root, seeds, command), 1).value
-                rows.append((command.__name__, seeds, records, seconds, peak / 1e6))
+            records = generate(Path(root), seeds)
+            for command in COMMANDS:
+                seconds, peak = measured(command, root, seeds)
+                rows.append((command, seeds, records, seconds, peak / 1e6))
                 print(*rows[-1], flush=True)
     table = pd.DataFrame(rows, columns=["command", "seeds", "records", "seconds", "peak MB"])
     growth = [
@@ -185,9 +205,10 @@ def main(folder: Path = Path("results/bench")) -> None:
     ]
     text = (
         "# What it costs to read records\n\n"
-        "`python -m bench.reading`, one thread: records of every run of all profiles with so many "
-        "seeds of each set-up. Seconds and memory are of the whole process, without its start and "
-        "imports of torch. status is that of each profile and group of tables.\n\n"
+        f"`python -m bench.reading` on {count_cores()} cores: records of every run of all "
+        "profiles with so many seeds of each set-up. Seconds are without the start of the process; "
+        "memory is that of the process and of those that it starts, at most. status is that of "
+        "each profile and group of tables.\n\n"
         f"{markdown(table, 1)}\nExponents of growth with the number of records:\n\n"
     )
     text += markdown(pd.DataFrame(growth, columns=["command", "seconds", "memory"]), 2)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from paperlib import scoring
+from paperlib.basics.machine import count_cores
 from paperlib.models import build
-from paperlib.runs import execution
 
 from . import training
 from .machine import Setting, frozen, noise
@@ -101,7 +101,7 @@ def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
     the imports).
     """
     sizes = {name: setting.pick(*choice) for name, choice in SIZES.items()}
-    jobs = min(execution.count_cores(), max(sizes["students"]))
+    jobs = min(count_cores(), max(sizes["students"]))
     contenders = [
         Contender(f"{name} {n}", PREPARE[name](setting, n), 1)
         for name in PREPARE

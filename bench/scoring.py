@@ -10,11 +10,11 @@ import torch
 
 from paperlib import scoring
 from paperlib.augment import AUGMENTATIONS, parse
+from paperlib.basics.machine import count_cores
 from paperlib.data import Dataset
 from paperlib.models import build
 from paperlib.models.frozen import Frozen
 from paperlib.models.precision import autocast
-from paperlib.runs import execution
 
 from . import baseline
 from .machine import PRECISIONS, Setting, ceilings, efficiency, effort, frozen, images, noise, ready
@@ -157,7 +157,7 @@ def _workers(setting: Setting, policy: str) -> tuple[int, ...]:
     """Both numbers, but where two workers and the network share two cores, for two policies only:
     there none is faster.
     """
-    crowded = not setting.cuda and execution.count_cores() <= 2
+    crowded = not setting.cuda and count_cores() <= 2
     return (
         WORKERS[:1]
         if setting.small or (crowded and policy not in ("none", "randaugment"))

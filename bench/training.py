@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from paperlib import data as datasets
+from paperlib.basics.machine import count_cores
 from paperlib.basics.recipe import Recipe
 from paperlib.losses import objective
 from paperlib.models import build
 from paperlib.models.frozen import Frozen
 from paperlib.models.precision import autocast
 from paperlib.quantizers import fusing, initialise, quantize
-from paperlib.runs import execution
 from paperlib.training import Task
 from paperlib.training.learners import Learners, Single, batches
 
@@ -207,7 +207,7 @@ def bare_contenders(setting: Setting, data: datasets.Dataset) -> list[Contender]
 
 def run(setting: Setting, report: Callable[[str], Any]) -> dict[str, Any]:
     """The rows of the suite and its settings."""
-    count, cores = image_count(setting), execution.count_cores()
+    count, cores = image_count(setting), count_cores()
     data = images(setting, count)
     workers = WORKERS[:1] if setting.small else WORKERS
     processes = (

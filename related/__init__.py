@@ -27,7 +27,7 @@ class System:
     table         of `plan.TABLES`, with its notebook; also the name of the table of results.
     proof         the test of its formulas, file::function.
     headline      the table of results, never empty -> what came out, a sentence with its numbers
-                  and their errors.
+                  and their errors; "" where its rows compare with nothing yet.
     regime        in which regime of the score it was tried: with a confident or a soft teacher.
     category      of what distils and is no registered loss: what is compared, and who the teacher
                   is, as `paperlib.losses.registry` names them.

@@ -37,7 +37,7 @@ def systems(root: Path) -> str:
                     "built": system.built,
                     "ours": system.ours,
                     "profile": profile,
-                    "what came out": system.headline(table),
+                    "what came out": system.headline(table) or "nothing to compare yet",
                     "regime": system.regime,
                     "records": str(sum(map(store.done, runs))),
                     "notebook": f"[{notebook[:2]}](../notebooks/{notebook})",

@@ -1,5 +1,8 @@
 """What reading records costs, told by counts: each record is read once, each run is made once."""
 
+import json
+import pickle
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -10,10 +13,12 @@ from test_report import ACCURACIES, made_up
 from bench import reading
 from paperlib.cli import main
 from paperlib.reporting import documents, results
-from paperlib.study import plan
-from paperlib.study.store import LONG, Store, _rows
+from paperlib.study import extensions, plan
+from paperlib.study.store import LONG, Snapshot, Store, _rows
+from related import SYSTEMS
 
 ROOT = Path(__file__).parent.parent
+extensions.load()
 
 
 def test_status_and_figures_read_each_record_once(tmp_path, monkeypatch):
@@ -31,6 +36,74 @@ def test_status_and_figures_read_each_record_once(tmp_path, monkeypatch):
     results.rebuild()
     records = {path.name for path in store.runs.glob("*.json")}
     assert {name: reads[name] for name in records} == dict.fromkeys(records, 1)
+
+
+def test_other_processes_write_the_same_files(tmp_path):
+    made_up(Store("quick", "results", tmp_path), ACCURACIES)
+    alone = {path: path.read_bytes() for path in results.rebuild(tmp_path)}
+    assert {path: path.read_bytes() for path in results.rebuild(tmp_path, jobs=2)} == alone
+
+
+def test_what_has_no_rows_any_more_is_removed(tmp_path):
+    store = Store("quick", "results", tmp_path)
+    made_up(store, ACCURACIES)
+    written = {*results.write(store)}
+    for folder, kind in ((store.tables, "csv"), (store.figures, "png")):
+        (folder / f"of_before.{kind}").touch()
+    assert {*results.write(store)} == written
+    assert {*store.tables.iterdir(), *store.figures.iterdir()} == written
+
+
+def test_a_snapshot_is_the_store_at_its_time(tmp_path):
+    store, seen = (of("quick", "results", tmp_path) for of in (Store, Snapshot))
+    made_up(store, ACCURACIES)
+    runs = plan.runs_of("quick")
+    lost = next(run for run in runs if store.done(run) and run.needs)
+    assert seen.all() == store.all() and list(map(seen.load, runs)) == list(map(store.load, runs))
+    assert list(map(seen.finished, runs)) == list(map(store.finished, runs))
+    store.path(lost).unlink()
+    assert seen.done(lost) and not store.done(lost) and not Snapshot(*_fields(seen)).done(lost)
+    assert pickle.loads(pickle.dumps(seen)) == store
+
+
+def _fields(store):
+    return store.profile, store.tree, store.root
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_a_part_of_a_systems_records_is_shown_without_an_error(name, monkeypatch):
+    """Whatever is not done yet: all records with some value of some field, or all without it."""
+    store, system, load = Snapshot("quick", "results", ROOT), SYSTEMS[name], Snapshot.load
+    records = [r for run in plan.runs_of("quick", system.table) if (r := store.load(run))]
+    values = {r["key"]: {*_values(r["config"])} | {("kind", r["kind"])} for r in records}
+    several = sorted(set.union(*values.values()) - set.intersection(*values.values()))
+    module, (needs, draw) = f"related.{name}.report", results.FIGURES[system.table]
+    tables = {n: table for n, table in results.TABLES.items() if table.__module__ == module}
+    rng, gone = random.Random(0), set()
+    monkeypatch.setattr(
+        Snapshot, "load", lambda self, run: None if run.key in gone else load(self, run)
+    )
+    shown = 0
+    for trial, value in enumerate(rng.sample(several, len(several))):
+        for there in (True, False):
+            gone = {key for key, of in values.items() if (value in of) == there}
+            part = Snapshot("quick", "results", ROOT)
+            made = {each: table(part, {}) for each, table in tables.items()}
+            if len(made[system.table]):
+                shown += 1
+                assert isinstance(system.headline(made[system.table]), str)
+            if len(made[needs]) and trial < 8:  # drawing takes long
+                draw(part, made)
+    assert shown
+
+
+def _values(config, path=""):
+    """(path, JSON) of each value in a configuration."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _values(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", json.dumps(value)
 
 
 def test_a_set_up_makes_a_run_once():

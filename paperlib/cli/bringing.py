@@ -2,7 +2,6 @@
 anything is made of them.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ..augment import AUGMENTATIONS, candidates
 from ..basics.checks import require
 from ..basics.files import printable
+from ..basics.machine import count_cores
 from ..data import DATASETS, Dataset, load
 from ..data.pictures import Pictures, arrays, check_names, numbered, pictures, readable, splits
 from ..data.streams import shelf
@@ -117,7 +117,7 @@ def bring(wanted: Wanted, say: Say) -> Brought:
 
 def processes(workers: int) -> int:
     """What `--workers` asks for: -1 is one for each core that this process may use."""
-    return workers if workers >= 0 else len(os.sched_getaffinity(0))
+    return workers if workers >= 0 else count_cores()
 
 
 def known_data(name: str) -> Dataset | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..basics.machine import count_cores
 from ..study import plan
 from ..study.config import Run
 from ..study.store import Store
@@ -144,6 +145,7 @@ Vector = Annotated[
 
 def figures(
     vector: Vector = "",
+    jobs: Jobs = 0,
     skip_damaged: Annotated[
         bool,
         typer.Option("--skip-damaged", help="leave damaged records out instead of writing nothing"),
@@ -154,7 +156,8 @@ def figures(
     """
     from ..reporting.results import rebuild
 
-    print(*rebuild(vector=vector, skip_damaged=skip_damaged), sep="\n")
+    files = rebuild(vector=vector, skip_damaged=skip_damaged, jobs=jobs or count_cores())
+    print(*files, sep="\n")
     return 0
 
 

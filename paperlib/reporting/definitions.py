@@ -86,9 +86,7 @@ def definitions_figure(table: pd.DataFrame) -> Figure:
     """
     setups = list(table["setup"].unique())
     size = (2.2 + 4.3 * len(setups), 5.4)
-    figure, axes = plt.subplots(
-        1, len(setups), figsize=size, squeeze=False, sharey=True, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(setups), figsize=size, squeeze=False, sharey=True)
     for axis, setup in zip(axes[0], setups, strict=True):
         rows = table[table["setup"] == setup]
         values = rows.pivot(index="definition", columns="pool", values="spearman")
@@ -108,4 +106,5 @@ def definitions_figure(table: pd.DataFrame) -> Figure:
         axis.set(title=setup, xlabel="", ylabel="")
         labels = [textwrap.fill(name, 10) for name in POOLS]
         axis.set_xticks(axis.get_xticks(), labels, rotation=0, fontsize=8)
+    figure.set_layout_engine("constrained")  # not before: each map draws the whole figure once
     return figure

@@ -2,15 +2,18 @@
 No torch here.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import multiprocessing
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ..basics.files import write_atomically
-from ..study import profiles
-from ..study.store import Store
+from ..study import extensions, profiles
+from ..study.store import Snapshot, Store, read_ahead
 from . import ablations, claims, documents, page, regimes, report, speed, theory
 from .definitions import definitions_figure, definitions_table
 from .gains import gains_figure, kd_table, qat_table
@@ -96,17 +99,37 @@ def write(store: Store, vector: str = "") -> list[Path]:
     vector  "pdf" or "svg": each figure in that format too, in build/vector, which git ignores.
     Raises ValueError for another.
     """
+    return _written(store, *_begin(store, vector, _Here()))
+
+
+def _begin(store: Store, vector: str, others: Executor) -> tuple[list[Path], list[Future]]:
+    """Write the tables of a profile and let its figures be drawn. Returns the tables' files, and
+    what becomes the figures' files.
+    """
     if vector and vector not in VECTOR_FORMATS:
         raise ValueError(f"unknown vector format {vector!r}; known: {', '.join(VECTOR_FORMATS)}")
     tables = {name: table for name, table in tables_of(store).items() if len(table)}
-    _remove_stale(store, tables)
     written = [path for name, table in tables.items() for path in _write_table(store, name, table)]
-    for name, figure in figures_of(store, tables):  # one at a time: each takes many megabytes
-        written.append(_save(figure, store.figures / f"{name}.png", "Software"))
-        if vector:
-            path = store.root / "build/vector" / store.profile / f"{name}.{vector}"
-            written.append(_save(figure, path, VECTOR_FORMATS[vector]))
-    return written
+    possible = (name for name, (needs, _) in FIGURES.items() if needs in tables)
+    return written, [others.submit(_draw, store, name, tables, vector) for name in possible]
+
+
+def _written(store: Store, tables: Collection[Path], figures: Collection[Future]) -> list[Path]:
+    """All files of `_begin`, when they are written. Others, of rows that are gone, are removed."""
+    files = [*tables, *(path for each in figures for path in each.result())]
+    for folder, kinds in ((store.tables, ("csv", "md")), (store.figures, ("png",))):
+        for path in {each for kind in kinds for each in folder.glob(f"*.{kind}")} - {*files}:
+            path.unlink()
+    return files
+
+
+class _Here(Executor):
+    """Does everything in this process."""
+
+    def submit(self, function: Callable, /, *arguments: Any) -> Future:
+        done: Future = Future()
+        done.set_result(function(*arguments))
+        return done
 
 
 def tables_of(store: Store) -> dict[str, pd.DataFrame]:
@@ -117,18 +140,18 @@ def tables_of(store: Store) -> dict[str, pd.DataFrame]:
     return made
 
 
-def figures_of(store: Store, tables: Tables) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of each figure that the non-empty tables of a profile allow."""
-    for name, (needs, draw) in FIGURES.items():
-        if needs in tables and (figure := draw(store, tables)) is not None:
-            yield name, figure
-
-
-def _remove_stale(store: Store, tables: Collection[str]) -> None:
-    """Remove what was written of tables that have no rows any more."""
-    for path in [*store.tables.glob("*.csv"), *store.tables.glob("*.md")]:
-        if path.stem not in tables:
-            path.unlink()
+def _draw(store: Store, name: str, tables: Tables, vector: str) -> list[Path]:
+    """Draw a figure from the non-empty tables of a profile. Returns its files: none if it does
+    without.
+    """
+    figure = FIGURES[name][1](store, tables)
+    if figure is None:
+        return []
+    files = [_save(figure, store.figures / f"{name}.png", "Software")]
+    if vector:
+        path = store.root / "build/vector" / store.profile / f"{name}.{vector}"
+        files.append(_save(figure, path, VECTOR_FORMATS[vector]))
+    return files
 
 
 def _write_table(store: Store, name: str, table: pd.DataFrame) -> list[Path]:
@@ -152,25 +175,38 @@ def _save(figure: Figure, path: Path, changing: str) -> Path:
     return path
 
 
-def rebuild(root: Path = Path(), vector: str = "", skip_damaged: bool = False) -> list[Path]:
+def rebuild(
+    root: Path = Path(), vector: str = "", skip_damaged: bool = False, jobs: int = 1
+) -> list[Path]:
     """Everything that is made from the committed records: tables, figures, CLAIMS.md and
     report.html in results/, the blocks of README.md and docs/; `vector` as for `write`.
+
+    jobs  above 1, so many processes read records, and draw figures while this one makes tables.
 
     Raises ValueError, before anything is written, naming each damaged record, unless those are to
     be skipped; and if no profile has a record, as in a folder that is not the repository.
     """
-    stores = [Store(profile, "results", root) for profile in profiles.PROFILES]
-    faults = [problem for store in stores for problem in store.faults()]
-    if faults and not skip_damaged:
-        raise ValueError("nothing was written: " + "; ".join(faults))
-    if not any(store.all() for store in stores):
-        raise ValueError(f"no records in {(root / 'results').absolute()}")
-    written = [path for store in stores for path in write(store, vector)]
-    found = claims.claims(stores)
-    pages = {
-        root / "results/CLAIMS.md": claims.markdown(found, stores),
-        root / "results/report.html": page.render(stores, found),
-    }
-    for path, text in pages.items():
-        write_atomically(path, text)
-    return [*written, *pages, *documents.refresh(root)]
+    stores = [Snapshot(profile, "results", root) for profile in profiles.PROFILES]
+    with _processes(jobs) as others:
+        read_ahead(stores, others)
+        faults = [problem for store in stores for problem in store.faults()]
+        if faults and not skip_damaged:
+            raise ValueError("nothing was written: " + "; ".join(faults))
+        if not any(store.all() for store in stores):
+            raise ValueError(f"no records in {(root / 'results').absolute()}")
+        begun = [_begin(store, vector, others) for store in stores]
+        found = claims.claims(stores)
+        verdicts, whole = root / "results/CLAIMS.md", root / "results/report.html"
+        write_atomically(verdicts, claims.markdown(found, stores))
+        refreshed = documents.refresh(root)
+        files = [_written(store, *each) for store, each in zip(stores, begun, strict=True)]
+    write_atomically(whole, page.render(stores, found))
+    return [*(path for each in files for path in each), verdicts, whole, *refreshed]
+
+
+def _processes(jobs: int) -> Executor:
+    """Others that read records and draw figures. Spawned, they have no threads of this one."""
+    if jobs < 2:
+        return _Here()
+    spawning = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, spawning, initializer=extensions.load)

@@ -6,7 +6,6 @@ that fails leaves a record with the last lines of its error, and is tried again 
 
 import contextlib
 import hashlib
-import os
 import platform
 import subprocess
 import time
@@ -309,8 +308,3 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+" if changed else "")
-
-
-def count_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,9 +25,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..basics.machine import count_cores
 from ..basics.recipe import require, require_known
 from ..study.store import Store
-from .execution import count_cores
 from .lease import Lease, Unfit, leased, lock, probe, versions
 from .pool import processes
 

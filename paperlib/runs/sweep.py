@@ -14,20 +14,13 @@ from functools import partial
 
 import torch
 
+from ..basics.machine import count_cores
 from ..basics.recipe import require
 from ..study import plan
 from ..study.config import Run, StudentRun, TeacherRun
 from ..study.store import Store
 from . import executors
-from .execution import (
-    count_cores,
-    ensure_network,
-    environment,
-    execute,
-    execute_together,
-    lesson,
-    likeness,
-)
+from .execution import ensure_network, environment, execute, execute_together, lesson, likeness
 from .kinds import Trained
 from .names import check_names
 from .pool import Outcome, Pool, WorkerDied

@@ -19,7 +19,8 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -298,6 +299,48 @@ class Store:
                 file.write(message + "\n")
         except OSError:
             print(message, file=sys.stderr)
+
+
+def read_ahead(stores: Iterable[Store], processes: Executor) -> None:
+    """Let processes read and check all records of some stores, which are then known here."""
+    paths = [path for store in stores for path in store.runs.glob("*.json")]
+    portions = [paths[place : place + 100] for place in range(0, len(paths), 100)]
+    for found in processes.map(_looks, portions):
+        _READ.update(found)
+
+
+def _looks(paths: list[Path]) -> dict[Path, Any]:
+    for path in paths:
+        _look(path)
+    return {path: _READ.pop(path) for path in paths if path in _READ}
+
+
+class Snapshot(Store):
+    """A store as it was when its records were first asked for. Each is then found in memory: a
+    table asks for a teacher's once for each of its students. Pickled, it is a plain store.
+    """
+
+    @cached_property
+    def _records(self) -> dict[str, dict[str, Any]]:
+        return {record["key"]: record for record in super().all()}
+
+    @cached_property
+    def _finished(self) -> dict[str, dict[str, Any] | None]:
+        return {}
+
+    def load(self, run: Run) -> dict[str, Any] | None:
+        return self._records.get(run.key)
+
+    def all(self) -> list[dict[str, Any]]:
+        return list(self._records.values())
+
+    def finished(self, run: Run) -> dict[str, Any] | None:
+        if run.key not in self._finished:
+            self._finished[run.key] = super().finished(run)
+        return self._finished[run.key]
+
+    def __reduce__(self) -> Any:
+        return Store, (self.profile, self.tree, self.root)
 
 
 def _look(path: Path) -> dict[str, Any] | str | None:

@@ -93,9 +93,9 @@ def entropy_sentence(table: pd.DataFrame) -> str:
 
 def headline(table: pd.DataFrame) -> str:
     """Both sentences, as far as the records allow."""
-    kinds = set(table["kind"])
-    parts = [losses_sentence(table)] if LOSS in kinds else []
-    return ". ".join([*parts, *([entropy_sentence(table)] if CANDIDATE in kinds else [])])
+    several = (table["kind"] == CANDIDATE).sum() > 1
+    parts = losses_sentence(table), entropy_sentence(table) if several else ""
+    return ". ".join(filter(None, parts))
 
 
 @styled

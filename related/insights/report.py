@@ -79,13 +79,14 @@ def best(rows: pd.DataFrame) -> bool:
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per precision and sharing: what tuned KD gains, over the usual KD, and over the best
-    of the others; and whether tuning pays, by the rule of study.py.
+    """One row per precision and sharing that has students of tuned KD and of the usual one: what
+    tuned KD gains, over the usual, and over the best of the others; and whether tuning pays, by
+    the rule of study.py.
     """
     rows = []
     for (bits, sharing), part in table.groupby(["bits", "sharing"], sort=False):
         ways = part.set_index("way")
-        if TUNED not in ways.index:
+        if not {TUNED, "kd"} <= set(ways.index):
             continue
         others = ways.drop(TUNED)
         first = others["accuracy_mean"].idxmax()

@@ -119,21 +119,17 @@ def verdicts_table(store: Store) -> pd.DataFrame:
     return pd.DataFrame([{"question": name} | row for name, row in rows.items()])
 
 
-def of_table(table: pd.DataFrame, **wanted: Any) -> pd.Series:
-    """The row of a `kdda_table` with these values."""
-    for name, value in wanted.items():
-        table = table[table[name] == value]
-    return table.iloc[0]
-
-
 def headline(table: pd.DataFrame) -> str:
     """What came out, for docs/related.md."""
+    longest = table[(table["part"] == SCHEDULE) & (table["times"] == LONGEST)]
     said = []
-    for name in ("none", "none" + CUTMIX):
-        wanted = {"part": SCHEDULE, "augmentation": name, "times": LONGEST}
-        ce, kd = (of_table(table, loss=loss, **wanted) for loss in ("ce", "kd"))
-        beyond = _change(kd, "beyond_ce")
-        said.append(f"{short(name)}: CE {_change(ce)}, KD {_change(kd)}, KD beyond CE {beyond}")
+    for name, rows in longest.groupby("augmentation", sort=False):
+        changes = [f"{row['loss'].upper()} {_change(row)}" for _, row in rows.iterrows()]
+        beyond = [
+            f"KD beyond CE {_change(row, 'beyond_ce')}"
+            for _, row in rows[rows["loss"] == "kd"].iterrows()
+        ]
+        said.append(f"{short(name)}: {', '.join([*changes, *beyond])}")
     forms = table[(table["part"] == MIXES) & (table["form"] != "mixed")]
     mixed = [
         f"{row['form']} {row['augmentation'].partition('+')[2]}: {_change(row)}"
@@ -167,7 +163,7 @@ def kdda_figure(table: pd.DataFrame) -> Figure:
     left.minorticks_off()
     left.legend()
     rows = table[table["part"] == MIXES]
-    names = rows["augmentation"].str.partition("+")[2] + "\n" + rows["form"]
+    names = rows["augmentation"].map(lambda name: name.partition("+")[2]) + "\n" + rows["form"]
     right.errorbar(
         names, rows["accuracy_mean"], rows["accuracy_sd"], fmt="o", capsize=3, color=colours["kd"]
     )

@@ -171,10 +171,9 @@ def headline(table: pd.DataFrame) -> str:
     return "; ".join([sentence(table, PLAIN), sentence(table, TINTED), kept(table)])
 
 
-@styled
-def shift_figure(store: Store) -> Figure:
-    """Accuracy by corruption, mean over severities and seeds: the teacher and each augmentation's
-    student.
+def corruption_grid(store: Store) -> pd.DataFrame:
+    """Accuracy in percent by corruption, mean over severities and seeds: a column for the teacher
+    and for each augmentation's student that is there.
     """
     columns = {}
     for name, runs in looks(store.profile, PLAIN).items():
@@ -182,7 +181,12 @@ def shift_figure(store: Store) -> Figure:
             columns[short(name) if name else "teacher"] = table.groupby("corruption", sort=False)[
                 "accuracy"
             ].mean()
-    grid = pd.DataFrame(columns)
+    return pd.DataFrame(columns)
+
+
+@styled
+def shift_figure(grid: pd.DataFrame) -> Figure:
+    """A `corruption_grid`, not empty, as a heat map."""
     figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
     options = {"annot": True, "fmt": ".0f", "cmap": "viridis", "cbar": False}
     sns.heatmap(grid, ax=axis, annot_kws={"fontsize": 8}, **options)
@@ -193,7 +197,14 @@ def shift_figure(store: Store) -> Figure:
 
 
 results.TABLES["shift"] = lambda store, made: shift_table(store)
-results.FIGURES["shift"] = ("shift", lambda store, made: shift_figure(store))
+
+
+def _figure(store: Store, made: results.Tables) -> Figure | None:
+    grid = corruption_grid(store)
+    return None if grid.empty else shift_figure(grid)
+
+
+results.FIGURES["shift"] = ("shift", _figure)
 page.CAPTIONS["shift"] = (
     "Accuracy under the corruptions of CIFAR-10-C without frost: the teacher and the student of "
     "each augmentation."

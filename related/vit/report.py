@@ -103,6 +103,8 @@ def _beside(
 def headline(table: pd.DataFrame) -> str:
     """What each loss brought beside the logits alone, and beside TernaryBERT's."""
     rows = table.set_index("arm")
+    if LOGITS not in rows.index:
+        return f"no student of {LOGITS} alone is done"
     first = rows.loc[LOGITS]
     helps = [
         f"{arm} {row.difference:+.2f} ± {row.difference_se:.2f} points (helps: {row.helps})"
