@@ -48,7 +48,7 @@ def packed(
     """One process, students stacked into one network of grouped convolutions:
     `training.fit_together`.
     """
-    rung = training.ladder(setting)[-1]
+    rung = training.fused(setting)
     data = images(setting, training.image_count(setting))
     contenders = []
     for n in numbers:
@@ -66,7 +66,7 @@ def in_turn(
     setting: Setting, numbers: tuple[int, ...], stack: ExitStack
 ) -> tuple[list[Contender], list[Contender]]:
     """One process, students over the same batches in turn: `training.fit_in_turn`."""
-    rung = training.ladder(setting)[-1]
+    rung = training.fused(setting)
     data = images(setting, training.image_count(setting))
     contenders = []
     for n in (1, *TURNS[: 1 if setting.small else None]):

@@ -48,17 +48,25 @@ class Rung:
         return self.recipe.get("precision", "float32")
 
 
-# One thing after another. The last rung is what every other row calls "ours".
+# One thing after another, and one graph in float32 beside. The last rung is what every other row
+# calls "ours".
 LADDER = (
     Rung("float32, eager"),
     Rung("+ fused quantizers", compiled=True),
+    Rung("float32, one graph", {"one_graph": True}, compiled=True),
     Rung("+ bfloat16", {"precision": "bfloat16"}, compiled=True),
+    Rung("+ one graph", {"precision": "bfloat16", "one_graph": True}, compiled=True),
 )
 
 
 def ladder(setting: Setting) -> tuple[Rung, ...]:
     """All rungs; for a test one, since compiling takes longer than a test may."""
     return LADDER[:1] if setting.small else LADDER
+
+
+def fused(setting: Setting) -> Rung:
+    """bfloat16 without one graph, for students that share something outside it."""
+    return LADDER[0] if setting.small else LADDER[3]
 
 
 def batch_size(setting: Setting) -> int:

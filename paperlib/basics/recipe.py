@@ -25,6 +25,9 @@ class Recipe:
                     five.
     threads         Threads of the processor. They decide how sums are rounded. None takes what the
                     sweep gives: the result then depends on the number of cores.
+    one_graph       In runs of 500 steps and more, on a processor: networks and loss are compiled
+                    together, not the quantizers alone, which takes a minute. Sums are rounded
+                    otherwise. Of the package's own networks only. On a GPU it is always so.
     """
 
     epochs: int
@@ -38,6 +41,7 @@ class Recipe:
     warmup_steps: int = 0
     evaluate_every: int = 1
     threads: int | None = None
+    one_graph: bool = False
 
     def __post_init__(self):
         optimisers, batch = ("sgd", "sgd_nesterov", "adam"), number("[2, inf)", whole=True)

@@ -29,6 +29,7 @@ ADDED_LATER = {
     "smoothing": 0.0,
     "evaluate_every": 1,
     "threads": None,
+    "one_graph": False,
     "split": "train",
 }
 

@@ -6,7 +6,7 @@ epoch, batch). Nothing inside an epoch waits for the device. On CUDA a whole ste
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -188,13 +188,19 @@ class Learners(ABC):
         """Go back to a `state`."""
 
     def _prepare(self, compiled: bool) -> None:
-        """The step: compiled and captured where the device is a GPU and the run long enough."""
-        self.step = self._step
+        """The step: compiled and captured where the device is a GPU and the run long enough; on a
+        processor compiled where the recipe asks for one graph.
+        """
+        self.step, recipe = self._step, self.tasks[0].recipe
+        own = "one_graph is for the package's own networks, which are called without hooks"
+        require(self.looks.plain or not recipe.one_graph, own)
         if self.tasks[0].data.train_images.is_cuda and self.looks.plain:
             if compiled:
                 self.losses = or_as_written(self.losses)
             if self.loss.capturable:
                 self.step = Captured(self._step)
+        elif compiled and recipe.one_graph:
+            self.losses = _of_whole_batches(self.losses, recipe.batch)
 
     def _step(self, *inputs: Tensor) -> Tensor:
         losses = self.losses(*inputs)
@@ -221,6 +227,18 @@ class Learners(ABC):
         if done == 0 or recipe.schedule == "step":
             set_rates(self.steppers, recipe, rate_factor(recipe, epoch, done, self.steps()))
         return self.step(*inputs)
+
+
+def _of_whole_batches(losses: Callable[..., Tensor], batch: int) -> Callable[..., Tensor]:
+    """`Learners.losses` compiled for whole batches. A last, smaller one goes as it is: compiling
+    for it would take as long again.
+    """
+    whole = or_as_written(losses, dynamic=False)
+
+    def call(x: Tensor, *others: Tensor) -> Tensor:
+        return (whole if x.shape[-4] == batch else losses)(x, *others)
+
+    return call
 
 
 def steps_of(task: Task) -> int:

@@ -224,7 +224,8 @@ def fit_in_turn(
             while session and attempt(number, session.initial_left):
                 if row := attempt(number, session.initial_epoch):
                     report(number, row)
-        if not tasks[0].data.train_images.is_cuda:  # a captured step must ask anew
+        in_graph = tasks[0].data.train_images.is_cuda or tasks[0].recipe.one_graph
+        if not in_graph:  # a step that is one graph asks within it
             share_teacher(session.learners for session in sessions.values())
         for epoch in range(tasks[0].recipe.epochs):
             due = {
