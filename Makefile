@@ -69,7 +69,7 @@ figures: $(READY_FIGURES)  ## every table and figure of results/ from the commit
 notebooks: $(READY)  ## execute the committed notebooks in place on the committed records: a minute
 	$(PAPERLIB) notebooks
 
-bench: $(READY)  ## our speed beside a plain baseline and the limit of this machine, into results/bench: 22 minutes on 2 cores
+bench: $(READY)  ## our speed beside a plain baseline and the limit of this machine, into results/bench: 36 minutes on 2 cores
 	"$(PYTHON)" -m bench --device $(DEVICE)
 
 lab: $(READY)  ## JupyterLab

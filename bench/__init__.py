@@ -7,6 +7,7 @@ measured together.
     workers.py    groups of spawned processes that wait for each other; peak memory
     baseline.py   scoring and training as the paper's released code does them, written plainly
     scoring.py, training.py, many.py, scaling.py    one suite each
+    levers.py     what each way to be faster was expected to bring, and brought (no torch)
     store.py      results/bench/<device>-<threads>.json
     render.py     those files -> one table and two pictures (no torch)
 

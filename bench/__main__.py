@@ -15,9 +15,9 @@ COSTS = {
         "teacher, as it is and compiled (7 minutes on 2 cores)"
     ),
     "training": (
-        "a low-bit student with its teacher, against a plain loop and the bare networks (3 minutes)"
+        "a low-bit student with its teacher, against plain code and bare networks (13 minutes)"
     ),
-    "many": "several students at once (1 minute)",
+    "many": "several students at once (9 minutes)",
     "losses": "a training step with each distillation loss, against plain KD (5 minutes)",
     "scaling": "cost and memory against images, augmentations, classes, students (2 minutes)",
     "render": "only draw the table and the pictures from the files that are there; needs no torch",

@@ -16,6 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from paperlib.basics.files import write_atomically
 
+from .levers import COLUMNS as COLUMNS_OF_LEVERS
+from .levers import brought
 from .measure import Row, exponent, ratios, spread
 from .store import read_all
 
@@ -46,6 +48,12 @@ products and a big convolution, for GB/s a big copy. A machine without rows "at 
 before these rows were: its limit is the eager network, and one matrix product.
 
 ![rates](bench.png)
+"""
+LEVERS = """## Lever by lever
+
+Times as fast as the same work without it, in the same rounds; what was expected was written down
+before it was measured.
+
 """
 
 
@@ -108,7 +116,7 @@ def table(files: Sequence[dict[str, Any]]) -> str:
     """The whole README.md."""
     parts = [INTRODUCTION]
     short = [
-        [f"{file['device']}, {file['threads']} threads", name, *line(row, rows)]
+        [_machine(file), name, *line(row, rows)]
         for file, name, suite in _suites(files)
         for rows in (rows_of(suite),)
         for row in rows.values()
@@ -117,7 +125,7 @@ def table(files: Sequence[dict[str, Any]]) -> str:
     parts.append("## In short\n\n" + markdown(["machine", "suite", *COLUMNS], short))
     curves = [
         [
-            f"{file['device']}, {file['threads']} threads",
+            _machine(file),
             c["what"],
             ", ".join(map(str, c["sizes"])),
             ", ".join(number(s[0]) for s in c["seconds"]),
@@ -143,11 +151,13 @@ def table(files: Sequence[dict[str, Any]]) -> str:
             + markdown(header, curves)
             + "\n![growth](scaling.png)\n"
         )
+    if levers := _levers(files):
+        parts.append(LEVERS + markdown(["machine", *COLUMNS_OF_LEVERS], levers))
     for file, name, suite in _suites(files):
         rows = rows_of(suite)
         if rows:
             parts.append(
-                f"## {file['device']}, {file['threads']} threads: {name}\n\n"
+                f"## {_machine(file)}: {name}\n\n"
                 f"{_circumstances(suite)}\n\n"
                 + markdown(COLUMNS, [line(row, rows) for row in rows.values()])
             )
@@ -167,6 +177,18 @@ def table(files: Sequence[dict[str, Any]]) -> str:
                 )
             )
     return "\n".join(parts)
+
+
+def _levers(files: Sequence[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [_machine(file), lever.name, lever.expected, with_range(times), lever.kept]
+        for file in files
+        for lever, times in brought({n: rows_of(suite) for n, suite in file["suites"].items()})
+    ]
+
+
+def _machine(file: dict[str, Any]) -> str:
+    return f"{file['device']}, {file['threads']} threads"
 
 
 def _suites(
@@ -212,7 +234,7 @@ def rates(files: Sequence[dict[str, Any]]) -> Figure:
             files,
             strict=True,
         ):
-            subfigure.suptitle(f"{file['device']}, {file['threads']} threads", fontweight="bold")
+            subfigure.suptitle(_machine(file), fontweight="bold")
             left, right = subfigure.subplots(1, 2, width_ratios=(1, 1.1), squeeze=False)[0]
             below = right.get_subplotspec().subgridspec(
                 2, 1, height_ratios=[max(1, len(_shown(file, p))) for p in PANELS[1:]]

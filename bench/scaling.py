@@ -47,10 +47,11 @@ def prepare_augmentations(setting: Setting, count: int) -> Callable[[], None]:
         frozen(build("resnet8", 10), setting),
         noise(setting.pick(100, 300, 3000), 10).to(setting.device),
     )
-    names = ("randaugment", "randaugment+cutmix") * (count // 2)
+    two = ("randaugment", "randaugment+cutmix") * (count // 2)
+    wanted = {f"number {k}": name for k, name in enumerate(two)}
 
     def run() -> None:
-        scoring.rank(teacher, data, names, stddev_group=50, replicates=20)
+        scoring.rank(teacher, data, wanted, stddev_group=50, replicates=20)
 
     return run
 

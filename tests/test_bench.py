@@ -8,18 +8,21 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench import baseline, measure, render, store, workers
+from bench import baseline, levers, measure, render, scaling, store, workers
 from bench.__main__ import main
 from bench.machine import Setting, effort, noise
 from bench.measure import Contender, Row
 from paperlib import data, scoring
+from paperlib.augment import candidates
 from paperlib.models import build
 from paperlib.quantizers import quantize
 
+ROOT = Path(__file__).parent.parent
 DIGITS = data.subset(data.load("digits"), train=600, test=50)
 
 
@@ -373,3 +376,20 @@ def test_the_command_line_refuses_what_it_does_not_know(tmp_path, capsys):
 
 def test_noise_has_every_class():
     assert noise(25, 10).train_labels.bincount().tolist() == [3] * 5 + [2] * 5
+
+
+def test_every_lever_is_measured_on_a_machine_of_today():
+    """The rows that the levers name are those that the suites write."""
+    (file,) = (f for f in store.read_all(ROOT / "results/bench") if "Intel" in f["device"])
+    rows = {name: render.rows_of(suite) for name, suite in file["suites"].items()}
+    assert [lever for lever, _ in levers.brought(rows)] == list(levers.LEVERS)
+
+
+def test_names_of_the_curve_of_augmentations_differ(monkeypatch):
+    """At the greatest number too, which a small run does not have."""
+    wanted = []
+    monkeypatch.setattr(
+        scaling.scoring, "rank", lambda teacher, data, names, **_: wanted.append(names)
+    )
+    scaling.prepare_augmentations(Setting("cpu", 1, 1, True), 16)()
+    assert len(candidates(wanted[0])) == 16
